@@ -1,0 +1,43 @@
+# make reproduce            trained checkpoints -> every task -> tables, plots and a report in runs/micro
+# make reproduce RETRAIN=1  the same, with every model trained anew first
+# make test                 environment, lint, type check and tests
+# make lint                 ruff and mypy alone
+# PYTHON=python3.12 chooses the interpreter that the environment is made with (3.11 or later).
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/micro
+RETRAIN ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALLED := $(VENV)/.installed
+
+.PHONY: reproduce test lint install clean
+
+reproduce: $(INSTALLED)
+	$(BIN)/fwpkm-eval reproduce --scale micro --out $(OUT) $(if $(filter-out 0,$(RETRAIN)),--retrain)
+
+test: lint
+	$(BIN)/python -P -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+# setuptools comes first, at its pinned version, so that the build takes it instead of fetching the newest.
+$(INSTALLED): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is missing or older than 3.11: make PYTHON=python3.11 (or later)" >&2; exit 1; }
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
+	  { echo "error: cannot make $(VENV): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV), once: this takes a minute or more"
+	@$(PIP) install -c constraints.txt setuptools
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,10 @@
+"""``python cli.py`` is the same as ``fwpkm-eval``, without installing."""
+
+from __future__ import annotations
+
+import sys
+
+from fwpkm_eval.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

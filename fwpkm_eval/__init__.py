@@ -1,0 +1,28 @@
+"""Evaluates language models with fast-weight product-key memory (FwPKM) beside their baselines.
+
+``load_model`` and ``evaluate`` are loaded on first use, so that importing this package stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fwpkm_eval.api import evaluate, load_model
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "evaluate", "load_model"]
+
+_FROM_API = ("evaluate", "load_model")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM_API:
+        from fwpkm_eval import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FROM_API})

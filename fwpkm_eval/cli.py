@@ -1,0 +1,134 @@
+"""The ``fwpkm-eval`` command line: finds the command, runs it, and turns what goes wrong into one line.
+
+A command's module is imported only when that command is called, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from fwpkm_eval import __version__
+from fwpkm_eval.errors import UserError, did_you_mean
+
+# name -> what it does. Each stands in fwpkm_eval/commands/<name>.py as a click command called "command".
+COMMANDS = {
+    "reproduce": "Run every model on every task; write tables, plots and a report.",
+    "ppl": "Measure perplexity on long text, with and without memory writes.",
+    "niah": "Measure recall: needles in a haystack, read once or several times.",
+    "train": "Train one model.",
+    "bench": "Measure speed and memory, with the agreement checked in the same run.",
+    "data": "Show the text sets there are, or prepare them.",
+    "models": "Show backbones, memories and scales, and count parameters.",
+    "env": "Show versions, devices, memory and settings.",
+    "report": "Rebuild tables, plots and the report from stored rows.",
+}
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # as a process killed by SIGPIPE
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are listed from ``COMMANDS`` and imported when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"fwpkm_eval.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], COMMANDS) or ";"
+            raise click.UsageError(f"no command {args[0]!r}{hint} valid: {', '.join(COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    name="fwpkm-eval",
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Sizes read as 4K, 128K or 8M (1K = 1024). FWPKM_EVAL_DEBUG=1 shows where an error comes from.",
+)
+@click.version_option(__version__, message="fwpkm-eval %(version)s")
+def group() -> None:
+    """Evaluate language models with fast-weight product-key memory beside their baselines.
+
+    Models are named BACKBONE[:MEMORY@LAYERS[+MEMORY@LAYERS]], such as gdn, fa:pkm@2,6,10 or
+    gdn+swa:pkm@6+fwpkm@2,10.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command (``argv`` without the program's name) and returns the exit code.
+
+    0 is success, 2 an error of the user's (one line on stderr), 130 an interrupt. Anything else that goes
+    wrong is a fault of this program and keeps its traceback. With ``FWPKM_EVAL_DEBUG=1`` every error
+    keeps it.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        try:
+            with group.make_context("fwpkm-eval", arguments) as ctx:
+                group.invoke(ctx)
+            code = 0
+        except click.exceptions.Exit as end:  # --help and --version end this way, too
+            code = end.exit_code
+        sys.stdout.flush()  # here, so that a closed pipe is noticed here
+        return code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USER_ERROR
+    except click.ClickException as error:
+        return _refuse(_with_help_hint(error), error)
+    except UserError as error:
+        return _refuse(str(error), error)
+    except BrokenPipeError:
+        return _discard_further_output()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refuse(f"cannot use {str(error.filename)!r}: {error.strerror}", error)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+
+
+def _refuse(message: str, error: Exception) -> int:
+    if os.environ.get("FWPKM_EVAL_DEBUG", "") not in ("", "0"):
+        raise error
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return EXIT_USER_ERROR
+
+
+def _with_help_hint(error: click.ClickException) -> str:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{error.format_message()} (see {error.ctx.command_path} --help)"
+    return error.format_message()
+
+
+def _discard_further_output() -> int:
+    """Points stdout at nothing, so that Python's flush at exit does not complain about the closed pipe."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+    return EXIT_BROKEN_PIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""``fwpkm-eval data list|prepare``: what text there is, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fwpkm_eval.commands import options
+
+if TYPE_CHECKING:
+    from fwpkm_eval.data import TextSet
+
+# The corpora of the published results: the set's name in a data folder, its title, and where it is to be had.
+PUBLISHED = (
+    ("fineweb_edu", "Fineweb-Edu", "HuggingFaceFW/fineweb-edu on the Hugging Face hub, sample-10BT"),
+    ("lc64", "LC64", "LongCrawl64, the token files of gs://longcrawl64 (GPT-2 ids: decode them first)"),
+    ("lambada", "LAMBADA", "cimec/lambada on the Hugging Face hub, train split (whole novels)"),
+)
+
+
+@click.group(name="data")
+def command() -> None:
+    """Show the text sets there are, or prepare them."""
+
+
+@command.command(name="list", short_help="Show each set and what is missing.")
+@options.data
+@options.as_json
+def list_sets(data: str, as_json: bool) -> None:
+    """Show each set (documents, bytes, hash, what it stands in for), and how to get what is missing."""
+    from fwpkm_eval.commands.text_table import aligned
+    from fwpkm_eval.data import available_sets
+
+    sets = available_sets(data)
+    splits = [_describe(data, info.name, split) for info in sets for split in info.splits]
+    names = {info.name for info in sets}
+    missing = [
+        {"set": name, "title": title, "stand_in": stand_in, "from": source}
+        for name, title, source in PUBLISHED
+        if name not in names
+        for stand_in in [next((info.name for info in sets if info.stands_in_for == title), None)]
+    ]
+    unreadable = [split for split in splits if split["problem"]]
+    if as_json:
+        click.echo(json.dumps({"data": data, "splits": splits, "missing": missing}, indent=2))
+    else:
+        header = ("set", "split", "documents", "bytes", "sha256", "stands in for", "origin")
+        click.echo(aligned(header, [_cells(split) for split in splits], right=("documents", "bytes")))
+        if missing:
+            click.echo("\nNot here:")
+            for corpus in missing:
+                instead = f" ({corpus['stand_in']} stands in for it)" if corpus["stand_in"] else ""
+                click.echo(f"  {corpus['title']}{instead}: from {corpus['from']}")
+            click.echo(
+                "To use one, put it in a folder as <set>/<split>.jsonl[.gz], one JSON object with a text"
+                f" field a line ({missing[0]['set']}/test.jsonl.gz), and give that folder as --data."
+            )
+    if unreadable:
+        from fwpkm_eval.errors import UserError
+
+        raise UserError(
+            f"{len(unreadable)} of {len(splits)} splits cannot be used; first: {unreadable[0]['problem']}"
+        )
+
+
+@command.command(name="prepare", short_help="Check every set, or write them as files.")
+@options.data
+@click.option(
+    "--set", "only", multiple=True, metavar="NAME", help="Only this set; may be repeated. [default: all]"
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Also write the sets there, as a folder that --data takes.",
+)
+@options.quiet
+def prepare_sets(data: str, only: tuple[str, ...], out: Path | None, quiet: bool) -> None:
+    """Read and check every split; with --out, write them as files, for another machine to read."""
+    from fwpkm_eval.data import available_sets, load_set
+    from fwpkm_eval.errors import unknown
+
+    sets = {info.name: info for info in available_sets(data)}
+    for name in only:
+        if name not in sets:
+            raise unknown("set", name, sets)
+    for name in only or sets:
+        for split in sets[name].splits:
+            text_set = load_set(data, name, split)
+            facts = [
+                f"{len(text_set.documents):,} documents",
+                f"{text_set.text_bytes:,} bytes",
+                f"sha256 {text_set.sha256[:16]}",
+            ]
+            if out is not None:
+                facts.append(_write(text_set, out))
+            if not quiet:
+                click.echo(f"{name}/{split}: {', '.join(facts)}")
+
+
+def _describe(data: str, name: str, split: str) -> dict[str, Any]:
+    from fwpkm_eval.data import load_set
+    from fwpkm_eval.errors import UserError
+
+    facts: dict[str, Any] = {"set": name, "split": split}
+    try:
+        text_set = load_set(data, name, split)
+    except UserError as error:
+        return facts | {"problem": str(error)}
+    return facts | {
+        "documents": len(text_set.documents),
+        "bytes": text_set.text_bytes,
+        "sha256": text_set.sha256,
+        "stands_in_for": text_set.stands_in_for,
+        "origin": text_set.origin,
+        "problem": None,
+    }
+
+
+def _cells(split: dict[str, Any]) -> tuple[str, ...]:
+    if split["problem"]:
+        return (split["set"], split["split"], "-", "-", "-", "-", split["problem"])
+    return (
+        split["set"],
+        split["split"],
+        f"{split['documents']:,}",
+        f"{split['bytes']:,}",
+        split["sha256"][:16],
+        split["stands_in_for"] or "-",
+        split["origin"],
+    )
+
+
+def _write(text_set: TextSet, out: Path) -> str:
+    """Writes one split into the data folder ``out``; what is already there is checked, never replaced."""
+    from fwpkm_eval.data import load_set
+    from fwpkm_eval.errors import UserError
+    from fwpkm_eval.runs.files import create_whole
+
+    path = out / text_set.name / f"{text_set.split}.jsonl.gz"
+    lines = "".join(
+        json.dumps({"id": document.id, "text": document.text}, ensure_ascii=False) + "\n"
+        for document in text_set.documents
+    )
+    created = create_whole(path, gzip.compress(lines.encode("utf-8"), mtime=0))
+    if load_set(str(out), text_set.name, text_set.split).sha256 != text_set.sha256:
+        raise UserError(
+            f"{path} holds other text than {text_set.name}/{text_set.split}: give another folder as --out"
+        )
+    return f"{'written to' if created else 'already in'} {path}"

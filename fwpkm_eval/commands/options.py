@@ -1,0 +1,143 @@
+"""Options that several commands share, so that each means and reads the same everywhere.
+
+Each is a decorator for a click command: ``@options.seed``; ``@options.measuring`` adds all that a command
+which runs models takes. What they pass on is named as in ``def command(data, seed, device, dtype, out,
+engine, workers, quiet, as_json)``. To add one, write it here beside the others. Nothing here imports
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fwpkm_eval.devices import DTYPES, check_device_name
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.sizes import parse_size, parse_sizes
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Parsed(click.ParamType):
+    """An option type that is read by a function of the text; its UserError becomes the option's error."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value  # a default that is already what the text would be read as
+        try:
+            return self._parse(value)
+        except UserError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _model_name(text: str) -> str:
+    from fwpkm_eval.reference_models.notation import parse_model_name
+
+    return parse_model_name(text).name
+
+
+def _model_names(text: str) -> tuple[str, ...]:
+    from fwpkm_eval.reference_models.notation import split_model_names
+
+    return tuple(dict.fromkeys(_model_name(name) for name in split_model_names(text)))
+
+
+def _engine(text: str) -> str:
+    if text == "ray":
+        raise UserError(
+            "engine 'ray' comes with a later version; use local, with --workers for several processes"
+        )
+    if text != "local":
+        raise UserError(f"unknown engine {text!r}; valid: local, ray")
+    return text
+
+
+SIZE = Parsed("size", parse_size)
+"""One size, ``4K`` or ``4096`` -> 4096."""
+SIZES = Parsed("sizes", parse_sizes)
+"""A list of sizes or counts, ``4K,32K`` or ``1,2,4`` -> a tuple of int."""
+MODEL = Parsed("model", _model_name)
+"""A model's name, checked -> its canonical name."""
+MODELS = Parsed("models", _model_names)
+"""Names separated by commas (commas within layers are understood) -> a tuple of canonical names."""
+
+data = click.option(
+    "--data",
+    default="embedded",
+    show_default=True,
+    metavar="embedded|PATH",
+    help="Text to use: made from this Python, or a folder of <set>/<split>.jsonl[.gz] with a text field.",
+)
+tokens = click.option(
+    "--tokens",
+    type=SIZE,
+    default=None,
+    metavar="SIZE",
+    help="Token budget, such as 64K or 8M. [default: by scale]",
+)
+scale = click.option(
+    "--scale", default="micro", show_default=True, metavar="SCALE", help="Size of the models."
+)
+models = click.option(
+    "--models",
+    type=MODELS,
+    default=None,
+    metavar="NAMES",
+    help="Models by name, separated by commas. [default: by scale]",
+)
+seed = click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed."
+)
+device = click.option(
+    "--device",
+    type=Parsed("device", check_device_name),
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda[:N]",
+    help="Where to run.",
+)
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="float32",
+    show_default=True,
+    help="Type of weights and activations; fast weights are never below float32.",
+)
+out = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Folder for rows, tables, plots, report; a run goes on where it stopped. [default: only print]",
+)
+engine = click.option(
+    "--engine",
+    type=Parsed("engine", _engine),
+    default="local",
+    show_default=True,
+    metavar="local|ray",
+    help="What runs the work.",
+)
+workers = click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Processes to run at a time.",
+)
+quiet = click.option("--quiet", is_flag=True, help="No progress lines.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def measuring(command: Command) -> Command:
+    """The options of a command that runs models: data, seed, device, dtype, out, engine, workers, …"""
+    for option in reversed((data, seed, device, dtype, out, engine, workers, quiet, as_json)):
+        command = option(command)
+    return command
