@@ -1,0 +1,28 @@
+"""Memory operations: `fwpkm_scan`, `fwmlp_scan`, their streaming forms, and the reference beside each.
+
+Nothing is imported until it is asked for. `__version__` is here because some libraries probe for a package called
+`kernels` when this repository's root is on the import path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fwpkm_eval.kernels.fwmlp import fwmlp_scan
+    from fwpkm_eval.kernels.fwpkm import fwpkm_scan
+
+__version__ = "0.0.0"
+__all__ = ["fwmlp_scan", "fwpkm_scan"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "fwpkm_scan":
+        from fwpkm_eval.kernels.fwpkm import fwpkm_scan
+
+        return fwpkm_scan
+    if name == "fwmlp_scan":
+        from fwpkm_eval.kernels.fwmlp import fwmlp_scan
+
+        return fwmlp_scan
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,98 @@
+"""`fwpkm_scan`: the fast-weight product-key memory over the chunks of a sequence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.kernels.backends import resolve_backend
+from fwpkm_eval.kernels.reference import scan_reference
+from fwpkm_eval.kernels.sparse_torch import scan_torch
+from fwpkm_eval.kernels.types import Addressing, MemoryRule, ScanResult, Score
+
+
+def fwpkm_scan(
+    query: Tensor,
+    target: Tensor,
+    gate: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    topk: int = 8,
+    score: Score = "idw",
+    lookahead: int = 1,
+    addressing: Addressing = "entropy",
+    chunk_size: int = 512,
+    learning_rate: float = 1.0,
+    addressing_weight: float = 1.0,
+    backend: str = "auto",
+    inplace: bool = False,
+) -> ScanResult:
+    """Reads and rewrites a product-key memory, chunk by chunk (Zhao & Jones, arXiv 2601.00671).
+
+    All reads of a chunk see the fast weights as they stood before it; the write comes after it:
+
+        V_i ← V_i − η·(H·k·C/(C−L))/N_i · Σ_{t<C−L} w_{t,i}·g_t·(v̂_t − v_{t+L})
+        K   ← K − η·∂/∂K [ λ·Σ_m Σ_i p̄_i·log(p̄_i + 1e-8) ]         (m the two halves, p̄ the mean over the chunk)
+
+    Args:
+        query: [B,T,H·dk]. target: [B,T,dv], before the lookahead shift. gate: [B,T] or None (g = 1).
+        keys: [H,2,S,dk/2]. values: [S²,dv]. One memory serves all B rows. float32 (float64 for tests).
+        topk: k slots read per head and token. score: "idw" or "dot". lookahead: L tokens. addressing: "entropy" or
+            "none" (the memorisation loss moves the keys). chunk_size: C tokens. learning_rate: η. addressing_weight: λ.
+        backend: "auto", "reference" (dense autograd, the equations as written), "torch" (sparse closed form) or
+            "triton".
+        inplace: lets the torch backend write into keys and values instead of copies of them.
+
+    Returns:
+        `ScanResult`. keys and values given are not changed unless inplace. output, keys and values are differentiable in
+        query, target, gate, keys and values, through every read and write; the losses are detached.
+
+    Raises:
+        UserError: shapes or settings that do not fit, or a backend that cannot run here.
+    """
+    rule = MemoryRule(topk, score, lookahead, addressing, learning_rate, addressing_weight)
+    check_memory_shapes(query, target, gate, keys, values, rule)
+    if chunk_size < 1:
+        raise UserError(f"chunk_size is {chunk_size}; it must be at least 1 token")
+    chosen = resolve_backend(backend, query.device)
+    dtype = values.dtype
+    query, target = query.to(dtype), target.to(dtype)
+    gate = None if gate is None else gate.to(dtype)
+    if chosen == "reference":
+        if inplace:
+            raise UserError("backend 'reference' has no inplace form; use backend='torch' or inplace=False")
+        return scan_reference(query, target, gate, keys, values, rule, chunk_size)
+    return scan_torch(query, target, gate, keys, values, rule, chunk_size, inplace)
+
+
+def check_memory_shapes(
+    query: Tensor, target: Tensor, gate: Tensor | None, keys: Tensor, values: Tensor, rule: MemoryRule
+) -> None:
+    """Refuses sizes that do not fit, in one line that says what would."""
+    if query.dim() != 3 or target.dim() != 3 or query.shape[:2] != target.shape[:2]:
+        raise UserError(
+            f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,H·dk] and [B,T,dv] with the same B and T"
+        )
+    if query.shape[1] == 0:
+        raise UserError("query has no tokens; T must be at least 1")
+    if gate is not None and gate.shape != query.shape[:2]:
+        raise UserError(f"gate {list(gate.shape)} must be [B,T] = {list(query.shape[:2])}")
+    if keys.dim() != 4 or keys.shape[1] != 2:
+        raise UserError(f"keys {list(keys.shape)} must be [H,2,S,dk/2]")
+    heads, _, subkeys, half = keys.shape
+    if query.shape[2] != heads * 2 * half:
+        raise UserError(
+            f"query width {query.shape[2]} does not fit keys {list(keys.shape)}: H·dk is {heads}·{2 * half} = {heads * 2 * half}"
+        )
+    if values.dim() != 2 or values.shape[0] != subkeys**2:
+        raise UserError(f"values {list(values.shape)} must be [S²,dv] with S² = {subkeys}² = {subkeys**2}")
+    if values.shape[1] != target.shape[2]:
+        raise UserError(f"target width {target.shape[2]} does not fit values {list(values.shape)}: both must be dv")
+    if rule.topk > subkeys:
+        raise UserError(f"topk {rule.topk} is larger than the {subkeys} sub-keys of a half; it must be at most {subkeys}")
+    if not torch.is_floating_point(values) or values.dtype.itemsize < 4 or keys.dtype != values.dtype:
+        raise UserError(
+            f"fast weights are float32 (or float64, for tests); keys are {keys.dtype} and values are {values.dtype}"
+        )

@@ -1,0 +1,155 @@
+"""Streaming: memories that read at once and write when enough tokens wait, however the stream is cut into calls.
+
+Tokens are read with the fast weights of the moment. Their (query, target, gate) wait in a queue; as soon as C + L tokens
+wait, tokens 0…C−1 are written with their targets L ahead, and the last L stay queued. A flush writes what has a target
+and drops the last L. So token t of a stream sees the writes of every chunk that was complete, with its lookahead, before t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from fwpkm_eval.kernels import closed_form as cf
+from fwpkm_eval.kernels.fwmlp import mlp, sgd_step, shifted_target
+from fwpkm_eval.kernels.product_keys import split_query
+from fwpkm_eval.kernels.sparse_torch import ChunkInputs, step_chunk
+from fwpkm_eval.kernels.types import MemoryRule, TargetRule
+
+
+class Memory(Protocol):
+    """Fast weights with their rule."""
+
+    @property
+    def lookahead(self) -> int: ...
+
+    def read(self, query: Tensor) -> Tensor:
+        """query [B,T,·] → [B,T,dv], with the fast weights as they are."""
+        ...
+
+    def write(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
+        """One step, in place: query [B,m,·], target [B,m+L,dv] before the lookahead shift, gate [B,m] or None."""
+        ...
+
+
+@dataclass
+class ProductKeyMemory:
+    """FwPKM's fast weights: keys [H,2,S,dk/2], values [S²,dv], written in place.
+
+    count: whose reads N_i counts at a write. "written", the tokens being written; "read", the tokens read since the last
+    write, as the published implementation does, with its factor (tokens read)/(tokens written).
+    """
+
+    keys: Tensor
+    values: Tensor
+    rule: MemoryRule
+    count: Literal["written", "read"] = "written"
+    _since: list[Tensor] = field(default_factory=list, repr=False)
+
+    @property
+    def lookahead(self) -> int:
+        return self.rule.lookahead
+
+    def read(self, query: Tensor) -> Tensor:
+        dtype = self.values.dtype
+        parts = split_query(query.to(dtype), self.keys.shape[0])
+        reads = cf.find_reads(parts, self.keys, self.rule.topk, self.rule.score)
+        if self.count == "read":
+            self._since.append(reads.slots)
+        return cf.read_rows(self.values, reads.slots, reads.weights).view(*query.shape[:2], -1)
+
+    @torch.no_grad()
+    def write(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
+        dtype = self.values.dtype
+        # The targets are shifted here, so the step itself has every token's target beside it: L = 0.
+        rule = MemoryRule(**{**vars(self.rule), "lookahead": 0})
+        inputs = ChunkInputs(
+            query.to(dtype), target[:, self.lookahead :].to(dtype), None if gate is None else gate.to(dtype), rule
+        )
+        step_chunk(inputs, self.keys, self.values, torch.cat(self._since) if self._since else None)
+        self._since = []
+
+    def copy(self) -> ProductKeyMemory:
+        return ProductKeyMemory(self.keys.clone(), self.values.clone(), self.rule, self.count, list(self._since))
+
+
+@dataclass
+class DenseMemory:
+    """FwMLP's fast weights (see `fwmlp_scan` for names and shapes), replaced at each write."""
+
+    weights: dict[str, Tensor]
+    lookahead: int = 1
+    target_rule: TargetRule = "mean"
+    learning_rate: float = 0.1
+
+    def read(self, query: Tensor) -> Tensor:
+        return mlp(query.to(self.weights["w_up"].dtype), self.weights)
+
+    def write(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
+        dtype = self.weights["w_up"].dtype
+        wanted = shifted_target(target.to(dtype), self.lookahead, self.target_rule)
+        self.weights = sgd_step(query.to(dtype), wanted, self.weights, self.learning_rate)
+
+    def copy(self) -> DenseMemory:
+        return DenseMemory(dict(self.weights), self.lookahead, self.target_rule, self.learning_rate)
+
+
+@dataclass
+class WriteQueue:
+    """Tokens that were read and not yet written: pieces of (query [B,·,·], target [B,·,dv], gate [B,·] or None)."""
+
+    pieces: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return sum(piece[0].shape[1] for piece in self.pieces)
+
+    def append(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
+        self.pieces.append((query.detach(), target.detach(), None if gate is None else gate.detach()))
+
+    def write(self, memory: Memory, count: int) -> None:
+        """Writes the first `count` tokens into memory; those after them stay queued."""
+        query = torch.cat([piece[0] for piece in self.pieces], 1)
+        target = torch.cat([piece[1] for piece in self.pieces], 1)
+        gates = [piece[2] for piece in self.pieces if piece[2] is not None]
+        gate = torch.cat(gates, 1) if gates else None
+        memory.write(
+            query[:, :count], target[:, : count + memory.lookahead], None if gate is None else gate[:, :count]
+        )
+        rest = (query[:, count:], target[:, count:], None if gate is None else gate[:, count:])
+        self.pieces = [rest] if rest[0].shape[1] else []
+
+    def copy(self) -> WriteQueue:
+        return WriteQueue(list(self.pieces))
+
+
+def read_and_queue(
+    memory: Memory, queue: WriteQueue, query: Tensor, target: Tensor, gate: Tensor | None, chunk_size: int | None
+) -> Tensor:
+    """Feeds a piece of a stream: reads it, queues it, and writes whenever chunk_size + L tokens wait.
+
+    query [B,T,·], target [B,T,dv] before the shift, gate [B,T] or None; chunk_size None: only `flush` writes.
+    Returns the reads [B,T,dv]. Cutting a stream into other pieces gives the same reads and the same fast weights.
+    """
+    outputs = []
+    start, tokens = 0, query.shape[1]
+    while start < tokens:
+        stop = tokens if chunk_size is None else min(tokens, start + chunk_size + memory.lookahead - queue.tokens)
+        part = slice(start, stop)
+        outputs.append(memory.read(query[:, part]))
+        queue.append(query[:, part], target[:, part], None if gate is None else gate[:, part])
+        if chunk_size is not None and queue.tokens == chunk_size + memory.lookahead:
+            queue.write(memory, chunk_size)
+        start = stop
+    return torch.cat(outputs, 1)
+
+
+def flush(memory: Memory, queue: WriteQueue) -> None:
+    """Writes every queued token that has a target and empties the queue (the end of a reading)."""
+    count = queue.tokens - memory.lookahead
+    if count > 0:
+        queue.write(memory, count)
+    queue.pieces = []
