@@ -1,0 +1,219 @@
+"""Sizes of the models, by scale, and everything else that decides what a model computes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.reference_models.notation import ModelSpec, parse_model_name
+
+LayerKind = Literal["gdn", "swa", "fa"]
+
+# Which mixers a backbone repeats, from layer 0 on (paper, section 4: three Gated DeltaNet layers, then one attention).
+_PATTERNS: dict[str, tuple[LayerKind, ...]] = {
+    "gdn": ("gdn",),
+    "gdn+swa": ("gdn", "gdn", "gdn", "swa"),
+    "gdn+fa": ("gdn", "gdn", "gdn", "fa"),
+    "fa": ("fa",),
+}
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The Transformer around the memories: widths are features, windows are tokens, stds are of normal initialisations."""
+
+    layers: int = 12
+    hidden: int = 768
+    mlp_hidden: int = 2304
+    vocab_size: int = 32000
+    heads: int = 12
+    kv_heads: int = 4
+    head_dim: int = 64
+    window: int = 512
+    rotary_fraction: float = 0.25
+    rotary_theta: float = 10000.0
+    gdn_heads: int = 8
+    gdn_head_dim: int = 64
+    gdn_conv: int = 4
+    norm_eps: float = 1e-5
+    init_std: float = 0.02
+    embedding_std: float = 0.02
+    mixer_out_std: float = 0.02
+
+
+@dataclass(frozen=True)
+class FwPKMConfig:
+    """Fast-weight product-key memory (paper: H = 1, k = 8, S = 512, dk = dv = 512, C = 512).
+
+    query_conv is ours, not the paper's: a causal depthwise convolution over that many positions before the query's
+    linear; 0 is the paper. gate_bias shifts the gate's start.
+    """
+
+    subkeys: int = 512
+    key_dim: int = 512
+    value_dim: int = 512
+    heads: int = 1
+    topk: int = 8
+    score: Literal["idw", "dot"] = "idw"
+    lookahead: int = 1
+    addressing: Literal["entropy", "none"] = "entropy"
+    addressing_weight: float = 1.0
+    learning_rate: float = 1.0
+    gate: bool = True
+    gated_loss: bool = True
+    target_norm: bool = True
+    query_conv: int = 0
+    gate_bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class PKMConfig:
+    """Static product-key memory (paper: H = 4, k = 32, S = 512, dk = dv = 512)."""
+
+    subkeys: int = 512
+    key_dim: int = 512
+    value_dim: int = 512
+    heads: int = 4
+    topk: int = 32
+
+
+@dataclass(frozen=True)
+class FwMLPConfig:
+    """Dense fast-weight MLP (paper: in 512, hidden 2304, out 512, rate 0.1, target the mean of v_t … v_{t+L})."""
+
+    input_dim: int = 512
+    hidden: int = 2304
+    output_dim: int = 512
+    lookahead: int = 1
+    target_rule: Literal["mean", "next"] = "mean"
+    learning_rate: float = 0.1
+    target_norm: bool = True
+    query_conv: int = 0
+    gate_bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model: its full name in the paper's notation, its scale, and the sizes of its parts.
+
+    chunk_size: tokens per write of the fast weights while training, and by default at evaluation.
+    """
+
+    name: str
+    scale: str
+    tokenizer: str = "mistral"
+    chunk_size: int = 512
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    fwpkm: FwPKMConfig = field(default_factory=FwPKMConfig)
+    pkm: PKMConfig = field(default_factory=PKMConfig)
+    fwmlp: FwMLPConfig = field(default_factory=FwMLPConfig)
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        self.spec.check_layers(self.backbone.layers)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return parse_model_name(self.name)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backbone.vocab_size
+
+    @property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """The mixer of each layer."""
+        pattern = _PATTERNS[self.spec.backbone]
+        return tuple(pattern[i % len(pattern)] for i in range(self.backbone.layers))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`. UserError on a field that does not exist or does not fit."""
+        parts = {"backbone": BackboneConfig, "fwpkm": FwPKMConfig, "pkm": PKMConfig, "fwmlp": FwMLPConfig}
+        try:
+            return ModelConfig(**{k: parts[k](**v) if k in parts else v for k, v in data.items()})
+        except TypeError as problem:
+            raise UserError(f"not a model configuration: {problem}") from None
+
+
+def check_sizes(config: ModelConfig) -> None:
+    """Refuses sizes that do not fit each other, in one line that says what would."""
+    back, fw, pkm = config.backbone, config.fwpkm, config.pkm
+    for owner, memory in (("fwpkm", fw), ("pkm", pkm)):
+        if memory.key_dim % 2:
+            raise UserError(f"{owner}.key_dim is {memory.key_dim}; it must be even, since a query is split into halves")
+        if not 1 <= memory.topk <= memory.subkeys:
+            raise UserError(
+                f"{owner}.topk is {memory.topk}; it must be 1 to {memory.subkeys}, the sub-keys of a half"
+            )
+    if back.heads % back.kv_heads:
+        raise UserError(f"backbone.heads {back.heads} must be a multiple of backbone.kv_heads {back.kv_heads}")
+    if config.chunk_size <= max(fw.lookahead, config.fwmlp.lookahead):
+        raise UserError(f"chunk_size {config.chunk_size} must be larger than the lookahead {fw.lookahead}")
+    for label, value in (("layers", back.layers), ("hidden", back.hidden), ("window", back.window)):
+        if value < 1:
+            raise UserError(f"backbone.{label} is {value}; it must be at least 1")
+
+
+MICRO = ModelConfig(
+    name="gdn+swa",
+    scale="micro",
+    tokenizer="bytes",
+    chunk_size=128,
+    backbone=BackboneConfig(
+        layers=4,
+        hidden=128,
+        mlp_hidden=320,
+        vocab_size=257,
+        heads=4,
+        kv_heads=2,
+        head_dim=32,
+        window=64,
+        gdn_heads=4,
+        gdn_head_dim=32,
+        init_std=0.08,
+        embedding_std=0.1,
+        mixer_out_std=0.1,
+    ),
+    fwpkm=FwPKMConfig(subkeys=256, key_dim=64, value_dim=64, query_conv=16, gate_bias=1.0),
+    pkm=PKMConfig(subkeys=64, key_dim=64, value_dim=64, heads=2, topk=16),
+    fwmlp=FwMLPConfig(input_dim=64, hidden=256, output_dim=64, query_conv=16, gate_bias=1.0),
+)
+PAPER = ModelConfig(name="gdn", scale="paper")
+SCALES: dict[str, ModelConfig] = {"micro": MICRO, "paper": PAPER}
+
+DEFAULT_LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "micro": {"pkm": (2,), "fwpkm": (2,), "fwmlp": (2,)},
+    "paper": {"pkm": (2, 6, 10), "fwpkm": (2, 6, 10), "fwmlp": (2, 6, 10)},
+}
+
+
+def model_config(name: str, scale: str = "micro", **overrides: Any) -> ModelConfig:
+    """The configuration of a model at a scale.
+
+    name: the notation; a memory without layers takes the scale's own. overrides: fields of `ModelConfig`, or of its parts
+    as "fwpkm.score".
+
+    Raises:
+        UserError: an unknown scale, model, layer or field, or sizes that do not fit.
+    """
+    if scale not in SCALES:
+        raise unknown("scale", scale, list(SCALES))
+    spec = parse_model_name(name).with_default_layers(DEFAULT_LAYERS[scale])
+    config = SCALES[scale]
+    spec.check_layers(config.backbone.layers)
+    changes: dict[str, Any] = {"name": spec.name}
+    for key, value in overrides.items():
+        owner, _, attribute = key.rpartition(".")
+        part = getattr(config, owner, None) if owner else config
+        if not is_dataclass(part) or attribute not in {f.name for f in fields(part)}:
+            raise UserError(f"no setting {key!r} in a model configuration; settings look like 'fwpkm.score'")
+        if owner:
+            changes[owner] = replace(changes.get(owner, part), **{attribute: value})
+        else:
+            changes[attribute] = value
+    return replace(config, **changes)

@@ -1,0 +1,101 @@
+"""Gated DeltaNet (Yang, Kautz, Hatamizadeh, arXiv 2412.06464): a recurrent mixer, in its chunked form.
+
+    S_t = α_t·(I − β_t·k_t·k_tᵀ)·S_{t−1} + β_t·k_t·v_tᵀ,    o_t = S_tᵀ·q_t
+
+Shapes: B batch, T tokens, M chunks of C tokens, N heads, E head width (of keys and of values).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwpkm_eval.reference_models.attention import MixerState
+from fwpkm_eval.reference_models.config import BackboneConfig
+from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm
+
+CHUNK = 64
+
+
+class GatedDeltaNet(nn.Module):
+    """Causal convolution over q, k, v then SiLU; q, k L2-normalised; β = σ(b); decay exp(−exp(A_log)·softplus(a + dt))."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.heads, self.width = config.gdn_heads, config.gdn_head_dim
+        inner = self.heads * self.width
+        self.qkv_proj = nn.Linear(config.hidden, 3 * inner, bias=False)
+        self.z_proj = nn.Linear(config.hidden, inner, bias=False)
+        self.ab_proj = nn.Linear(config.hidden, 2 * self.heads, bias=False)
+        self.conv = CausalConv(3 * inner, config.gdn_conv)
+        self.a_log = nn.Parameter(torch.empty(self.heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.norm = RMSNorm(self.width, config.norm_eps)
+        self.out_proj = nn.Linear(inner, config.hidden, bias=False)
+
+    def init_decay(self) -> None:
+        """exp(A_log) uniform on 1…16; softplus(dt_bias) log-uniform on 0.001…0.1, as in the published layer."""
+        with torch.no_grad():
+            self.a_log.uniform_(1, 16).log_()
+            step = torch.empty_like(self.dt_bias).uniform_(math.log(0.001), math.log(0.1)).exp_()
+            self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+    def forward(self, x: Tensor, state: MixerState | None, position: int) -> tuple[Tensor, MixerState]:
+        """x [B,T,D]; state: the recurrent matrix S [B,N,E,E] and the convolution's past."""
+        batch, tokens, _ = x.shape
+        qkv, past = self.conv(self.qkv_proj(x), None if state is None else state["conv"])
+        q, k, v = F.silu(qkv).view(batch, tokens, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        a, b = self.ab_proj(x).view(batch, tokens, 2, self.heads).permute(2, 0, 3, 1).float()
+        log_decay = -self.a_log.float().exp().view(1, -1, 1) * F.softplus(a + self.dt_bias.float().view(1, -1, 1))
+        out, matrix = gated_delta_rule(
+            q * self.width**-0.5, k, v, log_decay, torch.sigmoid(b), None if state is None else state["s"]
+        )
+        z = self.z_proj(x).view(batch, tokens, self.heads, self.width)
+        out = self.norm(out.transpose(1, 2).to(x.dtype)) * F.silu(z)
+        return self.out_proj(out.reshape(batch, tokens, -1)), {"s": matrix, "conv": past}
+
+
+def gated_delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, start: Tensor | None, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """The recurrence over T tokens in chunks (WY form): only T/chunk steps are sequential.
+
+    q, k, v [B,N,T,E], log_decay = log α and beta [B,N,T], start [B,N,E,E] or None for zeros; computed in float32.
+    Returns the outputs [B,N,T,E] and the last matrix.
+    """
+    batch, heads, tokens, width = q.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    state = q.new_zeros(batch, heads, width, v.shape[-1]) if start is None else start
+    chunk = min(chunk, tokens)
+    pad = -tokens % chunk
+    if pad:  # padded tokens: k = 0, so they write nothing, and decay 1
+        q, k, v = (F.pad(x, (0, 0, 0, pad)) for x in (q, k, v))
+        log_decay, beta = F.pad(log_decay, (0, pad)), F.pad(beta, (0, pad))
+    q, k, v = (x.view(batch, heads, -1, chunk, x.shape[-1]) for x in (q, k, v))
+    beta = beta.to(dtype).view(batch, heads, -1, chunk, 1)
+    total = log_decay.to(dtype).view(batch, heads, -1, chunk).cumsum(-1)
+    lower = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
+    # decay[t,i] = Π_{i<s≤t} α_s for i ≤ t, else 0; masked before exp so that nothing overflows.
+    decay = (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(~lower, -torch.inf).exp()
+    within = (q @ k.transpose(-1, -2)) * decay
+    coupling = (beta * (k @ k.transpose(-1, -2)) * decay).tril(-1)
+    eye = torch.eye(chunk, dtype=dtype, device=q.device)
+    grown = total.exp().unsqueeze(-1)
+    both = torch.cat([beta * v, beta * grown * k], -1)
+    both = torch.linalg.solve_triangular(coupling + eye, both, upper=False, unitriangular=True)
+    fresh, seen = both.split([v.shape[-1], width], -1)
+    # What a chunk adds to the state: keys decayed to the chunk's end.
+    carried = (k * (total[..., -1:] - total).exp().unsqueeze(-1)).transpose(-1, -2)
+    shrink = total[..., -1].exp()[..., None, None]
+    asking = q * grown
+    outputs = []
+    for m in range(q.shape[2]):
+        update = fresh[:, :, m] - seen[:, :, m] @ state
+        outputs.append(asking[:, :, m] @ state + within[:, :, m] @ update)
+        state = shrink[:, :, m] * state + carried[:, :, m] @ update
+    return torch.stack(outputs, 2).flatten(2, 3)[:, :, :tokens], state

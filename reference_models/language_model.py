@@ -1,0 +1,209 @@
+"""The language model: embedding, layers (memory residual, mixer, MLP or PKM), tied head.
+
+Shapes: B batch, T tokens, D hidden, W vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.reference_models.attention import Attention, MixerState
+from fwpkm_eval.reference_models.config import BackboneConfig, ModelConfig
+from fwpkm_eval.reference_models.gated_delta import GatedDeltaNet
+from fwpkm_eval.reference_models.memory_layers import (
+    FwMLPLayer,
+    FwPKMLayer,
+    MemoryState,
+    PKMLayer,
+    Updates,
+    finish_reading,
+)
+from fwpkm_eval.reference_models.norms import RMSNorm
+from fwpkm_eval.reference_models.state import ModelState
+
+
+class SwiGLU(nn.Module):
+    """W_down (SiLU(W_gate x) ⊙ W_up x)."""
+
+    def __init__(self, hidden: int, inner: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(hidden, 2 * inner, bias=False)
+        self.down = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    """[FwPKM or FwMLP residual] → x + mixer(norm(x)) → x + (MLP or PKM)(norm(x))."""
+
+    def __init__(self, config: ModelConfig, number: int) -> None:
+        super().__init__()
+        back, spec = config.backbone, config.spec
+        self.memory: FwPKMLayer | FwMLPLayer | None = None
+        if number in spec.layers("fwpkm"):
+            self.memory = FwPKMLayer(config)
+        elif number in spec.layers("fwmlp"):
+            self.memory = FwMLPLayer(config)
+        self.mixer_norm = RMSNorm(back.hidden, back.norm_eps)
+        kind = config.layer_kinds[number]
+        self.mixer: nn.Module
+        if kind == "gdn":
+            self.mixer = GatedDeltaNet(back)
+        else:
+            self.mixer = Attention(back, back.window if kind == "swa" else None)
+        self.mlp_norm = RMSNorm(back.hidden, back.norm_eps)
+        self.mlp: nn.Module
+        if number in spec.layers("pkm"):
+            self.mlp = PKMLayer(config.pkm, back.hidden)
+        else:
+            self.mlp = SwiGLU(back.hidden, back.mlp_hidden)
+
+    def forward(
+        self,
+        x: Tensor,
+        mixer_state: MixerState | None,
+        memory_state: MemoryState | None,
+        position: int,
+        updates: Updates,
+        write_chunk: int | None,
+        rows: int,
+    ) -> tuple[Tensor, MixerState, MemoryState | None]:
+        if self.memory is not None and memory_state is not None:
+            x, memory_state = self.memory(x, memory_state, updates, write_chunk, rows)
+        cut = x.reshape(rows, -1, x.shape[-1])  # each row a sequence of its own to the mixer
+        mixed, mixer_state = self.mixer(self.mixer_norm(cut), mixer_state, position)
+        x = x + mixed.view_as(x)
+        return x + self.mlp(self.mlp_norm(x)), mixer_state, memory_state
+
+
+class LanguageModel(nn.Module):
+    """A model of the paper's notation. It keeps no fast weights: a `ModelState` goes in and comes out."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        back = config.backbone
+        self.embedding = nn.Embedding(back.vocab_size, back.hidden)
+        self.layers = nn.ModuleList(Layer(config, number) for number in range(back.layers))
+        self.final_norm = RMSNorm(back.hidden, back.norm_eps)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._init_weights(back)
+
+    def _init_weights(self, back: BackboneConfig) -> None:
+        nn.init.normal_(self.embedding.weight, std=back.embedding_std)
+        for layer in self.layers:
+            for module in layer.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=back.init_std)
+            if isinstance(layer.mixer, GatedDeltaNet):
+                layer.mixer.init_decay()
+                nn.init.normal_(layer.mixer.conv.weight, std=layer.mixer.conv.taps**-0.5)
+                nn.init.normal_(layer.mixer.out_proj.weight, std=back.mixer_out_std)
+            else:
+                nn.init.normal_(layer.mixer.o_proj.weight, std=back.mixer_out_std)
+            if isinstance(layer.mlp, PKMLayer):
+                layer.mlp.init_weights()
+            if layer.memory is not None:
+                layer.memory.init_weights(back.init_std)
+
+    @property
+    def has_fast_weights(self) -> bool:
+        return any(layer.memory is not None for layer in self.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def weights_hash(self) -> str:
+        """16 hex digits over the names, shapes and bytes of all slow weights and first keys, the seed included."""
+        digest = hashlib.sha256(f"seed {self.seed}".encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def initial_state(self, batch_size: int = 1) -> ModelState:
+        """Before the first token, with the fast weights as they are before anything was read.
+
+        All rows of a batch share one memory, so batch_size does not change it; it is checked to be at least 1.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        memories = {}
+        for number, layer in enumerate(self.layers):
+            if layer.memory is not None:
+                memories[number] = MemoryState(layer.memory.initial_memory(self.seed * 1000 + number))
+        return ModelState(0, [None] * len(self.layers), memories)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        *,
+        updates: Updates = "stream",
+        write_chunk: int | Literal["haystack"] | None = None,
+        logits: Literal["all", "last", "none"] = "all",
+        inplace: bool = False,
+        sequences_per_row: int = 1,
+    ) -> tuple[Tensor | None, ModelState]:
+        """Reads tokens [B,T] int64 from `state` on.
+
+        Args:
+            state: None for `initial_state()`.
+            updates: "stream" queues tokens and writes every write_chunk of them (any split of a stream into calls gives
+                the same results); "off" only reads; "scan" is the training form: chunks counted from the first token of
+                this call, targets within their chunk, differentiable through the writes.
+            write_chunk: tokens per write; None for the model's chunk_size, "haystack" for a write only at `flush`.
+            logits: for which tokens. inplace: the given state's fast weights may be written in place; use only the
+                returned state after that. By default the given state is left as it was.
+            sequences_per_row: (with "scan") mixers and convolutions see each row as that many fresh sequences, while
+                the memory reads on: what one part needs of another must come through the memory.
+
+        Returns:
+            (logits [B,T,W] or [B,1,W] float32, or None; the state after the last token).
+        """
+        if tokens.dim() != 2 or tokens.shape[1] == 0:
+            raise UserError(f"tokens {list(tokens.shape)} must be [B,T] with at least one token")
+        if updates not in ("stream", "off", "scan"):
+            raise unknown("updates", str(updates), ["stream", "off", "scan"])
+        if sequences_per_row != 1 and (updates != "scan" or tokens.shape[1] % sequences_per_row):
+            raise UserError(f"{sequences_per_row} sequences per row need updates='scan' and a multiple of them as T")
+        state = self.initial_state(tokens.shape[0]) if state is None else state
+        if not inplace and updates != "off":
+            state = state.copy()
+        every = None if write_chunk == "haystack" else write_chunk or self.config.chunk_size
+        rows = tokens.shape[0] * sequences_per_row
+        x = self.embedding(tokens)
+        mixers: list[MixerState | None] = []
+        memories: dict[int, MemoryState] = {}
+        for number, layer in enumerate(self.layers):
+            held = state.memories.get(number)
+            held = None if held is None else MemoryState(held.memory, held.queue, held.past)
+            x, mixer, held = layer(x, state.mixers[number], held, state.position, updates, every, rows)
+            mixers.append(mixer)
+            if held is not None:
+                memories[number] = held
+        after = ModelState(state.position + tokens.shape[1] // sequences_per_row, mixers, memories)
+        if logits == "none":
+            return None, after
+        x = x if logits == "all" else x[:, -1:]
+        return F.linear(self.final_norm(x), self.embedding.weight).float(), after
+
+    @torch.no_grad()
+    def flush(self, state: ModelState, inplace: bool = False) -> ModelState:
+        """Writes what is queued: the end of a reading. Tokens without a target (the last L) are dropped."""
+        state = state if inplace else state.copy()
+        for memory in state.memories.values():
+            finish_reading(memory)
+        return state

@@ -1,0 +1,237 @@
+"""The memory layers: PKM in place of an MLP, FwPKM and FwMLP before a mixer with their own residual.
+
+Shapes: B batch, T tokens, D hidden, dk key width, dv value width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwpkm_eval.kernels.fwmlp import fwmlp_scan
+from fwpkm_eval.kernels.fwpkm import fwpkm_scan
+from fwpkm_eval.kernels.pkm import pkm_read
+from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
+from fwpkm_eval.kernels.types import MemoryRule
+from fwpkm_eval.reference_models.config import FwMLPConfig, FwPKMConfig, ModelConfig, PKMConfig
+from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm
+
+Updates = Literal["stream", "off", "scan"]
+
+
+@dataclass
+class MemoryState:
+    """One memory layer's fast weights, the tokens waiting to be written, and the query convolution's past [B,·,D]."""
+
+    memory: ProductKeyMemory | DenseMemory
+    queue: WriteQueue = field(default_factory=WriteQueue)
+    past: Tensor | None = None
+
+    def copy(self) -> MemoryState:
+        return MemoryState(self.memory.copy(), self.queue.copy(), self.past)
+
+
+class PKMLayer(nn.Module):
+    """Linear_out(read(RMSNorm(Linear(h))) ⊙ SiLU(Linear_gate(h))); values are slow weights (Lample et al. 2019)."""
+
+    def __init__(self, config: PKMConfig, hidden: int) -> None:
+        super().__init__()
+        self.heads, self.topk = config.heads, config.topk
+        width = config.heads * config.key_dim
+        self.query = nn.Linear(hidden, width)
+        self.query_norm = nn.RMSNorm(width, eps=1e-6)
+        self.keys = nn.Parameter(torch.empty(config.heads, 2, config.subkeys, config.key_dim // 2))
+        self.values = nn.Parameter(torch.empty(config.subkeys**2, config.value_dim))
+        self.gate_proj = nn.Linear(hidden, config.value_dim)
+        self.out_proj = nn.Linear(config.value_dim, hidden)
+
+    def init_weights(self) -> None:
+        nn.init.uniform_(self.keys, -(2 * self.keys.shape[-1]) ** -0.5, (2 * self.keys.shape[-1]) ** -0.5)
+        nn.init.normal_(self.values, std=self.values.shape[1] ** -0.5)
+        nn.init.xavier_uniform_(self.query.weight)
+        for linear in (self.gate_proj, self.out_proj):
+            nn.init.normal_(linear.weight, std=self.gate_proj.in_features**-0.5)
+        for linear in (self.query, self.gate_proj, self.out_proj):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        read, _ = pkm_read(self.query_norm(self.query(x)), self.keys, self.values, topk=self.topk)
+        return self.out_proj(read.to(x.dtype) * F.silu(self.gate_proj(x)))
+
+
+class FastWeightLayer(nn.Module):
+    """What FwPKM and FwMLP share: query, target, gate and output projections around a memory of fast weights.
+
+    q = Linear_q(conv?(RMSNorm_q(h))), v = Linear_v(RMSNorm_v(h)) normalised over features, g = σ(Linear_g(RMSNorm_g(h))),
+    v̂ = read(q), o = g·v̂ + (1 − g)·v, and the layer gives h + Linear_o(RMSNorm_o(o)).
+    """
+
+    def __init__(self, config: FwPKMConfig | FwMLPConfig, model: ModelConfig, query_dim: int, value_dim: int) -> None:
+        super().__init__()
+        hidden, eps = model.backbone.hidden, model.backbone.norm_eps
+        self.chunk_size = model.chunk_size
+        self.target_norm, self.gate_bias = config.target_norm, config.gate_bias
+        self.q_norm, self.v_norm, self.g_norm = (RMSNorm(hidden, eps) for _ in range(3))
+        self.o_norm = RMSNorm(value_dim, eps)
+        self.conv = CausalConv(hidden, config.query_conv) if config.query_conv else None
+        self.q_proj = nn.Linear(hidden, query_dim)
+        self.v_proj = nn.Linear(hidden, value_dim)
+        self.g_proj = nn.Linear(hidden, 1)
+        self.o_proj = nn.Linear(value_dim, hidden)
+
+    def init_weights(self, std: float) -> None:
+        for linear in (self.q_proj, self.v_proj, self.g_proj, self.o_proj):
+            nn.init.normal_(linear.weight, std=std)
+            nn.init.zeros_(linear.bias)
+        nn.init.constant_(self.g_proj.bias, self.gate_bias)
+        if self.conv is not None:
+            nn.init.normal_(self.conv.weight, std=self.conv.taps**-0.5)
+
+    def project(self, x: Tensor, past: Tensor | None, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x [B,T,D] → query [B,T,·], target [B,T,dv], gate [B,T], and the convolution's new past.
+
+        rows: sequences that x's rows are cut into, each starting without a past.
+        """
+        q = self.q_norm(x)
+        if self.conv is not None:
+            q, past = self.conv(q.reshape(rows, -1, q.shape[-1]), past)
+            q = q.reshape(x.shape)
+        v = self.v_proj(self.v_norm(x)).float()
+        if self.target_norm:
+            v = (v - v.mean(-1, keepdim=True)) / (v.std(-1, keepdim=True) + 1e-6)
+        return self.q_proj(q), v, torch.sigmoid(self.g_proj(self.g_norm(x)).squeeze(-1).float()), past
+
+    def output(self, x: Tensor, read: Tensor, target: Tensor, gate: Tensor | None) -> Tensor:
+        mixed = read if gate is None else gate.unsqueeze(-1) * read + (1 - gate.unsqueeze(-1)) * target
+        return x + self.o_proj(self.o_norm(mixed.to(x.dtype)))
+
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor) -> Tensor:
+        raise NotImplementedError("each memory scans in its own way")
+
+    def write_gate(self, gate: Tensor) -> Tensor | None:
+        """The gate that weighs the write."""
+        return gate
+
+    def read_gate(self, gate: Tensor) -> Tensor | None:
+        """The gate that mixes v̂ and v."""
+        return gate
+
+    def forward(
+        self, x: Tensor, state: MemoryState, updates: Updates, write_chunk: int | None, rows: int
+    ) -> tuple[Tensor, MemoryState]:
+        """x [B,T,D]; state is updated in place and returned. write_chunk None: only a flush writes."""
+        q, v, gate, past = self.project(x, state.past, rows)
+        weigh = self.write_gate(gate)
+        if updates == "scan":
+            read = self.scan(state, q, v, gate)
+        elif updates == "off":
+            read = state.memory.read(q)
+        else:
+            read = read_and_queue(state.memory, state.queue, q, v, weigh, write_chunk)
+        state.past = past
+        return self.output(x, read, v, self.read_gate(gate)), state
+
+
+class FwPKMLayer(FastWeightLayer):
+    """Fast-weight product-key memory (Zhao & Jones, arXiv 2601.00671)."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        config = model.fwpkm
+        super().__init__(config, model, config.heads * config.key_dim, config.value_dim)
+        self.config = config
+        self.rule = MemoryRule(
+            config.topk,
+            config.score,
+            config.lookahead,
+            config.addressing,
+            config.learning_rate,
+            config.addressing_weight,
+        )
+        self.register_buffer("first_keys", torch.empty(config.heads, 2, config.subkeys, config.key_dim // 2))
+        self.first_keys: Tensor
+
+    def init_weights(self, std: float) -> None:
+        super().init_weights(std)
+        nn.init.uniform_(self.first_keys, -self.config.key_dim**-0.5, self.config.key_dim**-0.5)
+
+    def write_gate(self, gate: Tensor) -> Tensor | None:
+        return gate if self.config.gate and self.config.gated_loss else None
+
+    def read_gate(self, gate: Tensor) -> Tensor | None:
+        return gate if self.config.gate else None
+
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor) -> Tensor:
+        assert isinstance(state.memory, ProductKeyMemory)
+        result = fwpkm_scan(
+            q.float(),
+            v,
+            self.write_gate(g),
+            state.memory.keys,
+            state.memory.values,
+            **vars(self.rule),
+            chunk_size=self.chunk_size,
+            inplace=True,
+        )
+        state.memory.keys, state.memory.values = result.keys.detach(), result.values.detach()
+        return result.output
+
+    def initial_memory(self, values_seed: int) -> ProductKeyMemory:
+        """The keys kept with the weights, and values N(0, dv^-½) drawn from a seed: what a memory is before it has read."""
+        shape = (self.config.subkeys**2, self.config.value_dim)
+        draw = torch.Generator().manual_seed(values_seed)
+        values = torch.randn(shape, generator=draw) * self.config.value_dim**-0.5
+        return ProductKeyMemory(self.first_keys.float().clone(), values.to(self.first_keys.device), self.rule)
+
+
+class FwMLPLayer(FastWeightLayer):
+    """The dense fast-weight MLP in FwPKM's place; its write is not weighted by the gate."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        config = model.fwmlp
+        super().__init__(config, model, config.input_dim, config.output_dim)
+        self.config = config
+
+    def write_gate(self, gate: Tensor) -> Tensor | None:
+        return None
+
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor) -> Tensor:
+        assert isinstance(state.memory, DenseMemory)
+        c = self.config
+        result = fwmlp_scan(
+            q.float(),
+            v,
+            state.memory.weights,
+            lookahead=c.lookahead,
+            target_rule=c.target_rule,
+            chunk_size=self.chunk_size,
+            learning_rate=c.learning_rate,
+        )
+        state.memory.weights = {name: weight.detach() for name, weight in result.weights.items()}
+        return result.output
+
+    def initial_memory(self, values_seed: int) -> DenseMemory:
+        """Fast weights drawn from a seed: W_up, W_gate N(0, in^-½), W_down N(0, hidden^-½), biases 0."""
+        c, draw = self.config, torch.Generator().manual_seed(values_seed)
+        device = self.q_proj.weight.device
+
+        def normal(rows: int, columns: int) -> Tensor:
+            return (torch.randn(rows, columns, generator=draw) * columns**-0.5).to(device)
+
+        weights = {
+            "w_up": normal(c.hidden, c.input_dim),
+            "b_up": torch.zeros(c.hidden, device=device),
+            "w_gate": normal(c.hidden, c.input_dim),
+            "b_gate": torch.zeros(c.hidden, device=device),
+            "w_down": normal(c.output_dim, c.hidden),
+            "b_down": torch.zeros(c.output_dim, device=device),
+        }
+        return DenseMemory(weights, c.lookahead, c.target_rule, c.learning_rate)
+
+
+def finish_reading(state: MemoryState) -> None:
+    """Writes what is queued (see `kernels.stream.flush`)."""
+    flush(state.memory, state.queue)
