@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -129,6 +131,15 @@ def test_documents_past_the_budget_are_not_tokenised() -> None:
     assert (tokenizer.seen, stream.n_targets) == (2, 10)
 
 
+def test_long_streams_are_cut_in_linear_time() -> None:
+    stream = token_stream(_set(["a" * 2_000_000] * 4), BYTES)
+    started = time.perf_counter()
+    assert sum(len(segment) for segment in segments(stream, 4096)) == stream.n_targets
+    assert (
+        time.perf_counter() - started < 5
+    )  # about 0.3 s; work over the whole stream in each segment takes 30 s
+
+
 def test_bad_requests() -> None:
     with pytest.raises(UserError, match="holds no documents"):
         token_stream(_set([]), BYTES)
@@ -137,5 +148,6 @@ def test_bad_requests() -> None:
     stream: TokenStream = token_stream(_set(["a"]), BYTES)
     with pytest.raises(UserError, match="at least 1 token, not 0"):
         list(segments(stream, 0))
-    with pytest.raises(ValueError, match="belongs to no document"):
-        stream.document_positions(0)
+    for ask in (stream.document_positions, stream.document_indices):
+        with pytest.raises(ValueError, match="belongs to no document"):
+            ask(0)

@@ -1,0 +1,71 @@
+"""Texts to train and measure on: made from the running Python ("embedded") or read from a folder of JSON
+lines.
+
+`data` is everywhere the value of `--data`: "embedded", "hub", or the path of a folder of
+`<set>/<split>.jsonl[.gz]`. Importing this package loads nothing heavy; the readers are imported when a set is
+asked for.
+"""
+
+from __future__ import annotations
+
+from fwpkm_eval.data.types import SPLITS, Document, SetInfo, TextSet, hash_documents
+from fwpkm_eval.errors import UserError
+
+__all__ = [
+    "SPLITS",
+    "Document",
+    "SetInfo",
+    "TextSet",
+    "available_sets",
+    "default_haystack",
+    "default_sets",
+    "hash_documents",
+    "load_set",
+]
+
+
+def load_set(data: str, name: str, split: str) -> TextSet:
+    """Load one split of one set. Raises UserError in one line for anything missing or malformed."""
+    if data == "embedded":
+        from fwpkm_eval.data import embedded
+
+        return embedded.load_set(name, split)
+    from fwpkm_eval.data import folder
+
+    return folder.load_set(_folder_path(data), name, split)
+
+
+def available_sets(data: str) -> list[SetInfo]:
+    """The sets there are, in the order they are reported, without reading their texts."""
+    if data == "embedded":
+        from fwpkm_eval.data import embedded
+
+        return embedded.available_sets()
+    from fwpkm_eval.data import folder
+
+    return folder.available_sets(_folder_path(data))
+
+
+def default_sets(data: str) -> list[str]:
+    """Names of the sets with a test split: what perplexity is measured on unless told otherwise."""
+    names = [info.name for info in available_sets(data) if "test" in info.splits]
+    if not names:
+        raise UserError(
+            f"no set in {data!r} has a test split (a file <set>/test.jsonl or <set>/test.jsonl.gz)"
+        )
+    return names
+
+
+def default_haystack(data: str) -> str:
+    """The set haystacks are cut from: LAMBADA (as published), its stand-in, or the largest test split."""
+    if data == "embedded":
+        return "manual"
+    from fwpkm_eval.data import folder
+
+    return folder.default_haystack(_folder_path(data))
+
+
+def _folder_path(data: str) -> str:
+    if data == "hub":
+        raise UserError("corpora from the hub come with a later version; use --data embedded or --data PATH")
+    return data

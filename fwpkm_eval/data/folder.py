@@ -1,0 +1,188 @@
+"""Sets in a folder: `<set>/<split>.jsonl` or `<set>/<split>.jsonl.gz`, one JSON object a line with a `text`
+field.
+
+An `id` field (a string or a number) is kept; a line without one is called after its line number. Blank lines
+are skipped. Everything else that is not as described is refused with the file and the line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from fwpkm_eval.data.types import SPLITS, Document, SetInfo, TextSet, hash_documents
+from fwpkm_eval.errors import UserError, did_you_mean, shown, unknown
+
+MAX_LINE_BYTES = 64 * 2**20
+MAX_SPLIT_BYTES = 4 * 2**30
+SUFFIXES = (".jsonl", ".jsonl.gz")
+
+# A set's or split's name is one path component: no separator, no leading dot, so no path leaves the folder.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+def available_sets(data: str) -> list[SetInfo]:
+    """The sets of a folder by name, each with its splits (train, valid, test, then others). Reads no text."""
+    infos = []
+    try:
+        for directory in sorted(_root(data).iterdir(), key=lambda path: path.name):
+            if _NAME.fullmatch(directory.name) and directory.is_dir() and (splits := _splits(directory)):
+                infos.append(SetInfo(directory.name, splits, "path", None, f"files in {directory}"))
+    except OSError as error:
+        raise UserError(f"cannot read data folder {data!r}: {error.strerror or error}") from error
+    if not infos:
+        raise UserError(
+            f"data folder {data!r} holds no sets: it needs <set>/<split>.jsonl or <set>/<split>.jsonl.gz"
+        )
+    return infos
+
+
+def load_set(data: str, name: str, split: str) -> TextSet:
+    """Read one split whole. Raises UserError, with file and line, for anything not as described above."""
+    infos = {info.name: info for info in available_sets(data)}
+    if name not in infos:
+        raise unknown("set", name, infos)
+    if split not in infos[name].splits:
+        raise unknown(f"{name} split", split, infos[name].splits)
+    path = _split_file(Path(data) / name, split)
+    documents = tuple(_documents(path, split))
+    if not documents:
+        raise UserError(f"{path} holds no documents")
+    return TextSet(name, split, documents, "path", None, f"file {path}", hash_documents(documents))
+
+
+def default_haystack(data: str) -> str:
+    """`lambada` if the folder has it with a test split, else the set whose test file is the largest."""
+    candidates = [info.name for info in available_sets(data) if "test" in info.splits]
+    if not candidates:
+        raise UserError(
+            f"no set in {data!r} has a test split (a file <set>/test.jsonl or <set>/test.jsonl.gz)"
+        )
+    if "lambada" in candidates:
+        return "lambada"
+    return max(candidates, key=lambda name: _split_file(Path(data) / name, "test").stat().st_size)
+
+
+def _root(data: str) -> Path:
+    root = Path(data)
+    if not data or not root.exists():
+        hint = did_you_mean(data, ["embedded", "hub"])
+        raise UserError(
+            f"data folder {data!r} does not exist{hint} (give 'embedded', or a folder of <set>/<split>.jsonl)"
+        )
+    if not root.is_dir():
+        raise UserError(f"data {data!r} is a file; give the folder that holds <set>/<split>.jsonl")
+    return root
+
+
+def _splits(directory: Path) -> tuple[str, ...]:
+    found = set()
+    for path in directory.iterdir():
+        for suffix in SUFFIXES:
+            stem = path.name.removesuffix(suffix)
+            if path.name.endswith(suffix) and _NAME.fullmatch(stem) and path.is_file():
+                found.add(stem)
+    return tuple(s for s in SPLITS if s in found) + tuple(sorted(found - set(SPLITS)))
+
+
+def _split_file(directory: Path, split: str) -> Path:
+    files = [path for suffix in SUFFIXES if (path := directory / f"{split}{suffix}").is_file()]
+    if len(files) != 1:
+        raise UserError(
+            f"{directory} has both {files[0].name} and {files[1].name}; keep the one that is meant"
+        )
+    return files[0]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as raw:
+            if path.name.endswith(".gz"):
+                with gzip.GzipFile(fileobj=raw) as unzipped:
+                    yield cast(BinaryIO, unzipped)
+            else:
+                yield raw
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _documents(path: Path, split: str) -> Iterator[Document]:
+    seen: set[str] = set()
+    total = 0
+    with _opened(path) as lines:
+        number = 0
+        # Lines are read with a limit, so that a file without line ends (or a gzip bomb) cannot fill the
+        # memory.
+        while line := lines.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            total += len(line)
+            if len(line) > MAX_LINE_BYTES:
+                raise UserError(
+                    f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; split the document"
+                )
+            if total > MAX_SPLIT_BYTES:
+                raise UserError(
+                    f"{path} holds more than {MAX_SPLIT_BYTES >> 30} GiB; split it into several sets"
+                )
+            if not line.strip():
+                continue
+            document = _parse(line, f"{path}:{number}", f"{split}:{number}")
+            if document.id in seen:
+                raise UserError(
+                    f"{path}:{number}: id {document.id!r} was already used; ids must be unique in a file"
+                )
+            seen.add(document.id)
+            yield document
+
+
+def _parse(line: bytes, where: str, default_id: str) -> Document:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: not UTF-8 (byte {error.start} of the line); save the file as UTF-8"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        detail = f": {error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{where}: not a JSON object{detail}") from error
+    if not isinstance(record, dict):
+        raise UserError(
+            f'{where}: not a JSON object but a {type(record).__name__}; a line must look like {{"text": …}}'
+        )
+    if "text" not in record:
+        fields = ", ".join(list(record)[:8]) or "none"
+        raise UserError(f"{where}: no 'text' field (fields: {shown(fields)})")
+    text = record["text"]
+    if not isinstance(text, str):
+        raise UserError(f"{where}: 'text' must be a string, not {type(text).__name__}")
+    if not text.strip():
+        raise UserError(f"{where}: 'text' is empty; leave the line out")
+    name = record.get("id")
+    if name is None:
+        name = default_id
+    if isinstance(name, bool) or not isinstance(name, (str, int)):
+        raise UserError(f"{where}: 'id' must be a string or a whole number, not {type(name).__name__}")
+    document = Document(str(name), text)
+    for field in (document.id, text):
+        if not _is_unicode(field):
+            raise UserError(
+                f"{where}: holds half of a surrogate pair (\\ud800…\\udfff), which is no character"
+            )
+    return document
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
