@@ -95,7 +95,7 @@ def _find_block(query: Tensor, keys: Tensor, topk: int, score: str) -> Reads:
 
 
 def _candidate_pairs(topk: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pairs (i, j) of ranks that can be among the k best sums: (i+1)·(j+1) ≤ k, since every pair of better ranks beats them."""
+    """Pairs of ranks that can be among the k best sums: (i+1)·(j+1) ≤ k, since all pairs of better ranks beat them."""
     pairs = [(i, j) for i in range(topk) for j in range(topk) if (i + 1) * (j + 1) <= topk]
     i, j = torch.tensor(pairs, device=device).unbind(1)
     return i, j
@@ -220,7 +220,12 @@ def key_step(ds: Tensor, reads: Reads, query: Tensor, keys: Tensor, score: str) 
     for start in range(0, query.shape[2], LOOKUP_BLOCK):
         part = slice(start, start + LOOKUP_BLOCK)
         block = Reads(
-            reads.half_indices[:, :, part], reads.half_scores[:, :, part], reads.first, reads.second, reads.slots, reads.weights
+            reads.half_indices[:, :, part],
+            reads.half_scores[:, :, part],
+            reads.first,
+            reads.second,
+            reads.slots,
+            reads.weights,
         )
         total += scores_to_keys(ds[:, :, part], block, query[:, :, part], keys, score)
     return total
@@ -246,9 +251,7 @@ def key_step_backward(
         return KeyStepGradient(ds=along, scores=None, query=c @ cotangent, keys=None)
     own = (cotangent * keys).sum(-1).unsqueeze(2).expand(-1, -1, query.shape[2], -1).gather(-1, reads.half_indices)
     slope = -2 * reads.half_scores.exp() * (own - along)
-    return KeyStepGradient(
-        ds=slope, scores=ds * slope, query=-(c @ cotangent), keys=c.sum(2).unsqueeze(-1) * cotangent
-    )
+    return KeyStepGradient(ds=slope, scores=ds * slope, query=-(c @ cotangent), keys=c.sum(2).unsqueeze(-1) * cotangent)
 
 
 def addressing_backward(dds: Tensor, reads: Reads, subkeys: int, weight: float) -> Tensor:

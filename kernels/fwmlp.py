@@ -104,7 +104,7 @@ def _check(
         raise UserError(f"weights must hold {', '.join(WEIGHT_NAMES)}; got {', '.join(weights)}")
     if query.dim() != 3 or target.dim() != 3 or query.shape[:2] != target.shape[:2] or query.shape[1] == 0:
         raise UserError(
-            f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,in] and [B,T,out] with the same B and T"
+            f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,in] and [B,T,out] of the same B, T"
         )
     hidden = weights["w_up"].shape[0]
     wanted = {

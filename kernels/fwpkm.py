@@ -46,7 +46,7 @@ def fwpkm_scan(
         inplace: lets the torch backend write into keys and values instead of copies of them.
 
     Returns:
-        `ScanResult`. keys and values given are not changed unless inplace. output, keys and values are differentiable in
+        `ScanResult`. keys and values given are not changed unless inplace; output, keys and values are differentiable in
         query, target, gate, keys and values, through every read and write; the losses are detached.
 
     Raises:
@@ -73,7 +73,7 @@ def check_memory_shapes(
     """Refuses sizes that do not fit, in one line that says what would."""
     if query.dim() != 3 or target.dim() != 3 or query.shape[:2] != target.shape[:2]:
         raise UserError(
-            f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,H·dk] and [B,T,dv] with the same B and T"
+            f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,H·dk] and [B,T,dv], same B and T"
         )
     if query.shape[1] == 0:
         raise UserError("query has no tokens; T must be at least 1")
@@ -84,14 +84,17 @@ def check_memory_shapes(
     heads, _, subkeys, half = keys.shape
     if query.shape[2] != heads * 2 * half:
         raise UserError(
-            f"query width {query.shape[2]} does not fit keys {list(keys.shape)}: H·dk is {heads}·{2 * half} = {heads * 2 * half}"
+            f"query width {query.shape[2]} does not fit keys {list(keys.shape)}: "
+            f"H·dk is {heads}·{2 * half} = {heads * 2 * half}"
         )
     if values.dim() != 2 or values.shape[0] != subkeys**2:
         raise UserError(f"values {list(values.shape)} must be [S²,dv] with S² = {subkeys}² = {subkeys**2}")
     if values.shape[1] != target.shape[2]:
         raise UserError(f"target width {target.shape[2]} does not fit values {list(values.shape)}: both must be dv")
     if rule.topk > subkeys:
-        raise UserError(f"topk {rule.topk} is larger than the {subkeys} sub-keys of a half; it must be at most {subkeys}")
+        raise UserError(
+            f"topk {rule.topk} is larger than the {subkeys} sub-keys of a half; it must be at most {subkeys}"
+        )
     if not torch.is_floating_point(values) or values.dtype.itemsize < 4 or keys.dtype != values.dtype:
         raise UserError(
             f"fast weights are float32 (or float64, for tests); keys are {keys.dtype} and values are {values.dtype}"

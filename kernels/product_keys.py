@@ -1,4 +1,4 @@
-"""Product-key lookup as written (algorithm of Lample et al. 2019, arXiv 1907.05242, section 3): differentiable, any dtype.
+"""Product-key lookup as written (Lample et al. 2019, arXiv 1907.05242, section 3): differentiable, any dtype.
 
 The reference scan and the static PKM layer read through this; the sparse scan has its own, without autograd.
 """
@@ -16,8 +16,8 @@ from fwpkm_eval.kernels.types import IDW_EPSILON, Score
 class Lookup(NamedTuple):
     """One lookup of n queries.
 
-    slots [n,H,k] int64; scores [n,H,k]: the k best pair sums, descending; half_indices, half_scores [H,2,n,k]: the top-k
-    of each half before they are paired.
+    slots [n,H,k] int64; scores [n,H,k]: the k best pair sums, descending; half_indices, half_scores [H,2,n,k]: the
+    top-k of each half before they are paired.
     """
 
     slots: Tensor

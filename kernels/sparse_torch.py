@@ -22,7 +22,7 @@ from fwpkm_eval.kernels.types import MemoryRule, ScanResult
 class ChunkStep:
     """One chunk's forward pass: what was read, and what its gradient needs.
 
-    output [n,dv]; reads; sort; old_rows [U,dv]: V's rows before the write; memory_loss [B, written]; addressing_loss [].
+    output [n,dv]; old_rows [U,dv]: V's rows before the write; memory_loss [B,written]; addressing_loss [].
     """
 
     output: Tensor
@@ -104,7 +104,9 @@ def _per_read(per_token: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
     return torch.bmm(gathered, per_token.unsqueeze(-1)).squeeze(-1)
 
 
-def _memorisation_ds(gated: Tensor, old_rows: Tensor, reads: cf.Reads, sort: cf.SlotSort, inputs: ChunkInputs) -> Tensor:
+def _memorisation_ds(
+    gated: Tensor, old_rows: Tensor, reads: cf.Reads, sort: cf.SlotSort, inputs: ChunkInputs
+) -> Tensor:
     """No-entropy ablation: ∂/∂s [H,2,n,k] of ½·mean over tokens and features of g·(v̂ − y)²."""
     count = inputs.query.shape[0] * inputs.written * gated.shape[-1]
     dw = _per_read(gated, old_rows, sort.positions()) / count
@@ -226,7 +228,13 @@ class _Scan(torch.autograd.Function):
         shape = (batch, -1, keys.shape[0], rule.topk)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(query, target, gate)
-        ctx.steps, ctx.old_keys, ctx.rule, ctx.chunk_size, ctx.values_shape = steps, old_keys, rule, chunk_size, values.shape
+        ctx.steps, ctx.old_keys, ctx.rule, ctx.chunk_size, ctx.values_shape = (
+            steps,
+            old_keys,
+            rule,
+            chunk_size,
+            values.shape,
+        )
         indices = torch.cat([s.reads.slots.view(shape) for s in steps], 1)
         weights = torch.cat([s.reads.weights.view(shape) for s in steps], 1)
         memory_loss = torch.cat([s.memory_loss for s in steps], 1)
@@ -261,7 +269,7 @@ class _Scan(torch.autograd.Function):
             d_touched[place] = back.rows
             d_keys = back.keys
             d_query[:, part], d_target[:, part] = back.query, back.target
-            if d_gate is not None:
+            if d_gate is not None and back.gate is not None:
                 d_gate[:, part] = back.gate
         d_first_values = None
         if ctx.needs_input_grad[4]:
@@ -287,5 +295,13 @@ def scan_torch(
 ) -> ScanResult:
     """The scan over chunks (see `fwpkm_scan` for shapes). inplace=True writes into the keys and values given."""
     result = _Scan.apply(query, target, gate, keys, values, rule, chunk_size, inplace)
-    *most, addressing = result
-    return ScanResult(*most, addressing_loss=addressing if rule.addressing == "entropy" else None)
+    output, new_keys, new_values, indices, weights, memory_loss, addressing = result
+    return ScanResult(
+        output,
+        new_keys,
+        new_values,
+        indices,
+        weights,
+        memory_loss,
+        addressing if rule.addressing == "entropy" else None,
+    )

@@ -1,8 +1,8 @@
 """Streaming: memories that read at once and write when enough tokens wait, however the stream is cut into calls.
 
-Tokens are read with the fast weights of the moment. Their (query, target, gate) wait in a queue; as soon as C + L tokens
-wait, tokens 0…C−1 are written with their targets L ahead, and the last L stay queued. A flush writes what has a target
-and drops the last L. So token t of a stream sees the writes of every chunk that was complete, with its lookahead, before t.
+Tokens are read with the fast weights of the moment. Their (query, target, gate) wait in a queue; as soon as C + L
+tokens wait, tokens 0…C−1 are written with their targets L ahead, and the last L stay queued. A flush writes what has a
+target and drops the last L. So a token sees the writes of every chunk that was complete, with its lookahead, before it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Memory(Protocol):
 class ProductKeyMemory:
     """FwPKM's fast weights: keys [H,2,S,dk/2], values [S²,dv], written in place.
 
-    count: whose reads N_i counts at a write. "written", the tokens being written; "read", the tokens read since the last
-    write, as the published implementation does, with its factor (tokens read)/(tokens written).
+    count: whose reads N_i counts at a write. "written", the tokens being written; "read", the tokens read since the
+    last write, as the published implementation does, with its factor (tokens read)/(tokens written).
     """
 
     keys: Tensor
@@ -67,7 +67,10 @@ class ProductKeyMemory:
         # The targets are shifted here, so the step itself has every token's target beside it: L = 0.
         rule = MemoryRule(**{**vars(self.rule), "lookahead": 0})
         inputs = ChunkInputs(
-            query.to(dtype), target[:, self.lookahead :].to(dtype), None if gate is None else gate.to(dtype), rule
+            query.to(dtype),
+            target[:, self.lookahead :].to(dtype),
+            None if gate is None else gate.to(dtype),
+            rule,
         )
         step_chunk(inputs, self.keys, self.values, torch.cat(self._since) if self._since else None)
         self._since = []
@@ -116,9 +119,7 @@ class WriteQueue:
         target = torch.cat([piece[1] for piece in self.pieces], 1)
         gates = [piece[2] for piece in self.pieces if piece[2] is not None]
         gate = torch.cat(gates, 1) if gates else None
-        memory.write(
-            query[:, :count], target[:, : count + memory.lookahead], None if gate is None else gate[:, :count]
-        )
+        memory.write(query[:, :count], target[:, : count + memory.lookahead], None if gate is None else gate[:, :count])
         rest = (query[:, count:], target[:, count:], None if gate is None else gate[:, count:])
         self.pieces = [rest] if rest[0].shape[1] else []
 
@@ -127,7 +128,12 @@ class WriteQueue:
 
 
 def read_and_queue(
-    memory: Memory, queue: WriteQueue, query: Tensor, target: Tensor, gate: Tensor | None, chunk_size: int | None
+    memory: Memory,
+    queue: WriteQueue,
+    query: Tensor,
+    target: Tensor,
+    gate: Tensor | None,
+    chunk_size: int | None,
 ) -> Tensor:
     """Feeds a piece of a stream: reads it, queues it, and writes whenever chunk_size + L tokens wait.
 

@@ -21,7 +21,7 @@ _PATTERNS: dict[str, tuple[LayerKind, ...]] = {
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The Transformer around the memories: widths are features, windows are tokens, stds are of normal initialisations."""
+    """The Transformer around the memories: widths in features, windows in tokens, stds of normal initialisations."""
 
     layers: int = 12
     hidden: int = 768
@@ -147,9 +147,7 @@ def check_sizes(config: ModelConfig) -> None:
         if memory.key_dim % 2:
             raise UserError(f"{owner}.key_dim is {memory.key_dim}; it must be even, since a query is split into halves")
         if not 1 <= memory.topk <= memory.subkeys:
-            raise UserError(
-                f"{owner}.topk is {memory.topk}; it must be 1 to {memory.subkeys}, the sub-keys of a half"
-            )
+            raise UserError(f"{owner}.topk is {memory.topk}; it must be 1 to {memory.subkeys}, the sub-keys of a half")
     if back.heads % back.kv_heads:
         raise UserError(f"backbone.heads {back.heads} must be a multiple of backbone.kv_heads {back.kv_heads}")
     if config.chunk_size <= max(fw.lookahead, config.fwmlp.lookahead):
@@ -195,8 +193,8 @@ DEFAULT_LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
 def model_config(name: str, scale: str = "micro", **overrides: Any) -> ModelConfig:
     """The configuration of a model at a scale.
 
-    name: the notation; a memory without layers takes the scale's own. overrides: fields of `ModelConfig`, or of its parts
-    as "fwpkm.score".
+    name: the notation; a memory without layers takes the scale's own. overrides: fields of `ModelConfig`, or of its
+    parts as "fwpkm.score".
 
     Raises:
         UserError: an unknown scale, model, layer or field, or sizes that do not fit.

@@ -21,7 +21,7 @@ CHUNK = 64
 
 
 class GatedDeltaNet(nn.Module):
-    """Causal convolution over q, k, v then SiLU; q, k L2-normalised; β = σ(b); decay exp(−exp(A_log)·softplus(a + dt))."""
+    """Causal convolution over q, k, v then SiLU; q, k of unit norm; β = σ(b); α = exp(−exp(A_log)·softplus(a + dt))."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()

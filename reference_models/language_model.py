@@ -54,13 +54,13 @@ class Layer(nn.Module):
             self.memory = FwMLPLayer(config)
         self.mixer_norm = RMSNorm(back.hidden, back.norm_eps)
         kind = config.layer_kinds[number]
-        self.mixer: nn.Module
+        self.mixer: GatedDeltaNet | Attention
         if kind == "gdn":
             self.mixer = GatedDeltaNet(back)
         else:
             self.mixer = Attention(back, back.window if kind == "swa" else None)
         self.mlp_norm = RMSNorm(back.hidden, back.norm_eps)
-        self.mlp: nn.Module
+        self.mlp: SwiGLU | PKMLayer
         if number in spec.layers("pkm"):
             self.mlp = PKMLayer(config.pkm, back.hidden)
         else:
@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
 
     def _init_weights(self, back: BackboneConfig) -> None:
         nn.init.normal_(self.embedding.weight, std=back.embedding_std)
-        for layer in self.layers:
+        for layer in self.blocks:
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=back.init_std)
@@ -117,8 +117,13 @@ class LanguageModel(nn.Module):
                 layer.memory.init_weights(back.init_std)
 
     @property
+    def blocks(self) -> list[Layer]:
+        """The layers, as what they are (a ModuleList hands out plain modules)."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    @property
     def has_fast_weights(self) -> bool:
-        return any(layer.memory is not None for layer in self.layers)
+        return any(layer.memory is not None for layer in self.blocks)
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +146,7 @@ class LanguageModel(nn.Module):
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         memories = {}
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.blocks):
             if layer.memory is not None:
                 memories[number] = MemoryState(layer.memory.initial_memory(self.seed * 1000 + number))
         return ModelState(0, [None] * len(self.layers), memories)
@@ -187,7 +192,7 @@ class LanguageModel(nn.Module):
         x = self.embedding(tokens)
         mixers: list[MixerState | None] = []
         memories: dict[int, MemoryState] = {}
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.blocks):
             held = state.memories.get(number)
             held = None if held is None else MemoryState(held.memory, held.queue, held.past)
             x, mixer, held = layer(x, state.mixers[number], held, state.position, updates, every, rows)

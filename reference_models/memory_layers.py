@@ -50,7 +50,7 @@ class PKMLayer(nn.Module):
         self.out_proj = nn.Linear(config.value_dim, hidden)
 
     def init_weights(self) -> None:
-        nn.init.uniform_(self.keys, -(2 * self.keys.shape[-1]) ** -0.5, (2 * self.keys.shape[-1]) ** -0.5)
+        nn.init.uniform_(self.keys, -((2 * self.keys.shape[-1]) ** -0.5), (2 * self.keys.shape[-1]) ** -0.5)
         nn.init.normal_(self.values, std=self.values.shape[1] ** -0.5)
         nn.init.xavier_uniform_(self.query.weight)
         for linear in (self.gate_proj, self.out_proj):
@@ -66,7 +66,7 @@ class PKMLayer(nn.Module):
 class FastWeightLayer(nn.Module):
     """What FwPKM and FwMLP share: query, target, gate and output projections around a memory of fast weights.
 
-    q = Linear_q(conv?(RMSNorm_q(h))), v = Linear_v(RMSNorm_v(h)) normalised over features, g = σ(Linear_g(RMSNorm_g(h))),
+    q = Linear_q([conv] RMSNorm_q(h)), v = Linear_v(RMSNorm_v(h)) normalised, g = σ(Linear_g(RMSNorm_g(h))),
     v̂ = read(q), o = g·v̂ + (1 − g)·v, and the layer gives h + Linear_o(RMSNorm_o(o)).
     """
 
@@ -156,7 +156,7 @@ class FwPKMLayer(FastWeightLayer):
 
     def init_weights(self, std: float) -> None:
         super().init_weights(std)
-        nn.init.uniform_(self.first_keys, -self.config.key_dim**-0.5, self.config.key_dim**-0.5)
+        nn.init.uniform_(self.first_keys, -(self.config.key_dim**-0.5), self.config.key_dim**-0.5)
 
     def write_gate(self, gate: Tensor) -> Tensor | None:
         return gate if self.config.gate and self.config.gated_loss else None
@@ -180,7 +180,7 @@ class FwPKMLayer(FastWeightLayer):
         return result.output
 
     def initial_memory(self, values_seed: int) -> ProductKeyMemory:
-        """The keys kept with the weights, and values N(0, dv^-½) drawn from a seed: what a memory is before it has read."""
+        """What the memory is before it has read: the keys kept with the weights, values N(0, dv^-½) from a seed."""
         shape = (self.config.subkeys**2, self.config.value_dim)
         draw = torch.Generator().manual_seed(values_seed)
         values = torch.randn(shape, generator=draw) * self.config.value_dim**-0.5

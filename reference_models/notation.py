@@ -42,23 +42,17 @@ class ModelSpec:
             if kind not in MEMORIES:
                 raise unknown("memory", kind, MEMORIES)
             if kind in kinds:
-                raise UserError(
-                    f"memory {kind!r} is named twice: give all its layers at once, as in {kind}@2,10"
-                )
+                raise UserError(f"memory {kind!r} is named twice: give all its layers at once, as in {kind}@2,10")
             kinds.add(kind)
             for layer in layers:
                 if layer < 0:
                     raise UserError(f"layer {layer} of memory {kind!r} is negative: layers count from 0")
                 if layer in holder:
-                    both = (
-                        f"twice to {kind}" if holder[layer] == kind else f"to both {holder[layer]} and {kind}"
-                    )
+                    both = f"twice to {kind}" if holder[layer] == kind else f"to both {holder[layer]} and {kind}"
                     raise UserError(f"layer {layer} is given {both}: a layer holds one memory")
                 holder[layer] = kind
         in_order = sorted(self.memories, key=lambda memory: MEMORIES.index(memory[0]))
-        object.__setattr__(
-            self, "memories", tuple((kind, tuple(sorted(layers))) for kind, layers in in_order)
-        )
+        object.__setattr__(self, "memories", tuple((kind, tuple(sorted(layers))) for kind, layers in in_order))
 
     @property
     def name(self) -> str:
@@ -82,9 +76,7 @@ class ModelSpec:
         for kind, layers in self.memories:
             layers = layers or defaults.get(kind, ())
             if not layers:
-                raise UserError(
-                    f"memory {kind!r} has no default layers at this scale: name them, as in {kind}@2"
-                )
+                raise UserError(f"memory {kind!r} has no default layers at this scale: name them, as in {kind}@2")
             filled.append((kind, layers))
         return ModelSpec(self.backbone, tuple(filled))
 
@@ -146,9 +138,7 @@ def _parse_memory(part: str, text: str) -> tuple[str, tuple[int, ...]]:
 
 def _parse_layer(layer: str, part: str) -> int:
     if _LAYER.fullmatch(layer) is None:
-        raise UserError(
-            f"bad layer {shown(layer)} in {shown(part)}: layers are numbers from 0, as in fwpkm@2,10"
-        )
+        raise UserError(f"bad layer {shown(layer)} in {shown(part)}: layers are numbers from 0, as in fwpkm@2,10")
     return int(layer)
 
 
@@ -157,9 +147,7 @@ def _unknown_backbone(backbone: str) -> UserError:
         return UserError(f"no backbone before ':': valid: {', '.join(BACKBONES)}")
     base, _, memory = backbone.rpartition("+")
     if memory.partition("@")[0] in MEMORIES and base in BACKBONES:
-        return UserError(
-            f"unknown backbone {shown(backbone)}: a memory comes after ':', as in {base}:{memory}"
-        )
+        return UserError(f"unknown backbone {shown(backbone)}: a memory comes after ':', as in {base}:{memory}")
     base, at, _ = backbone.partition("@")
     if at and base in BACKBONES:
         return UserError(f"layers without a memory in {shown(backbone)}: name one, as in {base}:fwpkm@2")

@@ -15,7 +15,7 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
         model = LanguageModel(config)
     total = sum(p.numel() for p in model.parameters())
     active = total
-    for layer in model.layers:
+    for layer in model.blocks:
         if isinstance(layer.mlp, PKMLayer):
             rows, width = layer.mlp.values.shape
             active -= (rows - layer.mlp.heads * layer.mlp.topk) * width

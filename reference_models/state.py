@@ -10,15 +10,18 @@ from fwpkm_eval.reference_models.memory_layers import MemoryState
 
 @dataclass
 class ModelState:
-    """position: tokens of this sequence so far. mixers: attention caches or recurrent matrices, one a layer (None before
-    the first token). memories: fast weights and their queues, by layer."""
+    """What a model knows after the tokens it has read.
+
+    position: tokens of this sequence so far. mixers: attention caches or recurrent matrices, one a layer (None before
+    the first token). memories: fast weights and their queues, by layer.
+    """
 
     position: int = 0
     mixers: list[MixerState | None] = field(default_factory=list)
     memories: dict[int, MemoryState] = field(default_factory=dict)
 
     def copy(self) -> ModelState:
-        """A state that shares no fast weights with this one; caches are never changed in place, so they may be shared."""
+        """A state that shares no fast weights with this one (caches are never changed in place: they are shared)."""
         return ModelState(self.position, list(self.mixers), {n: m.copy() for n, m in self.memories.items()})
 
     def fresh_sequence(self) -> ModelState:

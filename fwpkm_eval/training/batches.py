@@ -1,0 +1,116 @@
+"""The batches of a training run: each a pure function of the recipe and the step, so that a run can stop anywhere."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from fwpkm_eval.data import load_set
+from fwpkm_eval.data.tokenizers import IntArray, Tokenizer
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.tasks.needles import Needle, draw_needles
+from fwpkm_eval.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens [B,T+1] int64 (inputs are all but the last, targets all but the first); is_answer [B,T] bool: targets that
+    are digits of an answer; new_document: the memory's values return to their start before this batch."""
+
+    tokens: IntArray
+    is_answer: np.ndarray
+    new_document: bool
+    chunk_size: int
+    cuts: int
+
+
+@dataclass(frozen=True)
+class Track:
+    """One row's way through the documents: (document, first token, rows) pieces, and the step each starts at."""
+
+    pieces: list[tuple[int, int, int]]
+    starts: list[int]
+
+
+class BatchMaker:
+    """Makes the batch of any step of a run."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, data: str = "embedded") -> None:
+        self.recipe, self.tokenizer = recipe, tokenizer
+        texts = [load_set(data, name, "train") for name in recipe.sets]
+        self.data_hash = "+".join(text.sha256[:16] for text in texts)
+        self.documents = [tokenizer.encode(d.text) for text in texts for d in text.documents]
+        self.documents = [d for d in self.documents if len(d) > recipe.tokens]
+        if not self.documents:
+            raise UserError(f"no training document is longer than a row of {recipe.tokens} tokens")
+        self.text = np.concatenate(self.documents)
+        self._tracks = [self._plan(number) for number in range(2)]
+
+    def _plan(self, number: int) -> Track:
+        """Documents drawn by length, each read on from a random place, until the steps are covered."""
+        rng = np.random.default_rng([self.recipe.seed, 1, number])
+        lengths = np.array([len(d) for d in self.documents], dtype=float)
+        covered, pieces = 0, []
+        while covered < self.recipe.steps:
+            which = int(rng.choice(len(lengths), p=lengths / lengths.sum()))
+            rows = min(self.recipe.document_pieces, (len(self.documents[which]) - 1) // self.recipe.tokens)
+            start = int(rng.integers(0, len(self.documents[which]) - rows * self.recipe.tokens))
+            pieces.append((which, start, rows))
+            covered += rows
+        return Track(pieces, [0, *accumulate(rows for _, _, rows in pieces)])
+
+    def _document_row(self, number: int, step: int) -> tuple[IntArray, bool]:
+        """The row of recipe.tokens + 1 tokens that a track reads at a step, and whether a document starts with it."""
+        track = self._tracks[number]
+        place = bisect_right(track.starts, step) - 1
+        which, start, _ = track.pieces[place]
+        row = step - track.starts[place]
+        first = start + row * self.recipe.tokens
+        return self.documents[which][first : first + self.recipe.tokens + 1], row == 0
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        first, new_document = self._document_row(0, step)
+        if rng.random() < recipe.needle_share:
+            second, is_answer = self._needle_row(rng, dense=rng.random() < recipe.dense_share)
+        else:
+            second, is_answer = self._document_row(1, step)[0], np.zeros(recipe.tokens + 1, dtype=bool)
+        answers = np.stack([np.zeros_like(is_answer), is_answer])[:, 1:]
+        chunk, cuts = int(rng.choice(recipe.chunks)), int(rng.choice(recipe.cuts))
+        return Batch(np.stack([first, second]), answers, new_document, chunk, cuts)
+
+    def _needle_row(self, rng: np.random.Generator, dense: bool) -> tuple[IntArray, np.ndarray]:
+        """A row of recipe.tokens + 1 tokens: statements first, then the same needles asked for, text between."""
+        length = self.recipe.tokens + 1
+        sentence = len(self.tokenizer.encode(Needle("a" * 4, "1" * 6).sentence + " "))
+        count = int(length * 0.45 / sentence) if dense else int(rng.integers(4, 7))
+        needles = draw_needles(rng, count)
+        asked = [needles[i] for i in rng.permutation(count)]
+        # Gaps of text: between statements, and then between questions.
+        free = length - 2 * count * sentence
+        half = free // 2
+        gaps = np.concatenate([self._gaps(rng, half, count), self._gaps(rng, free - half, count)])
+        at = int(rng.integers(0, len(self.text) - free))
+        parts, marks = [], []
+        for number, needle in enumerate([*needles, *asked]):
+            gap = self.text[at : at + gaps[number]]
+            at += int(gaps[number])
+            question, value = self.tokenizer.encode(needle.question), self.tokenizer.encode(needle.value)
+            end = self.tokenizer.encode(". ")
+            parts += [gap, question, value, end]
+            mark = np.zeros(len(gap) + len(question) + len(value) + len(end), dtype=bool)
+            if number >= count:
+                mark[len(gap) + len(question) : len(gap) + len(question) + len(value)] = True
+            marks.append(mark)
+        return np.concatenate(parts)[:length], np.concatenate(marks)[:length]
+
+    @staticmethod
+    def _gaps(rng: np.random.Generator, total: int, count: int) -> IntArray:
+        """`count` gaps that add up to `total`."""
+        cuts = np.sort(rng.integers(0, total + 1, count - 1))
+        return np.diff(np.concatenate([[0], cuts, [total]])).astype(np.int64)

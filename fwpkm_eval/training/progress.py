@@ -1,0 +1,63 @@
+"""The progress lines of a training run: loss, answer accuracy, tokens per second, time left."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+
+from fwpkm_eval.training.trainer import StepReport
+
+AVERAGED_STEPS = 100
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class TrainingProgress:
+    """Shows averages over the last steps: rewritten in place on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, name: str, steps: int, done: int, quiet: bool) -> None:
+        self.name, self.steps, self.done, self.quiet = name, steps, done, quiet
+        self.recent: deque[StepReport] = deque(maxlen=AVERAGED_STEPS)
+        self.terminal = sys.stderr.isatty()
+        self._tokens, self._last = 0, 0.0
+
+    def show(self, report: StepReport) -> None:
+        self.recent.append(report)
+        self._tokens += report.tokens
+        now = time.monotonic()
+        pause = 0.5 if self.terminal else SECONDS_BETWEEN_LINES
+        if self.quiet or (now - self._last < pause and report.step < self.steps):
+            return
+        self._last = now
+        line = self.line(report)
+        print(
+            f"\r{line}\x1b[K" if self.terminal else line,
+            end="" if self.terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def line(self, report: StepReport) -> str:
+        averages = self.averages()
+        rate = self._tokens / max(report.seconds, 1e-9)
+        left = (self.steps - report.step) * report.tokens / max(rate, 1e-9)
+        return (
+            f"{self.name}  step {report.step}/{self.steps}  documents {averages['document_bits']:.2f} bits/token  "
+            f"answers {100 * averages['answer_accuracy']:.0f}% of digits  {rate:,.0f} tokens/s  "
+            f"{int(left) // 60}:{int(left) % 60:02d} left"
+        )
+
+    def averages(self) -> dict[str, float]:
+        """Over the last steps: bits per token of documents, and the share of answer digits that were right."""
+        answered = [r.answer_accuracy for r in self.recent if not math.isnan(r.answer_accuracy)]
+        bits = [r.document_loss / math.log(2) for r in self.recent]
+        return {
+            "document_bits": sum(bits) / max(len(bits), 1),
+            "answer_accuracy": sum(answered) / len(answered) if answered else math.nan,
+        }
+
+    def close(self) -> dict[str, float]:
+        if self.terminal and not self.quiet:
+            print(file=sys.stderr)
+        return self.averages()

@@ -1,0 +1,113 @@
+"""Checkpoints: a folder with `model.safetensors` (weights) and `model.json` (configuration, seed and hash); no pickle.
+
+Values of fast weights are not stored: they are drawn from the seed again (`LanguageModel.initial_state`); keys are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.reference_models.language_model import LanguageModel
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+FORMAT = 1
+
+
+def round_weights(model: LanguageModel, dtype: torch.dtype) -> None:
+    """Rounds the weights to what `dtype` can hold, in place: what is measured is then exactly what is stored."""
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.copy_(tensor.to(dtype))
+
+
+def save_checkpoint(
+    model: LanguageModel, folder: Path, about: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes the folder's two files, each whole or not at all; weights are stored as `dtype`.
+
+    about: whatever describes the training (recipe, data hash, versions); stored beside the configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    description = {
+        "format": FORMAT,
+        "config": model.config.to_dict(),
+        "seed": model.seed,
+        "weights_hash": model.weights_hash,
+        "training": about,
+    }
+    write_whole(folder / WEIGHTS, lambda path: save_file(weights, path))
+    write_whole(folder / DESCRIPTION, lambda path: path.write_text(json.dumps(description, indent=1) + "\n"))
+
+
+def write_whole(path: Path, write: Any) -> None:
+    """Calls write(temporary path) and moves the result into place: the file is there whole, or as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The folder's `model.json`. UserError if it is missing or not one of ours."""
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint in {folder}: it must hold {DESCRIPTION} and {WEIGHTS}") from None
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path} is not a checkpoint description: {problem}") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT or "config" not in description:
+        raise UserError(f"{path} is not a checkpoint description of format {FORMAT}")
+    return description
+
+
+def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
+    """The model of a checkpoint folder, in float32 and evaluation mode.
+
+    Raises:
+        UserError: files missing or damaged, weights of another shape than the configuration says, or a wrong hash.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    model = LanguageModel(ModelConfig.from_dict(description["config"]), seed=int(description["seed"]))
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except FileNotFoundError:
+        raise UserError(f"no weights in {folder}: {WEIGHTS} is missing") from None
+    except (OSError, SafetensorError) as problem:
+        raise UserError(f"{folder / WEIGHTS} cannot be read: {problem}") from None
+    check_same_shapes(weights, model.state_dict(), folder / WEIGHTS)
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    if model.weights_hash != description.get("weights_hash"):
+        raise UserError(
+            f"{folder / WEIGHTS} has hash {model.weights_hash}, its description says "
+            f"{description.get('weights_hash')}: the weights were changed or belong to another checkpoint"
+        )
+    return model.to(device).eval()
+
+
+def check_same_shapes(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuses tensors that are missing, unknown or of another shape, naming the first."""
+    for name in sorted(set(found) | set(wanted)):
+        if name not in found:
+            raise UserError(f"{path} lacks the tensor {name}: it is a checkpoint of another model")
+        if name not in wanted:
+            raise UserError(f"{path} has a tensor {name} that the model does not: it is a checkpoint of another model")
+        if found[name].shape != wanted[name].shape:
+            raise UserError(
+                f"{path}: tensor {name} is {list(found[name].shape)}, the model needs {list(wanted[name].shape)}"
+            )
