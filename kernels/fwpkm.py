@@ -46,8 +46,8 @@ def fwpkm_scan(
         inplace: lets the torch backend write into keys and values instead of copies of them.
 
     Returns:
-        `ScanResult`. keys and values given are not changed unless inplace; output, keys and values are differentiable in
-        query, target, gate, keys and values, through every read and write; the losses are detached.
+        `ScanResult`. keys and values given are not changed unless inplace; output, keys and values are differentiable
+        in query, target, gate, keys and values, through every read and write; the losses are detached.
 
     Raises:
         UserError: shapes or settings that do not fit, or a backend that cannot run here.

@@ -185,7 +185,7 @@ PAPER = ModelConfig(name="gdn", scale="paper")
 SCALES: dict[str, ModelConfig] = {"micro": MICRO, "paper": PAPER}
 
 DEFAULT_LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
-    "micro": {"pkm": (2,), "fwpkm": (2,), "fwmlp": (2,)},
+    "micro": {"pkm": (1, 3), "fwpkm": (1, 3), "fwmlp": (1, 3)},
     "paper": {"pkm": (2, 6, 10), "fwpkm": (2, 6, 10), "fwmlp": (2, 6, 10)},
 }
 

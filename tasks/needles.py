@@ -66,9 +66,7 @@ def sample_rng(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
 
 
-def draw_needles(
-    rng: np.random.Generator, count: int, key_length: int = 4, value_length: int = 6
-) -> list[Needle]:
+def draw_needles(rng: np.random.Generator, count: int, key_length: int = 4, value_length: int = 6) -> list[Needle]:
     """`count` needles with distinct keys and distinct values. Raises UserError if there are not that many."""
     for name, number in (("needles", count), ("key length", key_length), ("value length", value_length)):
         if number < 1:
@@ -106,9 +104,7 @@ def build_sample(
     block_lengths = np.array([len(_block(needle, tokenizer, space)) for needle in drawn], dtype=np.int64)
     shortest = int(block_lengths.sum())
     if length < shortest:
-        raise UserError(
-            f"a length of {length} tokens is too short for {needles} needles; the shortest is {shortest}"
-        )
+        raise UserError(f"a length of {length} tokens is too short for {needles} needles; the shortest is {shortest}")
     if len(text_tokens) == 0:
         raise UserError("the text to cut haystacks from is empty")
     for _ in range(_ATTEMPTS):
@@ -128,9 +124,7 @@ def build_sample(
                 answer=_digits(drawn[asked], tokenizer),
             )
         drawn = draw_needles(rng, needles, key_length, value_length)
-    raise UserError(
-        f"the text to cut haystacks from already holds sentences '{_PREFIX}…': choose another set"
-    )
+    raise UserError(f"the text to cut haystacks from already holds sentences '{_PREFIX}…': choose another set")
 
 
 def _distinct_words(rng: np.random.Generator, count: int, alphabet: str, length: int, what: str) -> list[str]:
@@ -138,9 +132,7 @@ def _distinct_words(rng: np.random.Generator, count: int, alphabet: str, length:
     # Beyond 2**62 there are more words than anyone draws, and their number no longer fits an int64.
     available = len(alphabet) ** length if length * np.log2(len(alphabet)) < 62 else 2**62
     if count > available:
-        raise UserError(
-            f"there are only {available} {what} of length {length}; {count} needles need longer {what}"
-        )
+        raise UserError(f"there are only {available} {what} of length {length}; {count} needles need longer {what}")
     if 2 * count > available:
         numbers = rng.permutation(available)[:count]
         return [_word(int(number), alphabet, length) for number in numbers]

@@ -116,9 +116,7 @@ class HonestModel(torch.nn.Module):
         if inplace:
             state.used_up = True
         owned = inplace
-        chunk = (
-            (write_chunk or self.config.chunk_size) if updates == "stream" and self.has_fast_weights else 0
-        )
+        chunk = (write_chunk or self.config.chunk_size) if updates == "stream" and self.has_fast_weights else 0
         outputs = []
         for token in ids:
             history = (*history, token)

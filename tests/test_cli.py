@@ -60,9 +60,7 @@ def test_help_answers_in_half_a_second(arguments: list[str]) -> None:
     assert min(seconds) < 0.5
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], *([name] for name in cli.COMMANDS), ["data", "list"], ["data", "prepare"]]
-)
+@pytest.mark.parametrize("arguments", [[], *([name] for name in cli.COMMANDS), ["data", "list"], ["data", "prepare"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from fwpkm_eval.cli import main\n"
@@ -245,7 +243,7 @@ def test_shared_options_read(capsys: pytest.CaptureFixture[str]) -> None:
         "dtype": "float32",
         "out": None,
         "engine": "local",
-        "workers": 1,
+        "workers": None,
         "quiet": False,
         "as_json": False,
     }
@@ -283,9 +281,7 @@ def test_shared_options_read(capsys: pytest.CaptureFixture[str]) -> None:
         (["--workers", "0"], ["--workers", "0"]),
     ],
 )
-def test_shared_options_refuse(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shared_options_refuse(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["probe", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

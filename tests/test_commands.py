@@ -36,9 +36,7 @@ def test_env_says_what_is_installed_and_what_the_machine_has(capsys: pytest.Capt
     assert len(facts["gpus"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
-def test_env_shows_the_malloc_settings(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_env_shows_the_malloc_settings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TOP_PAD_", "12345")
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     assert cli.main(["env"]) == 0
@@ -102,9 +100,7 @@ def test_data_list_of_a_folder_says_what_is_missing_and_where_to_get_it(
     assert "LAMBADA" not in missing
 
 
-def test_data_list_shows_the_good_sets_beside_a_bad_one(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_list_shows_the_good_sets_beside_a_bad_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "broken").mkdir()
     (folder / "broken" / "test.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
     assert cli.main(["data", "list", "--data", str(folder)]) == 2
@@ -131,9 +127,7 @@ def test_data_prepare_writes_a_folder_that_reads_the_same(
     assert (out / "lambada" / "test.jsonl.gz").read_bytes() == before
 
 
-def test_data_prepare_replaces_nothing(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_prepare_replaces_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "out" / "lambada" / "test.jsonl.gz"
     other.parent.mkdir(parents=True)
     content = gzip.compress(b'{"text": "something else"}\n')

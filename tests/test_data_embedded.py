@@ -152,9 +152,7 @@ def test_same_in_another_process(tmp_path: Path) -> None:
     hashes, imported = json.loads(done.stdout)
     assert hashes == {name: load_set("embedded", name, "test").sha256 for name in hashes}
     # Making the sets imports none of the modules they are made of.
-    assert not {"turtle", "tkinter", "this", "antigravity", "unicodedata", "_lsprof", "imaplib"} & set(
-        imported
-    )
+    assert not {"turtle", "tkinter", "this", "antigravity", "unicodedata", "_lsprof", "imaplib"} & set(imported)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,9 +206,7 @@ def test_docstrings_under_full_names() -> None:
         '        """Of f.\n\n        More.\n        """\n        def inner(): "Inner."\n'
         'try:\n    def g():\n        return 1\nexcept ImportError:\n    def g():\n        "Of g."\n'
     )
-    expected = (
-        "m\n\nTop.\n\nm.A\n\nOf A.\n\nm.A.f\n\nOf f.\n\nMore.\n\nm.A.f.inner\n\nInner.\n\nm.g\n\nOf g.\n"
-    )
+    expected = "m\n\nTop.\n\nm.A\n\nOf A.\n\nm.A.f\n\nOf f.\n\nMore.\n\nm.A.f.inner\n\nInner.\n\nm.g\n\nOf g.\n"
     assert docstrings("m", source) == expected
     assert docstrings("m", "print 'python 2'") == ""
     assert docstrings("m", "x = 1\0") == ""
@@ -261,9 +257,7 @@ FILE
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(
-        UserError, match=r"unknown set 'sauce', did you mean 'source'\?.*docs, manual, source"
-    ):
+    with pytest.raises(UserError, match=r"unknown set 'sauce', did you mean 'source'\?.*docs, manual, source"):
         load_set("embedded", "sauce", "test")
     with pytest.raises(UserError, match=r"unknown manual split 'train'.*valid: test$"):
         load_set("embedded", "manual", "train")

@@ -96,9 +96,7 @@ def _copy_sources(target: Path) -> None:
     """What a build reads, copied with links kept: building in place would leave files behind."""
     target.mkdir()
     names = [name for name in SOURCES if (ROOT / name).exists()]
-    pack = subprocess.Popen(
-        ["tar", "--exclude=__pycache__", "-cf", "-", *names], cwd=ROOT, stdout=subprocess.PIPE
-    )
+    pack = subprocess.Popen(["tar", "--exclude=__pycache__", "-cf", "-", *names], cwd=ROOT, stdout=subprocess.PIPE)
     subprocess.run(["tar", "-xf", "-"], cwd=target, stdin=pack.stdout, check=True)
     assert pack.wait() == 0
 
@@ -111,7 +109,5 @@ def _wheel(source: Path, out: Path) -> set[str]:
 
 
 def _python(folder: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -146,9 +146,7 @@ def test_values_may_start_with_zero_and_use_every_digit() -> None:
     assert letters == set("abcdefghijklmnopqrstuvwxyz0123456789")
 
 
-@pytest.mark.parametrize(
-    ("count", "key_length", "value_length"), [(36, 1, 2), (100, 2, 2), (10, 1, 1), (1296, 2, 6)]
-)
+@pytest.mark.parametrize(("count", "key_length", "value_length"), [(36, 1, 2), (100, 2, 2), (10, 1, 1), (1296, 2, 6)])
 def test_all_there_are_can_be_drawn(count: int, key_length: int, value_length: int) -> None:
     needles = draw_needles(sample_rng(0, 0), count, key_length, value_length)
     assert len({needle.key for needle in needles}) == len({needle.value for needle in needles}) == count
@@ -198,9 +196,7 @@ def test_text_that_asks_the_same_questions() -> None:
     keys = "abcdefghijklmnopqrstuvwxyz0123456789"
     some = "".join(f"The secret number for ID-{key} is 1. " for key in keys[:18])
     for index in range(30):
-        sample = build_sample(
-            sample_rng(0, index), BYTES.encode(some), BYTES, length=1200, needles=1, key_length=1
-        )
+        sample = build_sample(sample_rng(0, index), BYTES.encode(some), BYTES, length=1200, needles=1, key_length=1)
         assert _raw(sample).count(sample.question.astype(np.uint8).tobytes()) == 1
     every = "".join(f"The secret number for ID-{key} is 1. " for key in keys)
     with pytest.raises(UserError, match="already holds sentences"):

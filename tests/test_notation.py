@@ -70,9 +70,7 @@ def test_lists_of_names_split_where_a_name_begins(models: list[ModelSpec]) -> No
     assert split_model_names(", ".join(names)) == names
 
 
-_PIECES = st.sampled_from(
-    [*BACKBONES, *MEMORIES, ":", "@", "+", ",", "2", "10", "-1", "²", "swa", " ", "fwpmk", "\n"]
-)
+_PIECES = st.sampled_from([*BACKBONES, *MEMORIES, ":", "@", "+", ",", "2", "10", "-1", "²", "swa", " ", "fwpmk", "\n"])
 
 
 @given(st.one_of(st.text(max_size=40), st.lists(_PIECES, max_size=10).map("".join)))

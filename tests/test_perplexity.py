@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from honest_model import HonestModel
+from tiny_models import tiny_model
 
 from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.data.tokenizers import ByteTokenizer
@@ -20,6 +21,7 @@ from fwpkm_eval.tasks.perplexity import (
     perplexity_rows,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENIZER = ByteTokenizer()
 EOS = TOKENIZER.eos
 VERSE = "Round and round the rugged rock the ragged rascal ran. "
@@ -74,10 +76,26 @@ def test_equals_one_token_at_a_time(scope: str) -> None:
     np.testing.assert_allclose(result.nats, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:pkm@1+fwpkm@0"])
+def test_real_models_are_scored_as_one_token_at_a_time(name: str) -> None:
+    text = VERSE * 4
+    result = measure(tiny_model(name), text, segment=90, block=32, write_chunk=24)
+    model = tiny_model(name).eval()
+    expected = []
+    state = model.initial_state()
+    with torch.no_grad():
+        for place, (token, target) in enumerate(zip([EOS, *text.encode()], scored_tokens(text), strict=True)):
+            if place and place % 90 == 0:
+                state = model.flush(state).fresh_sequence()
+            logits, state = model(torch.tensor([[token]]), state, write_chunk=24)
+            assert logits is not None
+            expected.append(-float(torch.log_softmax(logits[0, 0].double(), 0)[target]))
+    np.testing.assert_allclose(result.nats, expected, rtol=1e-4)
+    assert np.abs(result.nats - measure(tiny_model(name), text, frozen=True).nats).max() > 1e-3
+
+
 def test_how_the_text_is_cut_into_calls_changes_nothing() -> None:
-    results = [
-        measure(HonestModel(), VERSE * 9, segment=200, block=block).nats for block in (1, 13, 64, 1024)
-    ]
+    results = [measure(HonestModel(), VERSE * 9, segment=200, block=block).nats for block in (1, 13, 64, 1024)]
     for other in results[1:]:
         np.testing.assert_allclose(other, results[0], rtol=1e-6)
 
@@ -102,9 +120,7 @@ def test_sequences_start_afresh_in_each_segment_and_no_write_crosses_one() -> No
 
 def test_memory_is_carried_as_far_as_the_scope_says() -> None:
     nats = {
-        scope: measure(HonestModel(), VERSE, VERSE, VERSE, segment=len(VERSE) + 1, scope=scope).nats.reshape(
-            3, -1
-        )
+        scope: measure(HonestModel(), VERSE, VERSE, VERSE, segment=len(VERSE) + 1, scope=scope).nats.reshape(3, -1)
         for scope in ("stream", "document", "segment")
     }
     settled = slice(10, -1)  # at first there is no full context; the last write has no token to predict
@@ -155,9 +171,7 @@ def test_averages_are_what_their_names_say() -> None:
     assert result.nats_per_token == pytest.approx(nats.mean(), rel=1e-12)
     assert result.perplexity == pytest.approx(math.exp(nats.mean()), rel=1e-12)
     # The end token's nats are no bits of text.
-    assert result.bits_per_byte == pytest.approx(
-        nats[:-1].sum() / math.log(2) / len(text.encode()), rel=1e-12
-    )
+    assert result.bits_per_byte == pytest.approx(nats[:-1].sum() / math.log(2) / len(text.encode()), rel=1e-12)
 
 
 def test_the_position_curve_covers_the_text_once() -> None:

@@ -92,8 +92,6 @@ def _normal(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", match[0]).lower()
 
 
-@pytest.mark.parametrize(
-    "name", ["Makefile", "LICENSE", "README.md", "CHANGELOG.md", ".ci/run", ".gitignore"]
-)
+@pytest.mark.parametrize("name", ["Makefile", "LICENSE", "README.md", "CHANGELOG.md", ".ci/run", ".gitignore"])
 def test_the_project_has(name: str) -> None:
     assert (ROOT / name).stat().st_size > 0

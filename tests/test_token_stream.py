@@ -135,9 +135,7 @@ def test_long_streams_are_cut_in_linear_time() -> None:
     stream = token_stream(_set(["a" * 2_000_000] * 4), BYTES)
     started = time.perf_counter()
     assert sum(len(segment) for segment in segments(stream, 4096)) == stream.n_targets
-    assert (
-        time.perf_counter() - started < 5
-    )  # about 0.3 s; work over the whole stream in each segment takes 30 s
+    assert time.perf_counter() - started < 5  # about 0.3 s; work over the whole stream in each segment takes 30 s
 
 
 def test_bad_requests() -> None:

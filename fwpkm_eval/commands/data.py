@@ -62,16 +62,12 @@ def list_sets(data: str, as_json: bool) -> None:
     if unreadable:
         from fwpkm_eval.errors import UserError
 
-        raise UserError(
-            f"{len(unreadable)} of {len(splits)} splits cannot be used; first: {unreadable[0]['problem']}"
-        )
+        raise UserError(f"{len(unreadable)} of {len(splits)} splits cannot be used; first: {unreadable[0]['problem']}")
 
 
 @command.command(name="prepare", short_help="Check every set, or write them as files.")
 @options.data
-@click.option(
-    "--set", "only", multiple=True, metavar="NAME", help="Only this set; may be repeated. [default: all]"
-)
+@click.option("--set", "only", multiple=True, metavar="NAME", help="Only this set; may be repeated. [default: all]")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -149,7 +145,5 @@ def _write(text_set: TextSet, out: Path) -> str:
     )
     created = create_whole(path, gzip.compress(lines.encode("utf-8"), mtime=0))
     if load_set(str(out), text_set.name, text_set.split).sha256 != text_set.sha256:
-        raise UserError(
-            f"{path} holds other text than {text_set.name}/{text_set.split}: give another folder as --out"
-        )
+        raise UserError(f"{path} holds other text than {text_set.name}/{text_set.split}: give another folder as --out")
     return f"{'written to' if created else 'already in'} {path}"

@@ -13,6 +13,7 @@ import click
 
 from fwpkm_eval import __version__
 from fwpkm_eval.commands import options
+from fwpkm_eval.malloc import tuned_environment
 
 PACKAGES = (
     "torch",
@@ -25,7 +26,6 @@ PACKAGES = (
     "datasets",
     "fast-weight-product-key-memory",
 )
-MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 @click.command(name="env")
@@ -66,7 +66,7 @@ def environment() -> dict[str, Any]:
             for i in gpus
         ],
         "cuda": torch.version.cuda,
-        "malloc": {name: os.environ.get(name) for name in MALLOC_SETTINGS},
+        "malloc": {name: os.environ.get(name) for name in tuned_environment()},
     }
 
 

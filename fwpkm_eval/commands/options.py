@@ -51,9 +51,7 @@ def _model_names(text: str) -> tuple[str, ...]:
 
 def _engine(text: str) -> str:
     if text == "ray":
-        raise UserError(
-            "engine 'ray' comes with a later version; use local, with --workers for several processes"
-        )
+        raise UserError("engine 'ray' comes with a later version; use local, with --workers for several processes")
     if text != "local":
         raise UserError(f"unknown engine {text!r}; valid: local, ray")
     return text
@@ -82,9 +80,7 @@ tokens = click.option(
     metavar="SIZE",
     help="Token budget, such as 64K or 8M. [default: by scale]",
 )
-scale = click.option(
-    "--scale", default="micro", show_default=True, metavar="SCALE", help="Size of the models."
-)
+scale = click.option("--scale", default="micro", show_default=True, metavar="SCALE", help="Size of the models.")
 models = click.option(
     "--models",
     type=MODELS,
@@ -92,9 +88,7 @@ models = click.option(
     metavar="NAMES",
     help="Models by name, separated by commas. [default: by scale]",
 )
-seed = click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed."
-)
+seed = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed.")
 device = click.option(
     "--device",
     type=Parsed("device", check_device_name),
@@ -128,9 +122,8 @@ engine = click.option(
 workers = click.option(
     "--workers",
     type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    help="Processes to run at a time.",
+    default=None,
+    help="Processes to run at a time. [default: one a core]",
 )
 quiet = click.option("--quiet", is_flag=True, help="No progress lines.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -45,9 +45,9 @@ def command(
     """
     from dataclasses import replace
 
-    from fwpkm_eval.malloc import reexec_with_tuned_malloc
+    from fwpkm_eval.malloc import tune_malloc
 
-    reexec_with_tuned_malloc()
+    tune_malloc()
     import torch
 
     from fwpkm_eval.reference_models.config import model_config

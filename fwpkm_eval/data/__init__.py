@@ -50,9 +50,7 @@ def default_sets(data: str) -> list[str]:
     """Names of the sets with a test split: what perplexity is measured on unless told otherwise."""
     names = [info.name for info in available_sets(data) if "test" in info.splits]
     if not names:
-        raise UserError(
-            f"no set in {data!r} has a test split (a file <set>/test.jsonl or <set>/test.jsonl.gz)"
-        )
+        raise UserError(f"no set in {data!r} has a test split (a file <set>/test.jsonl or <set>/test.jsonl.gz)")
     return names
 
 

@@ -109,9 +109,7 @@ def load_set(name: str, split: str) -> TextSet:
     else:
         documents = tuple(_documents(name, split))
     if not documents:
-        raise UserError(
-            f"set {name!r}, split {split!r} cannot be made: {_library()} lacks the files it is made from"
-        )
+        raise UserError(f"set {name!r}, split {split!r} cannot be made: {_library()} lacks the files it is made from")
     return TextSet(
         name,
         split,
@@ -152,11 +150,7 @@ def topic_split(topic: str) -> str:
 
 def _library() -> Path:
     """The running Python's standard library, also from within a virtual environment."""
-    folder = (
-        Path(os.path.dirname(os.__file__))
-        if getattr(os, "__file__", None)
-        else Path(sysconfig.get_path("stdlib"))
-    )
+    folder = Path(os.path.dirname(os.__file__)) if getattr(os, "__file__", None) else Path(sysconfig.get_path("stdlib"))
     if not folder.is_dir():
         raise UserError(f"the standard library is not a folder here ({folder}); use --data PATH")
     return folder
@@ -169,9 +163,7 @@ def _sources() -> dict[str, str]:
     root = _library()
     for folder, subfolders, files in os.walk(root):
         # Only names that can be imported: this leaves out site-packages, lib-dynload and config-3.x folders.
-        subfolders[:] = [
-            name for name in subfolders if name.isidentifier() and name not in _TEST_FOLDERS | _NOT_TEXT
-        ]
+        subfolders[:] = [name for name in subfolders if name.isidentifier() and name not in _TEST_FOLDERS | _NOT_TEXT]
         package = Path(folder).relative_to(root).parts
         for file in files:
             stem = file.removesuffix(".py")

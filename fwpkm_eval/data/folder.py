@@ -37,9 +37,7 @@ def available_sets(data: str) -> list[SetInfo]:
     except OSError as error:
         raise UserError(f"cannot read data folder {data!r}: {error.strerror or error}") from error
     if not infos:
-        raise UserError(
-            f"data folder {data!r} holds no sets: it needs <set>/<split>.jsonl or <set>/<split>.jsonl.gz"
-        )
+        raise UserError(f"data folder {data!r} holds no sets: it needs <set>/<split>.jsonl or <set>/<split>.jsonl.gz")
     return infos
 
 
@@ -61,9 +59,7 @@ def default_haystack(data: str) -> str:
     """`lambada` if the folder has it with a test split, else the set whose test file is the largest."""
     candidates = [info.name for info in available_sets(data) if "test" in info.splits]
     if not candidates:
-        raise UserError(
-            f"no set in {data!r} has a test split (a file <set>/test.jsonl or <set>/test.jsonl.gz)"
-        )
+        raise UserError(f"no set in {data!r} has a test split (a file <set>/test.jsonl or <set>/test.jsonl.gz)")
     if "lambada" in candidates:
         return "lambada"
     return max(candidates, key=lambda name: _split_file(Path(data) / name, "test").stat().st_size)
@@ -94,9 +90,7 @@ def _splits(directory: Path) -> tuple[str, ...]:
 def _split_file(directory: Path, split: str) -> Path:
     files = [path for suffix in SUFFIXES if (path := directory / f"{split}{suffix}").is_file()]
     if len(files) != 1:
-        raise UserError(
-            f"{directory} has both {files[0].name} and {files[1].name}; keep the one that is meant"
-        )
+        raise UserError(f"{directory} has both {files[0].name} and {files[1].name}; keep the one that is meant")
     return files[0]
 
 
@@ -130,16 +124,12 @@ def _documents(path: Path, split: str) -> Iterator[Document]:
                     f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; split the document"
                 )
             if total > MAX_SPLIT_BYTES:
-                raise UserError(
-                    f"{path} holds more than {MAX_SPLIT_BYTES >> 30} GiB; split it into several sets"
-                )
+                raise UserError(f"{path} holds more than {MAX_SPLIT_BYTES >> 30} GiB; split it into several sets")
             if not line.strip():
                 continue
             document = _parse(line, f"{path}:{number}", f"{split}:{number}")
             if document.id in seen:
-                raise UserError(
-                    f"{path}:{number}: id {document.id!r} was already used; ids must be unique in a file"
-                )
+                raise UserError(f"{path}:{number}: id {document.id!r} was already used; ids must be unique in a file")
             seen.add(document.id)
             yield document
 
@@ -148,9 +138,7 @@ def _parse(line: bytes, where: str, default_id: str) -> Document:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where}: not UTF-8 (byte {error.start} of the line); save the file as UTF-8"
-        ) from error
+        raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
         detail = f": {error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{where}: not a JSON object{detail}") from error
@@ -174,9 +162,7 @@ def _parse(line: bytes, where: str, default_id: str) -> Document:
     document = Document(str(name), text)
     for field in (document.id, text):
         if not _is_unicode(field):
-            raise UserError(
-                f"{where}: holds half of a surrogate pair (\\ud800…\\udfff), which is no character"
-            )
+            raise UserError(f"{where}: holds half of a surrogate pair (\\ud800…\\udfff), which is no character")
     return document
 
 

@@ -49,9 +49,7 @@ class TokenStream:
         if start < 1:
             raise ValueError("the first token of a stream belongs to no document")
         # Never an array over the whole stream: a stream is read in thousands of segments.
-        return np.arange(
-            start, len(self.tokens) if stop is None else min(stop, len(self.tokens)), dtype=np.int64
-        )
+        return np.arange(start, len(self.tokens) if stop is None else min(stop, len(self.tokens)), dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ class Batch:
     is_answer: np.ndarray
     new_document: bool
     chunk_size: int
-    cuts: int
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,7 @@ class BatchMaker:
         else:
             second, is_answer = self._document_row(1, step)[0], np.zeros(recipe.tokens + 1, dtype=bool)
         answers = np.stack([np.zeros_like(is_answer), is_answer])[:, 1:]
-        chunk, cuts = int(rng.choice(recipe.chunks)), int(rng.choice(recipe.cuts))
-        return Batch(np.stack([first, second]), answers, new_document, chunk, cuts)
+        return Batch(np.stack([first, second]), answers, new_document, int(rng.choice(recipe.chunks)))
 
     def _needle_row(self, rng: np.random.Generator, dense: bool) -> tuple[IntArray, np.ndarray]:
         """A row of recipe.tokens + 1 tokens: statements first, then the same needles asked for, text between."""

@@ -17,11 +17,10 @@ class Recipe:
     memory, whose values return to their start with each new first document (after `document_pieces` rows at most).
     loss = mean over all tokens + answer_weight · mean over the answers' digits.
 
-    chunks: sizes in tokens of a memory write, drawn per step. cuts: into how many fresh sequences a row is cut for
-    the mixers (not for the memory), drawn per step: what a later one needs of an earlier must come through the memory.
+    chunks: sizes in tokens of a memory write, drawn per step.
     """
 
-    steps: int = 3000
+    steps: int = 2400
     tokens: int = 1024
     learning_rate: float = 2e-3
     final_rate: float = 0.1
@@ -30,17 +29,13 @@ class Recipe:
     clip: float = 1.0
     answer_weight: float = 2.0
     document_pieces: int = 16
-    needle_share: float = 0.5
+    needle_share: float = 0.35
     dense_share: float = 0.5
     chunks: tuple[int, ...] = (64, 128, 256)
-    cuts: tuple[int, ...] = (1, 4)
     sets: tuple[str, ...] = ("source", "docs")
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for cut in self.cuts:
-            if cut < 1 or self.tokens % cut:
-                raise UserError(f"{self.tokens} tokens a row cannot be cut into {cut} equal sequences")
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}; it must be at least 1")
 

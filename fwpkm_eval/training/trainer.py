@@ -92,9 +92,7 @@ class Trainer:
                 layer.memory.chunk_size = batch.chunk_size
         tokens = torch.from_numpy(batch.tokens)
         is_answer = torch.from_numpy(batch.is_answer)
-        logits, self.state = self.model(
-            tokens[:, :-1], self.state, updates="scan", inplace=True, sequences_per_row=batch.cuts
-        )
+        logits, self.state = self.model(tokens[:, :-1], self.state, updates="scan", inplace=True)
         targets = tokens[:, 1:]
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
         answers = nats[is_answer]

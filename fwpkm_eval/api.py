@@ -1,0 +1,164 @@
+"""The Python interface: load a trained model, and evaluate it on a task.
+
+from fwpkm_eval import load_model, evaluate
+
+model = load_model("gdn+swa:fwpkm")                     # or the folder of a checkpoint
+rows = evaluate(model, "niah", lengths=(4096,), passes=(1, 2, 4))
+rows = evaluate(model, "ppl", data="embedded", tokens=65536, frozen=True)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
+
+    from fwpkm_eval.data import TextSet
+    from fwpkm_eval.data.tokenizers import Tokenizer
+    from fwpkm_eval.reference_models.config import ModelConfig
+    from fwpkm_eval.runs.rows import Row
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+TASKS = ("niah", "ppl")
+
+
+def load_model(
+    name_or_path: str | Path,
+    scale: str = "micro",
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Any:
+    """A trained model, ready to be evaluated: a `reference_models.language_model.LanguageModel`.
+
+    Args: name_or_path: a model's name (``gdn+swa:fwpkm@1,3``), whose shipped checkpoint is taken, or a
+        checkpoint's folder. scale, seed: which of the shipped checkpoints of that name; a folder says it
+        itself. dtype: of weights and activations (``float32``, ``float64``, ``bfloat16``); fast weights are
+        never below float32.
+
+    Raises:
+        UserError: no such model, checkpoint or device, or files that are damaged or do not belong together.
+    """
+    from fwpkm_eval.devices import resolve_device, resolve_dtype
+    from fwpkm_eval.reference_models.checkpoint import load_checkpoint
+
+    where = resolve_device(str(device))
+    model = load_checkpoint(find_checkpoint(name_or_path, scale, seed), where)
+    return model if dtype == "float32" else model.to(resolve_dtype(dtype))
+
+
+def find_checkpoint(name_or_path: str | Path, scale: str = "micro", seed: int = 0) -> Path:
+    """The folder of a checkpoint: the one given, or the shipped one of a model's name.
+
+    Raises:
+        UserError: there is none; says how to make it.
+    """
+    from fwpkm_eval.reference_models.checkpoint import DESCRIPTION
+    from fwpkm_eval.reference_models.config import model_config
+
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or Path(text).is_dir() or "/" in text:
+        folder = Path(name_or_path)
+        if not (folder / DESCRIPTION).is_file():
+            raise UserError(f"no checkpoint in {folder}: it holds no {DESCRIPTION}")
+        return folder
+    name = model_config(text, scale).name
+    folder = SHIPPED / scale / checkpoint_name(name, seed)
+    if not (folder / DESCRIPTION).is_file():
+        which = f" with seed {seed}" if seed else ""
+        raise UserError(
+            f"no trained {name} at scale {scale}{which} is shipped: train it with "
+            f"'fwpkm-eval train --model {name} --scale {scale} --out DIR' and name DIR instead"
+        )
+    return folder
+
+
+def checkpoint_name(model: str, seed: int = 0) -> str:
+    """A model's name as the name of a folder: ``gdn+swa:fwpkm@2,6`` is ``gdn-swa-fwpkm-2-6``."""
+    name = re.sub(r"[^a-z0-9]+", "-", model)
+    return f"{name}-seed{seed}" if seed else name
+
+
+def tokenizer_of(config: ModelConfig) -> Tokenizer:
+    """The tokenizer that a model of this configuration was trained with."""
+    from fwpkm_eval.data.tokenizers import ByteTokenizer
+
+    if config.tokenizer != "bytes":
+        raise UserError(f"tokenizer {config.tokenizer!r} comes with a later version; 'bytes' is there")
+    return ByteTokenizer()
+
+
+def evaluate(
+    model: Any,
+    task: str = "ppl",
+    data: str = "embedded",
+    *,
+    sets: Sequence[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+    **settings: Any,
+) -> pandas.DataFrame:
+    """Measures a model and returns the rows (see `runs.rows.Row`) as a table.
+
+    Args:
+        model: what `load_model` returns.
+        task: ``ppl`` (perplexity) or ``niah`` (needles in a haystack).
+        data: ``embedded``, or a folder of ``<set>/<split>.jsonl[.gz]``.
+        sets: which sets' test splits; by default every one for perplexity, and for haystacks the usual one.
+        progress: called with the number of tokens read since its last call.
+        settings: fields of `tasks.perplexity.PerplexitySettings` or `tasks.niah.NiahSettings`.
+
+    Raises:
+        UserError: an unknown task, set or setting, or settings that do not fit.
+    """
+    from fwpkm_eval.data import default_haystack, default_sets, load_set
+    from fwpkm_eval.runs.rows import rows_to_frame
+
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    measure = _perplexity if task == "ppl" else _niah
+    names = sets or (default_sets(data) if task == "ppl" else [default_haystack(data)])
+    rows: list[Row] = []
+    for name in names:
+        rows += measure(model, load_set(data, name, "test"), settings, progress)
+    return rows_to_frame(rows)
+
+
+def _perplexity(
+    model: Any, text_set: TextSet, settings: dict[str, Any], progress: Callable[[int], None] | None
+) -> list[Row]:
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity, perplexity_rows
+
+    checked = PerplexitySettings(**_known(settings, PerplexitySettings))
+    result = evaluate_perplexity(model, text_set, checked, tokenizer_of(model.config), progress)
+    return perplexity_rows(model, text_set, checked, result)
+
+
+def _niah(model: Any, text_set: TextSet, settings: dict[str, Any], progress: Callable[[int], None] | None) -> list[Row]:
+    from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah, niah_rows
+
+    # One value may stand for a list of one: lengths=4096.
+    several = {"lengths", "passes", "write_chunks", "needles", "protocols", "depths"}
+    listed: dict[str, Any] = {
+        name: tuple(value if isinstance(value, list | tuple) else [value]) if name in several else value
+        for name, value in _known(settings, NiahSettings).items()
+        if value is not None
+    }
+    checked = NiahSettings(**listed)
+    result = evaluate_niah(model, text_set, checked, tokenizer_of(model.config), progress)
+    return niah_rows(model, text_set, checked, result)
+
+
+def _known(settings: dict[str, Any], kind: type) -> dict[str, Any]:
+    valid = [field.name for field in fields(kind)]
+    for name in settings:
+        if name not in valid:
+            raise unknown("setting", name, valid)
+    return settings

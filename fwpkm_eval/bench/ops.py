@@ -1,0 +1,192 @@
+"""What is measured: the scan at a size, by each implementation, forward and with gradients.
+
+S sub-keys per half (S² slots), dk and dv widths of keys and values, H heads, k slots read per head, C chunk, T tokens,
+B batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fwpkm_eval.bench import memory
+from fwpkm_eval.errors import unknown
+from fwpkm_eval.kernels import fwpkm_scan
+from fwpkm_eval.kernels.types import ScanResult
+from fwpkm_eval.reference_models.config import SCALES, model_config
+
+TOKENS = {"micro": 1024, "paper": 2048}
+"""T at each scale; all other sizes are those of the scale's FwPKM."""
+
+
+@dataclass(frozen=True)
+class OpSize:
+    """A scan's sizes (see the top of this file); IDW scores, entropy addressing, lookahead 1, float32."""
+
+    name: str
+    subkeys: int
+    key_dim: int
+    value_dim: int
+    heads: int
+    topk: int
+    chunk: int
+    tokens: int
+    batch: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"S {self.subkeys}, dk {self.key_dim}, dv {self.value_dim}, H {self.heads}, k {self.topk}, "
+            f"C {self.chunk}, T {self.tokens}, B {self.batch}"
+        )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An implementation: a backend, and whether it may write into the memory it is given or has to copy it."""
+
+    name: str
+    backend: str
+    inplace: bool = False
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """What it can be asked for: a memory that is overwritten takes no gradient."""
+        return tuple(name for name, gradients in PASSES.items() if not (self.inplace and "values" in gradients))
+
+
+REFERENCE = Arm("scan/reference", "reference")
+COPYING = Arm("scan/torch", "torch")
+IN_PLACE = Arm("scan/torch in place", "torch", inplace=True)
+"""How models run it, in training and in evaluation: the memory is theirs to overwrite."""
+ARMS = {arm.name: arm for arm in (REFERENCE, COPYING, IN_PLACE)}
+
+PASSES = {
+    "forward": (),
+    "forward_backward": ("query", "target", "gate", "keys", "values"),
+    "training": ("query", "target", "gate"),
+}
+"""What is timed, and the gradients that it takes. Training needs none of the memory's first keys and values."""
+
+
+@dataclass
+class Inputs:
+    """A scan's inputs (shapes as `fwpkm_scan` has them) and the cotangent of its output [B,T,dv]."""
+
+    query: Tensor
+    target: Tensor
+    gate: Tensor
+    keys: Tensor
+    values: Tensor
+    cotangent: Tensor
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One arm, one pass, in one process: seconds of each call, and the most memory held, with and above the inputs."""
+
+    seconds: list[float]
+    peak_bytes: int
+    above_inputs_bytes: int
+    threads: int
+
+
+def op_size(scale: str) -> OpSize:
+    """The size of a scale's FwPKM layer."""
+    if scale not in TOKENS:
+        raise unknown("size", scale, TOKENS)
+    assert scale in SCALES
+    config = model_config("gdn:fwpkm", scale)
+    fwpkm = config.fwpkm
+    return OpSize(
+        name=scale,
+        subkeys=fwpkm.subkeys,
+        key_dim=fwpkm.key_dim,
+        value_dim=fwpkm.value_dim,
+        heads=fwpkm.heads,
+        topk=fwpkm.topk,
+        chunk=config.chunk_size,
+        tokens=TOKENS[scale],
+    )
+
+
+def draw(size: OpSize, seed: int) -> Inputs:
+    """Keys and values as a new layer has them; each query near a product key, so that reads fall all over the memory."""
+    random = torch.Generator().manual_seed(seed)
+    heads, half, tokens = size.heads, size.key_dim // 2, size.batch * size.tokens
+    spread = size.key_dim**-0.5
+    keys = torch.empty(heads, 2, size.subkeys, half).uniform_(-spread, spread, generator=random)
+    # Filled in place: a temporary of their size would stay in the peak where it cannot be reset.
+    values = torch.empty(size.subkeys**2, size.value_dim).normal_(0, size.value_dim**-0.5, generator=random)
+    nearest = torch.randint(size.subkeys, (heads, 2, tokens, 1), generator=random)
+    query = keys.gather(2, nearest.expand(-1, -1, -1, half))
+    query += torch.randn(query.shape, generator=random) * spread / 2
+    shape = (size.batch, size.tokens)
+    return Inputs(
+        query=query.permute(2, 0, 1, 3).reshape(*shape, heads * size.key_dim),
+        target=torch.randn(*shape, size.value_dim, generator=random),
+        gate=torch.rand(*shape, generator=random),
+        keys=keys,
+        values=values,
+        cotangent=torch.randn(*shape, size.value_dim, generator=random),
+    )
+
+
+def scan(inputs: Inputs, arm: Arm, size: OpSize) -> ScanResult:
+    """The scan itself, with the settings that are measured."""
+    # A memory that was written in place belongs to the graph of the call that wrote it.
+    held = (inputs.keys.detach(), inputs.values.detach()) if arm.inplace else (inputs.keys, inputs.values)
+    return fwpkm_scan(
+        inputs.query,
+        inputs.target,
+        inputs.gate,
+        *held,
+        topk=size.topk,
+        chunk_size=size.chunk,
+        backend=arm.backend,
+        inplace=arm.inplace,
+    )
+
+
+def measure(size: OpSize, arm: Arm, what: str, *, seed: int, repeats: int, budget: float) -> Measurement:
+    """Time and memory of one pass: a call to warm up, then up to `repeats` within about `budget` seconds, 3 at least.
+
+    Meant for a fresh process, so that neither memory nor caches are another measurement's. An arm that writes in
+    place goes on with the memory it wrote.
+    """
+    _call(draw(_TINY, seed), arm, what, _TINY)  # libraries are loaded and their buffers made before memory counts
+    gc.collect()
+    before = memory.resident_bytes()
+    inputs = draw(size, seed)
+    with_inputs = memory.resident_bytes()
+    memory.reset_peak()
+    gc.disable()
+    _call(inputs, arm, what, size)
+    seconds: list[float] = []
+    while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < budget):
+        seconds.append(_call(inputs, arm, what, size))
+    gc.enable()
+    peak = memory.peak_bytes()
+    return Measurement(seconds, peak - before, peak - with_inputs, torch.get_num_threads())
+
+
+_TINY = OpSize("tiny", subkeys=16, key_dim=8, value_dim=8, heads=1, topk=2, chunk=16, tokens=32)
+
+
+def _call(inputs: Inputs, arm: Arm, what: str, size: OpSize) -> float:
+    """Seconds of one pass; what it returned is freed after the clock was read."""
+    wanted = [getattr(inputs, name).requires_grad_() for name in PASSES[what]]
+    with torch.set_grad_enabled(bool(wanted)):
+        start = time.perf_counter()
+        result = scan(inputs, arm, size)
+        if wanted:
+            gradients = torch.autograd.grad((result.output * inputs.cotangent).sum(), wanted)
+            seconds = time.perf_counter() - start
+            del gradients
+        else:
+            seconds = time.perf_counter() - start
+    del result
+    return seconds

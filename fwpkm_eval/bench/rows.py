@@ -1,0 +1,138 @@
+"""Rows of a benchmark: what was measured and the ratios to the reference of the same run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fwpkm_eval import __version__
+from fwpkm_eval.bench.ops import ARMS, REFERENCE, Arm, Measurement, OpSize
+from fwpkm_eval.bench.run import SCALING_CASE, BenchResult, Case
+from fwpkm_eval.runs.rows import Row
+
+
+def bench_rows(result: BenchResult) -> list[Row]:
+    """The rows of a run; an arm that does not agree with the reference has only the row that says how far off it is.
+
+    Metrics, each followed by its pass (forward, forward_backward, training): seconds, with the 10th and 90th percentiles
+    of its calls in place of an interval, tokens per second, bytes at the peak with and above the inputs, and for arms other
+    than the reference how many times as fast as it they are, and which part of its memory above the inputs they need.
+    """
+    rows = [
+        _row(
+            result,
+            result.size,
+            ARMS[arm],
+            arm,
+            "max_relative_error",
+            result.agreement.worst(arm),
+            "ratio",
+            n=len(errors),
+        )
+        for arm, errors in result.agreement.errors.items()
+    ]
+    for case, measured in result.measured.items():
+        rows += _rows_of(result, case, measured)
+    for size, measured in result.scaling:
+        tokens = size.tokens * size.batch
+        low, middle, high = (seconds / tokens for seconds in percentiles(measured.seconds))
+        rows.append(
+            _row(
+                result,
+                size,
+                SCALING_CASE.arm,
+                arm_name(SCALING_CASE),
+                f"seconds_per_token_{SCALING_CASE.what}",
+                middle,
+                "seconds",
+                measured,
+                low=low,
+                high=high,
+            )
+        )
+    return rows
+
+
+def arm_name(case: Case) -> str:
+    """How rows and tables name a case, without its pass."""
+    return case.arm.name + (", tuned malloc" if case.allocator == "tuned" else "")
+
+
+def speedup(result: BenchResult, case: Case) -> tuple[float, float, float]:
+    """How many times as fast as the reference: the ratio of medians, and its bounds if each side had its 10th or 90th."""
+    low, middle, high = percentiles(result.measured[case].seconds)
+    reference_low, reference_middle, reference_high = percentiles(result.measured[case.reference()].seconds)
+    return reference_low / high, reference_middle / middle, reference_high / low
+
+
+def memory_share(result: BenchResult, case: Case) -> float:
+    """The peak above the inputs, as a part of the reference's."""
+    return result.measured[case].above_inputs_bytes / result.measured[case.reference()].above_inputs_bytes
+
+
+def percentiles(seconds: list[float]) -> tuple[float, float, float]:
+    """10th percentile, median, 90th percentile."""
+    low, high = np.percentile(seconds, (10, 90))
+    return float(low), statistics.median(seconds), float(high)
+
+
+def _rows_of(result: BenchResult, case: Case, measured: Measurement) -> Iterator[Row]:
+    size, what = result.size, case.what
+    low, middle, high = percentiles(measured.seconds)
+    tokens = size.tokens * size.batch
+
+    def row(metric: str, value: float, unit: str, low: float | None = None, high: float | None = None) -> Row:
+        return _row(result, size, case.arm, arm_name(case), metric, value, unit, measured, low=low, high=high)
+
+    yield row(f"{what}_seconds", middle, "seconds", low, high)
+    yield row(f"tokens_per_second_{what}", tokens / middle, "tokens/s", tokens / high, tokens / low)
+    yield row(f"peak_bytes_{what}", measured.peak_bytes, "bytes")
+    yield row(f"peak_bytes_above_inputs_{what}", measured.above_inputs_bytes, "bytes")
+    if case.arm != REFERENCE:
+        least, ratio, most = speedup(result, case)
+        yield row(f"speedup_{what}", ratio, "ratio", least, most)
+        yield row(f"memory_over_reference_{what}", memory_share(result, case), "ratio")
+
+
+def _row(
+    result: BenchResult,
+    size: OpSize,
+    arm: Arm,
+    label: str,
+    metric: str,
+    value: float,
+    unit: str,
+    measured: Measurement | None = None,
+    *,
+    n: int | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Row:
+    cost: dict[str, Any] = {"n": n}
+    if measured is not None:
+        calls = len(measured.seconds)
+        cost = {"n": calls, "seconds": sum(measured.seconds), "tokens": calls * size.tokens * size.batch}
+    return Row(
+        scale=size.name,
+        task="bench",
+        dataset=str(size),
+        metric=metric,
+        value=float(value),
+        unit=unit,
+        ci_low=low,
+        ci_high=high,
+        length=size.tokens,
+        write_chunk=str(size.chunk),
+        protocol=f"threads {result.threads}" if result.measured else "",
+        arm=label,
+        score="idw",
+        seed=result.agreement.seed,
+        device="cpu",
+        dtype="float32",
+        backend=arm.backend,
+        version=__version__,
+        **cost,
+    )

@@ -1,0 +1,116 @@
+"""The benchmark of the memory operations: first the agreement, then time and memory of those that agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fwpkm_eval.bench.correctness import Agreement
+from fwpkm_eval.bench.ops import ARMS, IN_PLACE, REFERENCE, Arm, Measurement, OpSize
+from fwpkm_eval.bench.worker import ALLOCATORS, Runner, run_in_process_of_its_own
+
+SECONDS_A_MEASUREMENT = 20.0
+"""After about so long a measurement ends, with three calls or more."""
+SCALING_SUBKEYS = (128, 256, 512, 1024)
+SCALING_TOKENS = (512, 1024, 2048, 4096, 8192)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the result: an implementation, a pass (see `ops.PASSES`) and malloc's setting."""
+
+    arm: Arm
+    what: str
+    allocator: str
+
+    def reference(self) -> Case:
+        """The same of the dense reference."""
+        return Case(REFERENCE, self.what, self.allocator)
+
+
+SCALING_CASE = Case(IN_PLACE, "forward", "tuned")
+
+
+@dataclass
+class BenchResult:
+    """Everything measured in one run.
+
+    `scaling` holds `SCALING_CASE` at other sizes; `load` the system's load average (runnable
+    processes) just before and after, None where it is not known; `threads` those of each measuring process.
+    """
+
+    size: OpSize
+    agreement: Agreement
+    measured: dict[Case, Measurement] = field(default_factory=dict)
+    scaling: list[tuple[OpSize, Measurement]] = field(default_factory=list)
+    load: tuple[float | None, float | None] = (None, None)
+    seconds: float = 0.0
+
+    @property
+    def threads(self) -> int:
+        return next(iter(self.measured.values())).threads
+
+    @property
+    def failures(self) -> dict[str, list[str]]:
+        """What is wrong with each arm that does not agree with the reference."""
+        found = {arm: self.agreement.failures(arm) for arm in self.agreement.errors}
+        return {arm: wrong for arm, wrong in found.items() if wrong}
+
+
+def run_ops(
+    size: OpSize,
+    *,
+    threads: int | None = None,
+    repeats: int = 20,
+    scaling: bool = False,
+    runner: Runner = run_in_process_of_its_own,
+    budget: float = SECONDS_A_MEASUREMENT,
+    tell: Callable[[str], None] = lambda line: None,
+) -> BenchResult:
+    """Checks every arm at `size`, then times the reference and the arms that agree.
+
+    Args:
+        threads: of each measuring process; None for torch's own choice.
+        repeats: calls timed at most in a measurement, each of which has a process of its own.
+        scaling: also times the in-place arm, if it agrees, over numbers of slots and of tokens.
+        budget: seconds after which a measurement ends, with three calls or fewer `repeats` at least.
+        tell: gets a line before each step.
+    """
+    started, load = time.monotonic(), _load()
+    common = {"threads": threads, "repeats": repeats, "budget": budget}
+    tell(f"check against the reference: {size}")
+    # The check is not timed, and with the default malloc it needs the least memory.
+    found = runner({"what": "check", "size": dataclasses.asdict(size), **common}, "default")
+    result = BenchResult(size, Agreement(**found))
+    sound = [arm for arm in ARMS.values() if arm.name not in result.failures]
+
+    def measure(at: OpSize, arm: Arm, what: str, allocator: str) -> Measurement:
+        job = {"what": what, "arm": arm.name, "size": dataclasses.asdict(at), "seed": result.agreement.seed}
+        return Measurement(**runner(job | common, allocator))
+
+    for allocator in ALLOCATORS:
+        for arm in sound:
+            for what in arm.passes:
+                tell(f"{arm.name}, {what}, {allocator} malloc")
+                result.measured[Case(arm, what, allocator)] = measure(size, arm, what, allocator)
+    if scaling and IN_PLACE in sound:
+        for other in scaling_sizes(size):
+            tell(f"{SCALING_CASE.arm.name}, {SCALING_CASE.what}: {other}")
+            result.scaling.append((other, measure(other, SCALING_CASE.arm, SCALING_CASE.what, SCALING_CASE.allocator)))
+    result.load = (load, _load())
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def scaling_sizes(size: OpSize) -> list[OpSize]:
+    """The same scan over numbers of sub-keys (slots grow with their square), then over numbers of tokens."""
+    sizes = [dataclasses.replace(size, subkeys=subkeys) for subkeys in SCALING_SUBKEYS]
+    sizes += [dataclasses.replace(size, tokens=tokens) for tokens in SCALING_TOKENS]
+    return list(dict.fromkeys(sizes))
+
+
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -1,0 +1,99 @@
+"""A benchmark's result for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.table import Table
+
+from fwpkm_eval.bench.correctness import TOLERANCE
+from fwpkm_eval.bench.ops import REFERENCE
+from fwpkm_eval.bench.rows import memory_share, percentiles, speedup
+from fwpkm_eval.bench.run import SCALING_CASE, BenchResult, Case
+
+PASS_NAMES = {"forward": "forward", "forward_backward": "forward + backward", "training": "training"}
+
+
+def tables(result: BenchResult) -> Iterator[Table | str]:
+    """What was measured, in tables and lines of text."""
+    yield _agreement(result)
+    for allocator, title in (
+        ("default", "malloc as the system has it"),
+        ("tuned", "malloc told to keep freed memory, as this program's commands run"),
+    ):
+        yield _speed(result, allocator, title)
+    yield (
+        "Seconds: median (10th to 90th percentile). Memory: peak of the process, without interpreter and libraries; above"
+        " inputs also without the tensors given.\nforward + backward: gradients of query, target, gate, first keys and"
+        " first values. training: of query, target and gate.\nin place: the memory given is overwritten, as models run"
+        " it; the others copy it."
+    )
+    if result.scaling:
+        yield _scaling(result)
+    yield _conditions(result)
+
+
+def _agreement(result: BenchResult) -> str:
+    found = [f"{arm} {result.agreement.worst(arm):.1e}" for arm in result.agreement.errors]
+    limits = ", ".join(f"{limit:.0e} for a {kind}" for kind, limit in TOLERANCE.items())
+    return (
+        f"{result.size}, float32, IDW scores, entropy addressing\n"
+        f"Largest relative error against the reference: {', '.join(found)} (tolerance {limits})"
+    )
+
+
+def _speed(result: BenchResult, allocator: str, title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("calls", "seconds", "tokens/s", "speed", "peak", "above inputs", "of reference's"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for what, pass_name in PASS_NAMES.items():
+        for case, measured in result.measured.items():
+            if (case.what, case.allocator) != (what, allocator):
+                continue
+            low, middle, high = percentiles(measured.seconds)
+            ratios = ("", "") if case.arm == REFERENCE else _ratios(result, case)
+            table.add_row(
+                f"{pass_name}, {case.arm.name}",
+                str(len(measured.seconds)),
+                f"{middle:.4f} ({low:.4f} to {high:.4f})",
+                f"{result.size.tokens * result.size.batch / middle:,.0f}",
+                ratios[0],
+                f"{measured.peak_bytes / 2**20:,.0f} MiB",
+                f"{measured.above_inputs_bytes / 2**20:,.0f} MiB",
+                ratios[1],
+            )
+        table.add_section()
+    return table
+
+
+def _ratios(result: BenchResult, case: Case) -> tuple[str, str]:
+    return f"{speedup(result, case)[1]:.1f}×", f"1/{1 / max(memory_share(result, case), 1e-9):.1f}"
+
+
+def _scaling(result: BenchResult) -> Table:
+    table = Table(title=f"{SCALING_CASE.arm.name}, forward, tuned malloc", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("S", "slots", "tokens", "microseconds a token"):
+        table.add_column(name, justify="right")
+    for size, measured in result.scaling:
+        _, middle, _ = percentiles(measured.seconds)
+        each = middle / (size.tokens * size.batch) * 1e6
+        table.add_row(str(size.subkeys), f"{size.subkeys**2:,}", f"{size.tokens:,}", f"{each:.1f}")
+    return table
+
+
+def _conditions(result: BenchResult) -> str:
+    import os
+
+    before, after = result.load
+    parts = [f"{result.threads} thread{'s' if result.threads > 1 else ''} of {os.cpu_count()} cores"]
+    busy = False
+    if before is not None and after is not None:
+        parts.append(f"load average {before:.1f} before and {after:.1f} after")
+        busy = before > 0.5
+    parts.append(f"{result.seconds:.0f} s in all")
+    note = (
+        "\nThe machine was busy: times are noisy, the more so with several threads (--threads 1 helps)." if busy else ""
+    )
+    return ", ".join(parts) + note

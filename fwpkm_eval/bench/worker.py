@@ -1,0 +1,89 @@
+"""One measurement or check in a process of its own, so that none warms, fills or fragments another's memory.
+
+The job comes as JSON on standard input; its result goes as JSON to standard output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import fwpkm_eval
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.malloc import tuned_environment
+
+Runner = Callable[[Mapping[str, Any], str], dict[str, Any]]
+"""Does a job under an allocator, one of `ALLOCATORS`, and returns its result."""
+
+ALLOCATORS = ("default", "tuned")
+"""malloc as the system has it, or told to keep freed memory, as this package's own commands run."""
+
+_START = "import sys; sys.path.append(sys.argv[1]); from fwpkm_eval.bench.worker import main; main()"
+
+
+def run_in_process_of_its_own(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
+    """The result of a job.
+
+    Raises:
+        UserError: the process was killed, as the system does when memory runs out.
+        RuntimeError: it failed; why is on standard error.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in tuned_environment()}
+    if allocator == "tuned":
+        environment |= tuned_environment()
+    root = str(Path(fwpkm_eval.__file__).resolve().parents[1])  # for a checkout that is not installed
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _START, root],
+        input=json.dumps(job),
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        check=False,
+    )
+    if done.returncode < 0:
+        raise UserError(
+            f"measuring {job['what']} at size {job['size']['name']!r} was killed by signal {-done.returncode}, "
+            "most likely for want of memory; close other programs or take --size micro"
+        )
+    if done.returncode:
+        raise RuntimeError(f"the process measuring {job['what']} ended with code {done.returncode}")
+    result = json.loads(done.stdout)
+    assert isinstance(result, dict)
+    return result
+
+
+def do(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Does a job: ``what`` is "check" or a pass of ``arm``, ``size`` the fields of an `OpSize`, ``threads`` may be None."""
+    import torch
+
+    from fwpkm_eval.bench import correctness
+    from fwpkm_eval.bench.ops import ARMS, OpSize, measure
+
+    if job["threads"] is not None:
+        torch.set_num_threads(job["threads"])
+    size = OpSize(**job["size"])
+    if job["what"] == "check":
+        return dataclasses.asdict(correctness.check(size))
+    measured = measure(
+        size,
+        ARMS[job["arm"]],
+        job["what"],
+        seed=job["seed"],
+        repeats=job["repeats"],
+        budget=job["budget"],
+    )
+    return dataclasses.asdict(measured)
+
+
+def main() -> None:
+    """Reads a job, does it, writes the result."""
+    job = json.load(sys.stdin)
+    # What a library prints must not end up within the result.
+    result_to, sys.stdout = sys.stdout, sys.stderr
+    json.dump(do(job), result_to)

@@ -1,0 +1,136 @@
+"""What the commands that measure have in common: run the cells, store the rows, say how it went."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fwpkm_eval.commands.text_table import aligned
+
+if TYPE_CHECKING:
+    from fwpkm_eval.runs.cells import CellStore
+    from fwpkm_eval.runs.engine import Job, Outcome
+    from fwpkm_eval.runs.jobs import ModelSource, TextSource
+    from fwpkm_eval.runs.rows import Row
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rows of a run in the order of its jobs, how it went, and the most memory that a worker held."""
+
+    rows: list[Row]
+    outcome: Outcome
+    peak_memory_bytes: int | None
+
+
+def run_cells(
+    jobs: Sequence[Job],
+    *,
+    out: Path | None,
+    config: Mapping[str, Any],
+    models: Sequence[ModelSource],
+    texts: Sequence[TextSource],
+    seed: int,
+    workers: int | None,
+    quiet: bool,
+) -> Measured:
+    """Runs the jobs and keeps manifest, cells and rows.csv in ``out`` (None: keeps nothing).
+
+    Raises UserError, before anything is run, if ``out`` holds another run.
+    """
+    from fwpkm_eval.runs.cells import CellStore
+    from fwpkm_eval.runs.engine import run_jobs, usable_workers
+    from fwpkm_eval.runs.execute import execute
+    from fwpkm_eval.runs.manifest import check_or_create, update_manifest
+    from fwpkm_eval.runs.progress import for_terminal
+    from fwpkm_eval.runs.rows import write_rows_csv
+
+    if out is not None:
+        check_or_create(
+            out,
+            config,
+            command=["fwpkm-eval", *sys.argv[1:]],
+            seeds=[seed],
+            data={text.text_set.name: _described(text) for text in texts},
+            weights={model.name: model.weights_hash for model in models},
+        )
+    device = models[0].device if models else "cpu"
+    with _folder(out) as folder:
+        store = CellStore(folder)
+        outcome = run_jobs(
+            jobs,
+            store,
+            execute,
+            workers=workers or usable_workers(len(jobs), device="cpu" if device in ("auto", "cpu") else device),
+            progress=for_terminal(quiet=quiet),
+        )
+        rows = store.rows(outcome.keys)
+        if out is not None:
+            write_rows_csv(rows, out / "rows.csv")
+            update_manifest(out, cells=outcome.keys, finished=not outcome.failures)
+        return Measured(rows, outcome, _peak_memory(store, outcome.keys))
+
+
+def report_on(out: Path | None, measured: Measured, as_json: bool) -> None:
+    """Builds tables, plots and report in ``out``, and says where; nothing for a run that keeps nothing."""
+    if out is not None and measured.rows:
+        from fwpkm_eval.reporting import build_report
+
+        build_report(out)
+        click.echo(f"report: {out / 'report.html'}", err=as_json)
+
+
+def end(measured: Measured) -> None:
+    """Says what failed, and ends the command with exit code 1 if anything did."""
+    failures = measured.outcome.failures
+    for failure in failures:
+        click.echo(f"failed: {failure.job.label}: {failure.reason}", err=True)
+        if failure.details:
+            click.echo(failure.details, err=True)
+    if failures:
+        done = len(measured.outcome.keys)
+        click.echo(f"{len(failures)} of {done + len(failures)} cells failed; run again to try those alone", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """The rows as JSON, a list of objects."""
+    click.echo(json.dumps([row.to_json() for row in rows], indent=1))
+
+
+def print_table(header: Sequence[str], lines: Sequence[Sequence[object]], right: Sequence[str]) -> None:
+    """A table on standard output, or a word that there is nothing to show."""
+    click.echo(aligned(header, lines, right) if lines else "nothing was measured")
+
+
+def _described(text: TextSource) -> dict[str, Any]:
+    text_set = text.text_set
+    return {
+        "split": text_set.split,
+        "sha256": text_set.sha256,
+        "stands_in_for": text_set.stands_in_for,
+        "origin": text_set.origin,
+        "documents": len(text_set.documents),
+    }
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="fwpkm-eval-") as folder:
+        yield Path(folder)
+
+
+def _peak_memory(store: CellStore, keys: Sequence[str]) -> int | None:
+    payloads = (store.load(key) for key in keys)
+    return max((payload.get("peak_memory_bytes") or 0 for payload in payloads if payload), default=0) or None

@@ -1,0 +1,218 @@
+"""``fwpkm-eval niah``: needles in a haystack, read once or several times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fwpkm_eval.commands import options, sources
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.sizes import format_size, parse_size
+
+if TYPE_CHECKING:
+    from fwpkm_eval.runs.rows import Row
+
+
+def _passes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+        raise UserError(f"passes {text!r} are not numbers of readings, such as 1,2,4")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _write_chunks(text: str) -> tuple[int | str, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(dict.fromkeys(part if part == "haystack" else parse_size(part) for part in parts))
+
+
+def _depths(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"depths {text!r} are not numbers from 0 to 1, such as 0.1,0.5,0.9") from None
+
+
+@click.command(name="niah")
+@sources.models
+@options.scale
+@click.option("--lengths", type=options.SIZES, default="4K", show_default=True, help="Haystack lengths in tokens.")
+@click.option(
+    "--passes",
+    type=options.Parsed("passes", _passes),
+    default="1,2,4",
+    show_default=True,
+    help="Readings before the question.",
+)
+@click.option("--samples", type=click.IntRange(1), default=20, show_default=True, help="Haystacks per setting.")
+@click.option(
+    "--write-chunk",
+    "write_chunks",
+    type=options.Parsed("write chunks", _write_chunks),
+    multiple=True,
+    default=("haystack", "1024"),
+    show_default=True,
+    metavar="N|haystack",
+    help="Write every N tokens, or once per reading; may be given more than once.",
+)
+@click.option("--needles", type=options.SIZES, default="5", show_default=True, help="Needles in a haystack.")
+@click.option(
+    "--protocol",
+    "protocols",
+    type=click.Choice(["open-book", "closed-book", "published"]),
+    multiple=True,
+    default=("open-book",),
+    show_default=True,
+    help="What is seen while answering; 'published' counts and writes as the public implementation does.",
+)
+@click.option(
+    "--closed-book",
+    is_flag=True,
+    help="Ask with the question alone, too: the same as --protocol closed-book.",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["sample", "stream"]),
+    default="sample",
+    show_default=True,
+    help="Where the memory starts anew: with each sample, or never.",
+)
+@click.option(
+    "--haystack",
+    default=None,
+    metavar="SET",
+    help="The set that haystacks are cut from. [default: by --data]",
+)
+@click.option(
+    "--depths",
+    type=options.Parsed("depths", _depths),
+    default=None,
+    help="Where the needle asked for lies (0 start, 1 end), by turns. [default: drawn]",
+)
+@click.option("--key-length", type=click.IntRange(1, 32), default=4, show_default=True, help="Characters of a key.")
+@click.option("--value-length", type=click.IntRange(1, 32), default=6, show_default=True, help="Digits of a number.")
+@options.measuring
+def command(
+    models: Sequence[str | Path] | None,
+    scale: str,
+    lengths: tuple[int, ...],
+    passes: tuple[int, ...],
+    samples: int,
+    write_chunks: Sequence[tuple[int | str, ...]],
+    needles: tuple[int, ...],
+    protocols: Sequence[str],
+    closed_book: bool,
+    scope: str,
+    haystack: str | None,
+    depths: tuple[float, ...] | None,
+    key_length: int,
+    value_length: int,
+    data: str,
+    seed: int,
+    device: str,
+    dtype: str,
+    out: Path | None,
+    engine: str,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Hide numbers in text, have a model read it, and ask for one.
+
+    "passes" readings, each written into the fast weights, come before the question. Then the model sees
+    haystack and question (open book) or the question alone (closed book), and nothing is written while it
+    answers.
+    """
+    from fwpkm_eval.api import tokenizer_of
+    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
+    from fwpkm_eval.data import default_haystack, load_set
+    from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs
+    from fwpkm_eval.tasks.niah import NiahSettings, check_fit
+
+    settings = NiahSettings(
+        lengths=lengths,
+        passes=passes,
+        write_chunks=tuple(dict.fromkeys(chunk for chunks in write_chunks for chunk in chunks)),
+        needles=needles,
+        protocols=tuple(dict.fromkeys([*protocols, *(["closed-book"] if closed_book else [])])),
+        samples=samples,
+        scope=scope,
+        seed=seed,
+        depths=depths,
+        key_length=key_length,
+        value_length=value_length,
+    )
+    found = sources.find_sources(models, scale, device, dtype)
+    text = TextSource(data, load_set(data, haystack or default_haystack(data), "test"))
+    for source in found:
+        check_fit(text.text_set, settings, tokenizer_of(source.config))
+    jobs = [job for source in found for job in niah_jobs(source, text, settings)]
+    measured = run_cells(
+        [*biggest_first(jobs), guess_job(text, settings)],
+        out=out,
+        config={
+            "command": "niah",
+            "scale": scale,
+            "models": [source.name for source in found],
+            "data": data,
+            "haystack": text.text_set.name,
+            "device": device,
+            "dtype": dtype,
+            **asdict(settings),
+        },
+        models=found,
+        texts=[text],
+        seed=seed,
+        workers=workers,
+        quiet=quiet,
+    )
+    if as_json:
+        print_rows(measured.rows)
+    else:
+        _show(measured.rows, [source.name for source in found], settings.passes)
+        if measured.peak_memory_bytes:
+            click.echo(f"peak memory of a process: {measured.peak_memory_bytes / 2**30:.2f} GiB")
+    report_on(out, measured, as_json)
+    end(measured)
+
+
+def _show(rows: Sequence[Row], models: Sequence[str], passes: Sequence[int]) -> None:
+    """A line for each way of reading: exact match and right digits after each number of passes, and speed."""
+    from fwpkm_eval.commands.measure import print_table
+
+    lines: dict[tuple[str, ...], dict[tuple[str, int], Row]] = {}
+    measured_ones = [row for row in rows if row.model in models and row.depth is None]
+    for row in sorted(measured_ones, key=lambda row: (models.index(row.model), row.length, row.needles)):
+        if row.passes is not None:
+            size = format_size(row.length or 0)
+            reading: tuple[str, ...] = (row.model, size, str(row.needles), row.write_chunk, row.protocol)
+            lines.setdefault(reading, {})[row.metric, row.passes] = row
+    table = []
+    for reading, measured in lines.items():
+        cost = next(iter(measured.values()))
+        exact, digits = (
+            [_percent(measured.get((metric, count))) for count in passes]
+            for metric in ("exact_match", "digit_accuracy")
+        )
+        speed = f"{(cost.tokens or 0) / cost.seconds:,.0f}" if cost.seconds else "–"
+        table.append((*reading, str(cost.n), " ".join(exact), " ".join(digits), speed))
+    after = " ".join(f"{count:>4}" for count in passes)
+    header = (
+        "model",
+        "length",
+        "needles",
+        "written",
+        "protocol",
+        "n",
+        f"exact match after {after} passes",
+        "right digits",
+        "tokens/s",
+    )
+    print_table(header, table, right=("length", "needles", "n", header[6], "right digits", "tokens/s"))
+
+
+def _percent(row: Row | None) -> str:
+    return f"{row.value:>4.0%}" if row is not None and row.value is not None else "   –"

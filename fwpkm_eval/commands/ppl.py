@@ -1,0 +1,151 @@
+"""``fwpkm-eval ppl``: perplexity on long text, with and without memory writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fwpkm_eval.commands import options, sources
+
+if TYPE_CHECKING:
+    from fwpkm_eval.runs.engine import Job
+    from fwpkm_eval.runs.jobs import ModelSource, TextSource
+    from fwpkm_eval.runs.rows import Row
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+
+@click.command(name="ppl")
+@sources.models
+@options.scale
+@click.option(
+    "--sets",
+    default=None,
+    metavar="NAMES",
+    help="Text sets, separated by commas. [default: all with a test split]",
+)
+@options.tokens
+@click.option("--segment", type=options.SIZE, default="4K", show_default=True, help="Tokens of a sequence.")
+@click.option(
+    "--scope",
+    type=click.Choice(["stream", "document", "segment"]),
+    default="stream",
+    show_default=True,
+    help="Where the memory starts anew: never, with each document, or with each segment.",
+)
+@click.option(
+    "--frozen",
+    type=click.Choice(["also", "only", "no"]),
+    default="also",
+    show_default=True,
+    help="Measure models with fast weights without writes: what the writes are worth.",
+)
+@click.option(
+    "--write-chunk",
+    type=options.SIZE,
+    default=None,
+    help="Write every so many tokens. [default: the model's own chunk]",
+)
+@options.measuring
+def command(
+    models: Sequence[str | Path] | None,
+    scale: str,
+    sets: str | None,
+    tokens: int | None,
+    segment: int,
+    scope: str,
+    frozen: str,
+    write_chunk: int | None,
+    data: str,
+    seed: int,
+    device: str,
+    dtype: str,
+    out: Path | None,
+    engine: str,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score every token of text sets once, writing to the fast weights while reading, and without writing.
+
+    A set's documents are read in order, in segments. Attention and recurrent state are fresh in each
+    segment, the fast weights go on as far as --scope says. Without --tokens a set is read to its end, at
+    most 8M tokens of it.
+    """
+    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
+    from fwpkm_eval.data import default_sets, load_set
+    from fwpkm_eval.runs.jobs import TextSource, biggest_first
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+    settings = PerplexitySettings(
+        tokens=tokens or PUBLISHED_BUDGET, segment=segment, scope=scope, write_chunk=write_chunk, seed=seed
+    )
+    found = sources.find_sources(models, scale, device, dtype)
+    names = [name.strip() for name in sets.split(",")] if sets else default_sets(data)
+    texts = [TextSource(data, load_set(data, name, "test")) for name in dict.fromkeys(names)]
+    jobs = [job for text in texts for source in found for job in _jobs(source, text, settings, frozen)]
+    measured = run_cells(
+        biggest_first(jobs),
+        out=out,
+        config={
+            "command": "ppl",
+            "scale": scale,
+            "models": [source.name for source in found],
+            "data": data,
+            "sets": [text.text_set.name for text in texts],
+            "device": device,
+            "dtype": dtype,
+            **asdict(settings),
+            "frozen": frozen,
+        },
+        models=found,
+        texts=texts,
+        seed=seed,
+        workers=workers,
+        quiet=quiet,
+    )
+    if as_json:
+        print_rows(measured.rows)
+    else:
+        _show(measured.rows)
+    report_on(out, measured, as_json)
+    end(measured)
+
+
+PUBLISHED_BUDGET = 8 * 2**20
+"""Tokens of each set in the published evaluation."""
+
+
+def _jobs(source: ModelSource, text: TextSource, settings: PerplexitySettings, frozen: str) -> list[Job]:
+    from fwpkm_eval.runs.jobs import perplexity_job
+
+    jobs = []
+    if frozen != "only" or not source.has_fast_weights:
+        jobs.append(perplexity_job(source, text, settings))
+    if frozen != "no" and source.has_fast_weights:
+        jobs.append(perplexity_job(source, text, replace(settings, frozen=True)))
+    return jobs
+
+
+def _show(rows: Sequence[Row]) -> None:
+    from fwpkm_eval.commands.measure import print_table
+
+    lines: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        if row.metric != "bits_per_byte_at_position":
+            lines.setdefault((row.dataset, row.model, row.arm), {})[row.metric] = row
+    table = []
+    for (dataset, model, arm), measured in sorted(lines.items()):
+        cost = next(iter(measured.values()))
+        speed = f"{(cost.tokens or 0) / cost.seconds:,.0f}" if cost.seconds else "–"
+        numbers = [_number(measured.get(metric)) for metric in ("bits_per_byte", "nats_per_token", "perplexity")]
+        table.append((dataset, model, arm or "–", *numbers, f"{cost.tokens:,}", speed))
+    header = ("set", "model", "arm", "bits per byte", "nats per token", "perplexity", "tokens", "tokens/s")
+    print_table(header, table, right=header[3:])
+
+
+def _number(row: Row | None) -> str:
+    return f"{row.value:.4f}" if row is not None and row.value is not None else "–"

@@ -1,0 +1,173 @@
+"""``fwpkm-eval reproduce``: the main job, every model on every task, to tables, plots and a report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fwpkm_eval.commands import options, sources
+from fwpkm_eval.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from fwpkm_eval.runs.jobs import ModelSource
+    from fwpkm_eval.runs.plan import Plan, Planned
+
+TASKS = ("ppl", "niah")
+
+
+def _tasks(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in TASKS:
+            raise unknown("task", name, TASKS)
+    return names
+
+
+@click.command(name="reproduce")
+@options.scale
+@sources.models
+@click.option(
+    "--only",
+    type=options.Parsed("tasks", _tasks),
+    default=",".join(TASKS),
+    show_default=True,
+    help="Tasks, separated by commas.",
+)
+@click.option("--retrain", is_flag=True, help="Train every model anew first, into DIR/checkpoints.")
+@click.option("--dry-run", is_flag=True, help="Show the cells and how long they would take, and run nothing.")
+@options.measuring
+def command(
+    scale: str,
+    models: Sequence[str | Path] | None,
+    only: tuple[str, ...],
+    retrain: bool,
+    dry_run: bool,
+    data: str,
+    seed: int,
+    device: str,
+    dtype: str,
+    out: Path | None,
+    engine: str,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Measure every model on every task, and write tables, plots and a report.
+
+    Uses the checkpoints that are shipped, or trains them with --retrain. Without --out the results go to
+    runs/SCALE. A run that was stopped goes on where it was; what is finished is not measured again.
+    """
+    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
+    from fwpkm_eval.runs.engine import usable_workers
+    from fwpkm_eval.runs.manifest import check_or_create
+    from fwpkm_eval.runs.plan import plan_of, plan_run
+
+    plan = plan_of(scale)
+    out = out or Path("runs") / scale
+    names = list(models or plan.models)
+    config = {
+        "command": "reproduce",
+        "scale": scale,
+        "models": [str(name) for name in names],
+        "only": sorted(only),
+        "retrain": retrain,
+        "data": data,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "plan": _as_json(asdict(plan)),
+    }
+    if dry_run:
+        planned = plan_run(plan, _as_configured(names, scale), data=data, only=only, seed=seed)
+        _show_plan(plan, planned, workers or usable_workers(len(planned.jobs)))
+        return
+    if retrain:
+        check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=[seed])
+        names = _train(names, scale, out / "checkpoints", data, workers or usable_workers(len(names)), quiet)
+    found = sources.find_sources(names, scale, device, dtype)
+    planned = plan_run(plan, found, data=data, only=only, seed=seed)
+    measured = run_cells(
+        planned.jobs,
+        out=out,
+        config=config,
+        models=found,
+        texts=planned.texts,
+        seed=seed,
+        workers=workers,
+        quiet=quiet,
+    )
+    if as_json:
+        print_rows(measured.rows)
+    else:
+        _print_summary(out, measured.rows)
+    report_on(out, measured, as_json)
+    end(measured)
+
+
+def _train(
+    names: Sequence[str | Path], scale: str, folder: Path, data: str, workers: int, quiet: bool
+) -> list[str | Path]:
+    """Trains the models that are not finished in ``folder`` yet; returns the folders of their checkpoints."""
+    from fwpkm_eval.api import checkpoint_name
+    from fwpkm_eval.reference_models.config import model_config
+    from fwpkm_eval.training.run import train_models
+
+    full_names = []
+    for name in names:
+        if isinstance(name, Path):
+            raise UserError(f"--retrain trains models by name, and {name} is a folder")
+        full_names.append(model_config(name, scale).name)
+    folders = [folder / checkpoint_name(name) for name in full_names]
+    train_models(full_names, scale, folders, data, workers, quiet)
+    return list(folders)
+
+
+def _as_configured(names: Sequence[str | Path], scale: str) -> list[ModelSource]:
+    """The models as they would be measured, whether or not their checkpoints are there."""
+    from fwpkm_eval.reference_models.config import model_config
+    from fwpkm_eval.runs.jobs import ModelSource, read_source
+
+    return [
+        read_source(name) if isinstance(name, Path) else ModelSource(Path(name), model_config(name, scale), "")
+        for name in names
+    ]
+
+
+def _show_plan(plan: Plan, planned: Planned, workers: int) -> None:
+    from fwpkm_eval.commands.measure import print_table
+    from fwpkm_eval.runs.plan import estimated_seconds, estimated_total
+
+    lines = [(job.label, f"{job.work:,}", f"{estimated_seconds(plan, job):.0f}") for job in planned.jobs if job.work]
+    print_table(("cell", "tokens", "seconds on a core"), lines, right=("tokens", "seconds on a core"))
+    minutes = estimated_total(plan, planned.jobs, workers) / 60
+    tokens = sum(job.work for job in planned.jobs)
+    click.echo(f"{len(lines)} cells, {tokens:,} tokens: about {minutes:.1f} minutes with {workers} workers")
+
+
+def _print_summary(out: Path, rows: Sequence[Any]) -> None:
+    """What was found, in a few sentences."""
+    from fwpkm_eval.reporting.sets import SetFacts
+    from fwpkm_eval.reporting.summary import summarise
+    from fwpkm_eval.runs.manifest import load_manifest
+    from fwpkm_eval.runs.rows import rows_to_frame
+
+    if not rows:
+        return
+    findings = summarise(rows_to_frame(rows), SetFacts.from_manifest(load_manifest(out)))
+    for question, answers in findings.items():
+        click.echo(f"\n{question}")
+        for finding in answers:
+            click.echo(f"  {finding.text}")
+    click.echo("")
+
+
+def _as_json(value: Any) -> Any:
+    """Mappings and tuples as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(entry) for key, entry in value.items()}
+    return [_as_json(entry) for entry in value] if isinstance(value, list | tuple) else value

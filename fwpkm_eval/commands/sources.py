@@ -1,0 +1,66 @@
+"""Which trained models a command measures: names of shipped ones, or folders of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fwpkm_eval.commands.options import Parsed
+from fwpkm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from fwpkm_eval.runs.jobs import ModelSource
+
+
+def names_or_folders(text: str) -> tuple[str | Path, ...]:
+    """The models of a list such as ``gdn,gdn:fwpkm@2,runs/mine``: names, or folders (they hold a /)."""
+    from fwpkm_eval.reference_models.notation import parse_model_name, split_model_names
+
+    found: dict[str | Path, None] = {}
+    for part in split_model_names(text):
+        is_folder = "/" in part or Path(part).is_dir()
+        found[Path(part) if is_folder else parse_model_name(part).name] = None
+    return tuple(found)
+
+
+models = click.option(
+    "--models",
+    "--model",
+    "models",
+    type=Parsed("models", names_or_folders),
+    default=None,
+    metavar="NAMES",
+    help="Models, separated by commas: names, or folders that hold a checkpoint. [default: by scale]",
+)
+
+
+def find_sources(models: Sequence[str | Path] | None, scale: str, device: str, dtype: str) -> list[ModelSource]:
+    """The checkpoints of ``models``; of all models in the scale's plan that are shipped, if None.
+
+    Raises UserError for one that is not there or damaged, for none at all, and for one that is given twice.
+    """
+    from fwpkm_eval.api import find_checkpoint
+    from fwpkm_eval.reference_models.checkpoint import load_checkpoint
+    from fwpkm_eval.runs.jobs import read_source
+    from fwpkm_eval.runs.plan import plan_of
+
+    if models is not None:
+        folders = [find_checkpoint(model, scale) for model in models]
+    else:
+        folders, missing = [], None
+        for model in plan_of(scale).models:
+            try:
+                folders.append(find_checkpoint(model, scale))
+            except UserError as error:
+                missing = missing or error
+        if missing is not None and not folders:
+            raise missing
+    for folder in folders:
+        load_checkpoint(folder)  # so that one that is damaged is refused now, and not cell by cell
+    sources = [read_source(folder, device, dtype) for folder in folders]
+    if len({(source.name, source.weights_hash) for source in sources}) < len(sources):
+        raise UserError("the same model is given twice")
+    return sources

@@ -1,0 +1,50 @@
+"""Tables, plots and the report, rebuilt from stored rows alone: no model and no torch is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["build_report"]
+
+
+def build_report(out_dir: Path) -> list[Path]:
+    """Write ``rows.csv``, ``tables.md``, ``plots/`` and ``report.html`` from the results in ``out_dir``.
+
+    The rows are those of the finished cells, or if there are none those of ``rows.csv``, which is then left
+    as it is. The same rows and manifest give the same bytes. Plots that the rows do not give any more are
+    removed.
+
+    Returns:
+        The files written, the report last.
+
+    Raises:
+        UserError: the folder holds no results, a file in it is damaged, or it cannot be written to.
+    """
+    from fwpkm_eval.reporting.gather import ROWS, gather
+    from fwpkm_eval.reporting.plots import PLOT_NAMES, build_plots
+    from fwpkm_eval.reporting.report import render, title
+    from fwpkm_eval.reporting.sets import SetFacts
+    from fwpkm_eval.reporting.table import to_markdown
+    from fwpkm_eval.reporting.tables import build_tables
+    from fwpkm_eval.runs.files import write_whole
+    from fwpkm_eval.runs.rows import rows_to_frame, write_rows_csv
+
+    out = Path(out_dir)
+    results = gather(out)
+    frame = rows_to_frame(results.rows)
+    sets = SetFacts.from_manifest(results.manifest)
+    tables, plots = build_tables(frame, sets), build_plots(frame, sets)
+    unfinished = ""
+    if results.cells_done < results.cells_planned:
+        unfinished = f"{results.cells_done} of {results.cells_planned} cells are finished"
+
+    written = [write_rows_csv(results.rows, out / ROWS)] if results.from_cells else []
+    written.append(write_whole(out / "tables.md", to_markdown(tables, title(frame))))
+    for plot in plots:
+        written.append(write_whole(out / "plots" / f"{plot.name}.svg", plot.svg))
+        written.append(write_whole(out / "plots" / f"{plot.name}.png", plot.png))
+    for old in (out / "plots").glob("*"):
+        if old not in written and old.suffix in (".svg", ".png") and old.name.startswith(PLOT_NAMES):
+            old.unlink()
+    page = render(frame, tables, plots, results.manifest, sets, unfinished)
+    return [*written, write_whole(out / "report.html", page)]

@@ -1,0 +1,110 @@
+"""The few numbers at the top of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.measurements import (
+    Measurement,
+    NiahResults,
+    TextKey,
+    TextResult,
+    chunk_order,
+    model_rank,
+    niah_results,
+    text_results,
+    usual_settings,
+    writes,
+)
+from fwpkm_eval.reporting.sets import SetFacts
+from fwpkm_eval.reporting.summary_niah import best_at, main_context
+from fwpkm_eval.reporting.tables_speed import ratio_text, speedups
+from fwpkm_eval.reporting.tables_text import baseline_key
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """One number to put in large type: what it is a number of, and the setting it comes from."""
+
+    number: str
+    text: str
+    detail: str
+
+
+def highlights(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[Highlight]:
+    """Up to four numbers for the top of the page; the settings they come from are named beside them."""
+    sets = sets or SetFacts()
+    return [
+        *_recall_highlights(niah_results(frame)),
+        *_text_highlight(text_results(frame), sets),
+        *_speed_highlight(frame),
+    ]
+
+
+def _recall_highlights(results: NiahResults) -> list[Highlight]:
+    context = main_context(results)
+    models = usual_settings(results, context) if context else {}
+    main = main_model(models)
+    if context is None or main is None:
+        return []
+    length = max(setting.length for setting in models[main])
+    found = {setting: m for setting, m in models[main].items() if setting.length == length}
+    setting = min(found, key=lambda s: (-found[s].value, s.passes, chunk_order(s.write_chunk)))
+    best = found[setting]
+    protocol = wording.PROTOCOL_NAMES.get(context.protocol, context.protocol)
+    how = f"best setting: {wording.readings(setting.passes)}, {wording.writing(setting.write_chunk)}"
+    shown = [
+        Highlight(
+            wording.percent(best.value),
+            f"of needles found by {main} at {wording.size(length)}, {protocol}",
+            f"the longest length tried; {how}; {_interval(best)}",
+        )
+    ]
+    plain = {model: best_at(of, length) for model, of in models.items() if not writes(model)}
+    top = max((m for m in plain.values() if m), key=lambda m: m.value, default=None)
+    if top is not None:
+        shown.append(Highlight(wording.percent(top.value), "by the best model without fast weights", _interval(top)))
+    return shown
+
+
+def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[Highlight]:
+    """The main model on the set with the longest documents: a choice that does not depend on the outcome."""
+    keys = [key for key in results if not key.frozen and baseline_key(key, results) and results[key].bits_per_byte]
+    main = main_model({key.model: {} for key in keys})
+    keys = [key for key in keys if key.model == main]
+    if not keys:
+        return []
+    key = max(keys, key=lambda key: max(results[key].by_position, default=0))
+    base_key = baseline_key(key, results)
+    bits, base = results[key].bits_per_byte, results[base_key].bits_per_byte if base_key else None
+    if bits is None or base is None or base_key is None:
+        return []
+    text = f"bits per byte of {key.model} against {base_key.model}"
+    where = f"{sets.title(key.dataset)}, the set with the longest documents"
+    detail = f"{bits.value:.3f} and {base.value:.3f} on {where}"
+    return [Highlight(wording.change(bits.value / base.value - 1), text, detail)]
+
+
+def _speed_highlight(frame: pandas.DataFrame) -> list[Highlight]:
+    for speedup in speedups(frame)[:1]:
+        detail = ", ".join(filter(None, (speedup.name, speedup.what)))
+        return [Highlight(ratio_text(speedup.ratio), "as fast as the reference", detail)]
+    return []
+
+
+def main_model(models: Mapping[str, object]) -> str | None:
+    """The model that the report is about: FwPKM alone, else FwPKM with PKM, else any with fast weights."""
+    return min(filter(writes, models), key=model_rank, default=None)
+
+
+def _interval(measurement: Measurement) -> str:
+    if measurement.low is None or measurement.high is None:
+        return "no interval"
+    bounds = f"{measurement.low * 100:.0f}–{measurement.high * 100:.0f}%"
+    return f"{measurement.successes} of {measurement.n}; 95% interval {bounds}"

@@ -1,0 +1,305 @@
+"""From rows to the measurements that tables, plots and words are made of.
+
+Rows of several seeds are pooled: rates by adding up successes and tries, other values by their mean. Rows of
+one model that differ in something else (dtype, backend, scoring, an ablation arm …) are never mixed: that is
+put behind the model's name instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.reporting.published import STANDS_IN_FOR, has_fast_weights, memories_of
+from fwpkm_eval.runs.intervals import wilson_interval
+
+if TYPE_CHECKING:
+    import pandas
+
+GUESS = "guess"
+"""The model name of the floor rows: what random digits are expected to get."""
+
+HAYSTACK = "haystack"
+FROZEN = "frozen"
+_VARIANT_SEPARATOR = " · "
+_VARIES = ("scale", "score", "dtype", "backend", "device")
+_PROTOCOLS = ("closed-book", "open-book", "published")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A value from ``n`` samples (or tokens) and ``seeds`` seeds, with its 95% interval if it has one."""
+
+    value: float
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 1
+
+    @property
+    def successes(self) -> int:
+        """For a rate: how many of the ``n`` samples succeeded."""
+        return round(self.value * (self.n or 0))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all needles of a table share: protocol, text of the haystack, where memory starts anew."""
+
+    protocol: str
+    dataset: str
+    scope: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of asking: ``length`` in tokens, ``write_chunk`` is ``haystack`` or a number of tokens."""
+
+    length: int
+    needles: int
+    write_chunk: str
+    passes: int
+
+
+@dataclass
+class NiahResults:
+    """One metric of the needle task: for each context and model its measurement in each setting.
+
+    ``depths`` holds the same by depth: ``(setting, midpoint of the depth bucket)``.
+    """
+
+    metric: str
+    overall: dict[Context, dict[str, dict[Setting, Measurement]]] = field(default_factory=dict)
+    depths: dict[Context, dict[str, dict[tuple[Setting, float], Measurement]]] = field(default_factory=dict)
+
+    def models(self, context: Context, *, floor: bool = False) -> list[str]:
+        """The models measured in ``context``, baselines first, without the floor unless asked for."""
+        return [model for model in ordered(self.overall[context]) if floor or model != GUESS]
+
+
+@dataclass(frozen=True)
+class TextKey:
+    """What a perplexity belongs to. ``write_chunk`` is empty for a model that does not write."""
+
+    dataset: str
+    scope: str
+    model: str
+    frozen: bool
+    write_chunk: str
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """Perplexity of one model on one set; None where a value is not finite or was not measured."""
+
+    perplexity: Measurement | None = None
+    nats_per_token: Measurement | None = None
+    bits_per_byte: Measurement | None = None
+    by_position: Mapping[int, Measurement] = field(default_factory=dict)
+
+
+def niah_results(frame: pandas.DataFrame, metric: str = "exact_match") -> NiahResults:
+    """The needle task's ``metric`` in all settings of the rows."""
+    groups: dict[tuple[Context, str, Setting, float | None], list[dict[str, Any]]] = defaultdict(list)
+    for row in _records(frame, "niah", metric):
+        if None in (row["length"], row["passes"], row["needles"], row["value"]):
+            continue
+        context = Context(row["protocol"], row["dataset"], row["scope"])
+        setting = Setting(row["length"], row["needles"], row["write_chunk"], row["passes"])
+        groups[context, row["label"], setting, row["depth"]].append(row)
+    results = NiahResults(metric)
+    for context, model, setting, depth in groups:
+        pooled = _pool(groups[context, model, setting, depth])
+        if depth is None:
+            results.overall.setdefault(context, {}).setdefault(model, {})[setting] = pooled
+        else:
+            results.depths.setdefault(context, {}).setdefault(model, {})[setting, depth] = pooled
+    results.overall = {context: results.overall[context] for context in sorted(results.overall, key=_context_order)}
+    return results
+
+
+def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
+    """The perplexity task's results, for each set, scope, model and whether it was frozen."""
+    metrics = ("perplexity", "nats_per_token", "bits_per_byte", "bits_per_byte_at_position")
+    groups: dict[tuple[TextKey, str, int | None], list[dict[str, Any]]] = defaultdict(list)
+    found: dict[TextKey, dict[str, Any]] = defaultdict(lambda: {"by_position": {}})
+    for metric in metrics:
+        for row in _records(frame, "ppl", metric):
+            frozen = row["arm"] == FROZEN
+            key = TextKey(row["dataset"], row["scope"], row["label"], frozen, row["write_chunk"])
+            found[key].setdefault("by_position", {})  # a run that diverged is a result, too
+            if row["value"] is not None:
+                groups[key, metric, row["length"]].append(row)
+    for (key, metric, length), rows in groups.items():
+        if metric == "bits_per_byte_at_position":
+            if length is not None:
+                found[key]["by_position"][length] = _pool(rows)
+        else:
+            found[key][metric] = _pool(rows)
+    return {
+        key: TextResult(**{**found[key], "by_position": dict(sorted(found[key]["by_position"].items()))})
+        for key in sorted(found, key=_text_order)
+    }
+
+
+def ordered(models: Iterable[str]) -> list[str]:
+    """Models in the order of tables and legends: no memory, PKM, FwMLP, FwPKM, mixtures; the floor last."""
+    return sorted(set(models), key=model_order)
+
+
+def model_order(model: str) -> tuple[int, str]:
+    """The place of a model in tables and legends; see :func:`ordered`."""
+    kinds = memories_of(spec_of(model))
+    ranks = {frozenset(): 0, frozenset({"pkm"}): 1, frozenset({"fwmlp"}): 2, frozenset({"fwpkm"}): 3}
+    return (9 if model == GUESS else ranks.get(kinds, 4), model)
+
+
+def model_rank(model: str) -> tuple[int, str]:
+    """How much a report is about a model with fast weights: FwPKM alone, then with PKM, then the others."""
+    wanted = (frozenset({"fwpkm"}), frozenset({"pkm", "fwpkm"}))
+    kinds = memories_of(spec_of(model))
+    return (wanted.index(kinds) if kinds in wanted else len(wanted), model)
+
+
+def spec_of(model: str) -> str:
+    """The model's name without what tells variants of it apart."""
+    return model.partition(_VARIANT_SEPARATOR)[0]
+
+
+def writes(model: str) -> bool:
+    """Whether the model has fast weights, so that more readings or writes can change its answers."""
+    return has_fast_weights(spec_of(model))
+
+
+def baseline_of(model: str, models: Iterable[str]) -> str | None:
+    """The model without memory to hold ``model`` against: of its backbone, else any, else None."""
+    plain = [other for other in ordered(models) if other != GUESS and not memories_of(spec_of(other))]
+    backbone = spec_of(model).partition(":")[0]
+    return next((other for other in plain if spec_of(other) == backbone), plain[0] if plain else None)
+
+
+def alike(measurements: Mapping[Setting, Measurement]) -> bool:
+    """Whether passes and write chunk make no difference at all, length and needles being equal."""
+    values: dict[tuple[int, int], set[float]] = defaultdict(set)
+    for setting, measurement in measurements.items():
+        values[setting.length, setting.needles].add(measurement.value)
+    return all(len(found) == 1 for found in values.values())
+
+
+def usual_needles(results: Mapping[str, Mapping[Setting, Measurement]]) -> int:
+    """The number of needles that most settings have; the smaller one if two are as frequent."""
+    counts: dict[int, int] = defaultdict(int)
+    for settings in results.values():
+        for setting in settings:
+            counts[setting.needles] += 1
+    return min(counts, key=lambda needles: (-counts[needles], needles))
+
+
+def usual_settings(results: NiahResults, context: Context) -> dict[str, dict[Setting, Measurement]]:
+    """The models of a context with those of their settings that have the usual number of needles."""
+    needles = usual_needles(results.overall[context])
+    chosen = {
+        model: {s: m for s, m in results.overall[context][model].items() if s.needles == needles}
+        for model in results.models(context)
+    }
+    return {model: found for model, found in chosen.items() if found}
+
+
+def chunk_order(write_chunk: str) -> tuple[int, int, str]:
+    """Whole-haystack writes first, then ever more frequent writes."""
+    if write_chunk == HAYSTACK:
+        return (0, 0, "")
+    return (1, -int(write_chunk), "") if write_chunk.isdecimal() else (2, 0, write_chunk)
+
+
+def tokens_per_second(frame: pandas.DataFrame, task: str) -> dict[tuple[str, int | None, str], float]:
+    """Tokens read per second: ``(model, length, write_chunk)`` → the median over what was measured."""
+    import statistics
+
+    metric = "exact_match" if task == "niah" else "perplexity"
+    speeds: dict[tuple[str, int | None, str], list[float]] = defaultdict(list)
+    for row in _records(frame, task, metric):
+        if row["seconds"] and row["tokens"] and row["depth"] is None and row["arm"] != FROZEN:
+            length = row["length"] if task == "niah" else None
+            speeds[row["label"], length, row["write_chunk"]].append(row["tokens"] / row["seconds"])
+    return {key: statistics.median(values) for key, values in speeds.items()}
+
+
+def diverged(frame: pandas.DataFrame) -> list[tuple[str, str, str, float]]:
+    """Where outputs were not numbers: (model, task, set, share of samples or tokens), the worst first."""
+    worst: dict[tuple[str, str, str], float] = {}
+    for task in ("niah", "ppl"):
+        for row in _records(frame, task, "diverged"):
+            key = (row["label"], task, row["dataset"])
+            worst[key] = max(worst.get(key, 0.0), row["value"] or 0.0)
+    return sorted(((*key, share) for key, share in worst.items() if share), key=lambda entry: -entry[3])
+
+
+def _text_order(key: TextKey) -> tuple[object, ...]:
+    """Sets in the order of the paper, then others by name; a frozen run behind its own."""
+    embedded = list(STANDS_IN_FOR)
+    place = embedded.index(key.dataset) if key.dataset in embedded else len(embedded)
+    return (place, key.dataset, key.scope, model_order(key.model), key.frozen, chunk_order(key.write_chunk))
+
+
+def _context_order(context: Context) -> tuple[int, str, str, str]:
+    rank = _PROTOCOLS.index(context.protocol) if context.protocol in _PROTOCOLS else len(_PROTOCOLS)
+    return (rank, context.protocol, context.dataset, context.scope)
+
+
+def _records(frame: pandas.DataFrame, task: str, metric: str) -> list[dict[str, Any]]:
+    """The rows of a task as dictionaries with None for what is missing, and the model's ``label``."""
+    of_task = frame[frame["task"] == task]
+    labels = _labels(of_task)
+    chosen = of_task[of_task["metric"] == metric].drop(columns=["seconds"]).drop_duplicates().index
+    records = of_task.loc[chosen].to_dict("records")
+    return [
+        {str(name): _plain(value) for name, value in record.items()} | {"label": labels[index]}
+        for index, record in zip(chosen, records, strict=True)
+    ]
+
+
+def _labels(frame: pandas.DataFrame) -> dict[Any, str]:
+    """For each row of one task the model's name, with what tells apart those that share the name."""
+    columns = {name: frame[name].tolist() for name in ("model", "arm", *_VARIES)}
+    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for name in _VARIES:
+        for model, value in zip(columns["model"], columns[name], strict=True):
+            seen[model, name].add(value)
+    varying = {key for key, values in seen.items() if len(values - {""}) > 1}
+    labels: dict[Any, str] = {}
+    for at, index in enumerate(frame.index):
+        model, arm = columns["model"][at], columns["arm"][at]
+        parts = [columns[name][at] for name in _VARIES if (model, name) in varying]
+        parts += [arm] if arm != FROZEN else []
+        labels[index] = _VARIANT_SEPARATOR.join([model, *filter(None, parts)])
+    return labels
+
+
+def _plain(value: Any) -> Any:
+    import pandas
+
+    if isinstance(value, str):
+        return value
+    # What was measured but is not finite is no number to draw or compare: the rows "diverged" tell of it.
+    if value is pandas.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value
+
+
+def _pool(rows: list[dict[str, Any]]) -> Measurement:
+    """One measurement from the rows of one setting, which differ in their seeds."""
+    values = [row["value"] for row in rows]
+    counts = [row["n"] for row in rows]
+    if len(rows) == 1:
+        row = rows[0]
+        return Measurement(row["value"], row["n"], row["ci_low"], row["ci_high"])
+    total = sum(count or 0 for count in counts)
+    if rows[0]["unit"] == "fraction" and all(counts):
+        successes = sum(value * count for value, count in zip(values, counts, strict=True))
+        low, high = wilson_interval(min(successes, total), total)
+        return Measurement(successes / total, total, low, high, len(rows))
+    return Measurement(math.fsum(values) / len(values), total or None, seeds=len(rows))

@@ -1,0 +1,36 @@
+"""All plots of a report, from rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fwpkm_eval.reporting.measurements import niah_results, text_results
+from fwpkm_eval.reporting.plots_niah import niah_plots
+from fwpkm_eval.reporting.plots_speed import speed_plots
+from fwpkm_eval.reporting.plots_text import text_plots
+from fwpkm_eval.reporting.sets import SetFacts
+from fwpkm_eval.reporting.style import Plot, colours, styled
+
+if TYPE_CHECKING:
+    import pandas
+
+PLOT_NAMES = (
+    "niah-models",
+    "niah-length",
+    "niah-needles",
+    "niah-depth",
+    "bits-per-byte",
+    "loss-by-position",
+    "speed",
+)
+"""How the names of our plots start; files of these names that a report does not make any more are removed."""
+
+
+def build_plots(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[Plot]:
+    """All plots that the rows have measurements for, in the order of the report."""
+    sets = sets or SetFacts()
+    needles, texts = niah_results(frame), text_results(frame)
+    models = {model for by_model in needles.overall.values() for model in by_model}
+    chosen = colours(models | {key.model for key in texts})
+    with styled():
+        return [*niah_plots(needles, chosen), *text_plots(texts, chosen, sets), *speed_plots(frame)]

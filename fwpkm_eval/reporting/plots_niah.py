@@ -1,0 +1,379 @@
+"""Plots of the needle task: needles found by length, readings, depth and number of needles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fwpkm_eval.reporting import style, wording
+from fwpkm_eval.reporting.measurements import (
+    Context,
+    Measurement,
+    NiahResults,
+    Setting,
+    alike,
+    chunk_order,
+    usual_needles,
+    usual_settings,
+    writes,
+)
+from fwpkm_eval.reporting.style import Plot
+from fwpkm_eval.reporting.table import slug
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Found = Mapping[Setting, Measurement]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A grid of panels: a row per model, a column per write chunk, and in each a line per ``line``."""
+
+    models: Mapping[str, Found]
+    chunks: Sequence[str]
+    x: Callable[[Setting], int]
+    line: Callable[[Setting], int]
+    line_name: Callable[[int], str]
+    x_label: str
+
+    def x_values(self) -> list[int]:
+        return sorted({self.x(setting) for found in self.models.values() for setting in found})
+
+    def line_values(self) -> list[int]:
+        return sorted({self.line(setting) for found in self.models.values() for setting in found})
+
+
+def niah_plots(results: NiahResults, colours: Mapping[str, str]) -> list[Plot]:
+    """All plots of the needle task that there are measurements for."""
+    plots: list[Plot | None] = []
+    for context in results.overall:
+        if not results.models(context):
+            continue
+        plots += [
+            _models_plot(results, context, colours),
+            _length_plot(results, context, colours),
+            _needles_plot(results, context, colours),
+            _depth_plot(results, context),
+        ]
+    return [plot for plot in plots if plot is not None]
+
+
+def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, str]) -> Plot | None:
+    """All models in one panel per write chunk, after the most readings: the picture to remember."""
+    models = usual_settings(results, context)
+    lengths = sorted({setting.length for found in models.values() for setting in found})
+    if len(models) < 2 or len(lengths) < 2:
+        return None
+    chunks = _chunks(models, lambda s: s.length)
+    passes = _shared_passes(models)
+    figure, grid = style.new_figure(1, len(chunks), 1.75 + 0.13 * -(-len(models) // 2), sharey=True)
+    for axes, write_chunk in zip(grid[0], chunks, strict=True):
+        for at, (model, found) in enumerate(models.items()):
+            chosen = {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
+            shift = _shift(at, len(models), lengths)
+            _line(axes, chosen, lambda s: s.length, colours[model], shift)
+        style.percent_axis(axes.yaxis)
+        style.size_axis(axes.xaxis, lengths, 5)
+        axes.set_title(wording.writing(write_chunk), fontsize=7)
+    grid[0][0].set_ylabel("needles found")
+    figure.supxlabel("haystack length, tokens", fontsize=7.5)
+    style.legend_of_models(figure, list(models), colours)
+    name = wording.context_name(context, list(results.overall))
+    return style.finish(
+        figure,
+        slug("niah-models", _slug(results, context)),
+        f"All models, {name}: needles found after {wording.readings(passes)}",
+        f"{_meaning(context)} {_needles_words(models)} {_samples_words(models)} Bands: 95% Wilson intervals. "
+        "Points of one length stand side by side so that none hides another.",
+    )
+
+
+def _length_plot(results: NiahResults, context: Context, colours: Mapping[str, str]) -> Plot | None:
+    models = usual_settings(results, context)
+    name = wording.context_name(context, list(results.overall))
+    lengths = {setting.length for found in models.values() for setting in found}
+    passes = {setting.passes for found in models.values() for setting in found}
+    if len(lengths) > 1:
+        title = f"Needles found by length, {name}"
+        grid = _Grid(
+            models,
+            _chunks(models, lambda s: s.length),
+            lambda s: s.length,
+            lambda s: s.passes,
+            wording.readings,
+            "haystack length, tokens",
+        )
+    elif len(passes) > 1:
+        title = f"Needles found by readings, {name}"
+        chunks = _chunks(models, lambda s: s.passes)
+        grid = _Grid(models, chunks, lambda s: s.passes, lambda s: s.length, _tokens, "readings")
+    else:
+        return None
+    caption = (
+        f"{_meaning(context)} {_needles_words(models)} {_samples_words(models)} Bands: 95% Wilson intervals. "
+        "Points of one length stand side by side so that none hides another."
+    )
+    return style.finish(_draw(grid, colours), slug("niah-length", _slug(results, context)), title, caption)
+
+
+def _needles_plot(results: NiahResults, context: Context, colours: Mapping[str, str]) -> Plot | None:
+    models = {model: results.overall[context][model] for model in results.models(context)}
+    counts: dict[int, set[int]] = {}
+    for setting in (setting for found in models.values() for setting in found):
+        counts.setdefault(setting.length, set()).add(setting.needles)
+    length = max(counts, key=lambda tokens: (len(counts[tokens]), -tokens))
+    if len(counts[length]) < 2:
+        return None
+    chosen = {
+        model: {setting: m for setting, m in found.items() if setting.length == length}
+        for model, found in models.items()
+    }
+    chosen = {model: found for model, found in chosen.items() if len({s.needles for s in found}) > 1}
+    grid = _Grid(
+        chosen,
+        _chunks(chosen, lambda s: s.needles),
+        lambda s: s.needles,
+        lambda s: s.passes,
+        wording.readings,
+        "needles in the haystack",
+    )
+    name = wording.context_name(context, list(results.overall))
+    return style.finish(
+        _draw(grid, colours),
+        slug("niah-needles", _slug(results, context)),
+        f"More needles in {wording.size(length)} tokens, {name}",
+        f"{_meaning(context)} So many needles are hidden, one of them is asked for. {_samples_words(chosen)} "
+        "Bands: 95% Wilson intervals.",
+    )
+
+
+def _depth_plot(results: NiahResults, context: Context) -> Plot | None:
+    """Heat maps depth × length: one row per model and write chunk, one column per number of readings."""
+    all_depths = results.depths.get(context, {})
+    needles = usual_needles(results.overall[context])
+    panels: dict[tuple[str, str], dict[int, dict[tuple[int, float], Measurement]]] = {}
+    left_out: dict[str, float] = {}
+    for model in results.models(context):
+        found = {key: m for key, m in all_depths.get(model, {}).items() if key[0].needles == needles}
+        if found and not writes(model) and alike(results.overall[context][model]):
+            left_out[model] = max(m.value for s, m in results.overall[context][model].items() if s.needles == needles)
+            continue
+        for (setting, depth), measurement in found.items():
+            by_passes = panels.setdefault((model, setting.write_chunk), {})
+            by_passes.setdefault(setting.passes, {})[setting.length, depth] = measurement
+    if not panels:
+        return None
+    order = list(results.models(context))
+    rows = sorted(panels, key=lambda key: (order.index(key[0]), chunk_order(key[1])))
+    passes = sorted({n for by_passes in panels.values() for n in by_passes})
+    counts = sorted({m.n for by in panels.values() for cells in by.values() for m in cells.values() if m.n})
+    name = wording.context_name(context, list(results.overall))
+    caption = f"{_meaning(context)} {_needles_words(usual_settings(results, context))} "
+    caption += "Grey: no needle lay there, or it was not measured."
+    if counts:
+        span = f"{counts[0]}{f' to {counts[-1]}' if counts[-1] > counts[0] else ''}"
+        caption += f" Each field is the mean of {span} sample{'s' if counts[-1] > 1 else ''}: look for patterns, "
+        caption += "not at single fields."
+    if left_out:
+        highest = wording.percent(max(left_out.values()))
+        names = wording.listing(list(left_out))
+        caption += f" Not drawn, as nothing makes a difference to them: {names} (at most {highest})."
+    return style.finish(
+        _draw_depths(panels, rows, passes),
+        slug("niah-depth", _slug(results, context)),
+        f"Needles found by depth and length, {name}",
+        caption,
+    )
+
+
+def _draw_depths(
+    panels: Mapping[tuple[str, str], Mapping[int, Mapping[tuple[int, float], Measurement]]],
+    rows: Sequence[tuple[str, str]],
+    passes: Sequence[int],
+) -> Figure:
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+
+    cells = [cells for by_passes in panels.values() for cells in by_passes.values()]
+    lengths = sorted({length for found in cells for length, _ in found})
+    depths = sorted({depth for found in cells for _, depth in found})
+    ramp = LinearSegmentedColormap.from_list("recall", ["#f3ead7", "#7fb8c9", "#0071b1", "#0b2f52"], N=40)
+    figure, grid = style.new_figure(len(rows), len(passes), 0.75 + 1.02 * len(rows), sharex=True, sharey=True)
+    for key, line in zip(rows, grid, strict=True):
+        for number, axes in zip(passes, line, strict=True):
+            found = panels[key].get(number, {})
+            values = np.full((len(depths), len(lengths)), np.nan)
+            for (length, depth), measurement in found.items():
+                values[depths.index(depth), lengths.index(length)] = measurement.value * 100
+            axes.set_facecolor(style.GRID)
+            mesh = axes.pcolormesh(
+                np.arange(len(lengths) + 1),
+                np.linspace(0, 100, len(depths) + 1),
+                np.ma.masked_invalid(values),
+                cmap=ramp,
+                vmin=0,
+                vmax=100,
+                edgecolors=style.CARD,
+                linewidth=0.5,
+            )
+            axes.grid(False)
+            axes.spines[:].set_visible(False)
+            axes.tick_params(length=0)
+            axes.set_ylim(100, 0)
+            axes.set_yticks([0, 50, 100], ["start", "middle", "end"])
+            axes.set_xticks(np.arange(len(lengths)) + 0.5, [wording.size(length) for length in lengths])
+            if len(lengths) * len(passes) > 9:
+                axes.tick_params(axis="x", rotation=90)
+        model, write_chunk = key
+        style.row_title(line[0], model, wording.writing(write_chunk))
+    for number, axes in zip(passes, grid[0], strict=True):
+        style.heading(axes, wording.readings(number))
+    figure.supxlabel("haystack length, tokens", fontsize=7.5)
+    bar = figure.colorbar(mesh, ax=[axes for line in grid for axes in line], shrink=min(1.0, 1.6 / len(rows)), pad=0.02)
+    bar.solids.set_edgecolor("face")  # type: ignore[union-attr]  # no hair lines between the steps
+    bar.set_ticks([0, 50, 100], labels=["0", "50", "100%"])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    return figure
+
+
+def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
+    models = list(grid.models)
+    x_values, lines = grid.x_values(), grid.line_values()
+    height = 0.85 + 0.95 * len(models)
+    figure, panels = style.new_figure(len(models), len(grid.chunks), height, sharex=True, sharey=True)
+    for row, model in zip(panels, models, strict=True):
+        same = not writes(model) and alike(grid.models[model])
+        for axes, write_chunk in zip(row, grid.chunks, strict=True):
+            found = {s: m for s, m in grid.models[model].items() if same or s.write_chunk == write_chunk}
+            if same:
+                once = {grid.x(setting): setting for setting in found}
+                _line(axes, {setting: found[setting] for setting in once.values()}, grid.x, colours[model])
+            elif not found:
+                style.remark(axes, "not measured")
+            else:
+                for at, (value, opacity) in enumerate(zip(lines, style.opacities(len(lines)), strict=True)):
+                    chosen = {setting: m for setting, m in found.items() if grid.line(setting) == value}
+                    marker = style.MARKERS[at % len(style.MARKERS)]
+                    shift = _shift(at, len(lines), x_values)
+                    _line(axes, chosen, grid.x, colours[model], shift, marker, opacity)
+            style.percent_axis(axes.yaxis)
+            style.size_axis(axes.xaxis, x_values, 5)
+        style.row_title(row[0], model, "same after any number of readings" if same and len(lines) > 1 else "")
+    for axes, write_chunk in zip(panels[0], grid.chunks, strict=True):
+        style.heading(axes, wording.writing(write_chunk))
+    figure.supylabel("needles found", fontsize=7.5)
+    figure.supxlabel(grid.x_label, fontsize=7.5)
+    if len(lines) > 1:
+        _legend(figure, [grid.line_name(value) for value in lines])
+    return figure
+
+
+def _line(
+    axes: Axes,
+    chosen: Found,
+    x: Callable[[Setting], int],
+    colour: str,
+    shift: float = 0.0,
+    marker: str = "o",
+    opacity: float = 1.0,
+) -> None:
+    """One line with its band; ``shift`` moves it sideways, in octaves, so that equal lines are all seen."""
+    if not chosen:
+        return
+    settings = sorted(chosen, key=x)
+    places = [x(setting) * 2**shift for setting in settings]
+    axes.plot(
+        places,
+        [chosen[setting].value * 100 for setting in settings],
+        color=colour,
+        alpha=opacity,
+        marker=marker,
+        markeredgecolor=style.CARD,
+        markeredgewidth=0.5,
+        clip_on=False,
+        zorder=3,
+    )
+    bounded = [(at, m) for at, m in zip(places, (chosen[s] for s in settings), strict=True) if m.low is not None]
+    lows = [(m.low or 0.0) * 100 for _, m in bounded]
+    highs = [(1.0 if m.high is None else m.high) * 100 for _, m in bounded]
+    if len(bounded) > 1:
+        axes.fill_between([at for at, _ in bounded], lows, highs, color=colour, alpha=0.13 * opacity, linewidth=0)
+    elif bounded:
+        axes.vlines([bounded[0][0]], lows, highs, color=colour, alpha=0.5 * opacity, linewidth=1)
+
+
+def _shift(at: int, count: int, places: Sequence[int]) -> float:
+    """How far, in powers of two, line ``at`` of ``count`` is moved: 2.2% of the axis from one to the next."""
+    octaves = math.log2(max(places) / min(places)) if min(places) > 0 else 1.0
+    return 0.022 * max(octaves, 1.0) * (at - (count - 1) / 2)
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=style.INK,
+            alpha=opacity,
+            marker=marker,
+            markeredgecolor=style.CARD,
+            markeredgewidth=0.5,
+        )
+        for opacity, marker in zip(style.opacities(len(names)), style.MARKERS * len(names), strict=False)
+    ]
+    figure.legend(handles, list(names), loc="outside upper center", ncols=min(len(names), 4))
+
+
+def _chunks(models: Mapping[str, Found], x: Callable[[Setting], int]) -> list[str]:
+    """The write chunks that make a line, with some model that writes; all of them if none does."""
+    places: dict[str, dict[str, set[int]]] = {}
+    for model, found in models.items():
+        for setting in found:
+            places.setdefault(setting.write_chunk, {}).setdefault(model, set()).add(x(setting))
+    lines = [
+        chunk
+        for chunk, by_model in places.items()
+        if any(len(at) > 1 for model, at in by_model.items() if writes(model))
+    ]
+    return sorted(lines or places, key=chunk_order)
+
+
+def _slug(results: NiahResults, context: Context) -> str:
+    return wording.context_slug(context, list(results.overall))
+
+
+def _tokens(length: int) -> str:
+    return f"{wording.size(length)} tokens"
+
+
+def _meaning(context: Context) -> str:
+    meaning = wording.PROTOCOL_MEANINGS.get(context.protocol)
+    name = wording.sentence(wording.PROTOCOL_NAMES.get(context.protocol, context.protocol))
+    return f"{name}: {meaning}." if meaning else f"{name}."
+
+
+def _shared_passes(models: Mapping[str, Found]) -> int:
+    """The largest number of readings that all lengths were measured with; if there is none, the largest."""
+    per_length: dict[int, set[int]] = {}
+    for setting in (setting for found in models.values() for setting in found):
+        per_length.setdefault(setting.length, set()).add(setting.passes)
+    return max(set.intersection(*per_length.values()) or set.union(*per_length.values()))
+
+
+def _needles_words(models: Mapping[str, Found]) -> str:
+    needles = min(setting.needles for found in models.values() for setting in found)
+    return f"{needles} needles, one asked for, all six digits right." if needles > 1 else "All six digits right."
+
+
+def _samples_words(models: Mapping[str, Found]) -> str:
+    counts = sorted({m.n for found in models.values() for m in found.values() if m.n is not None})
+    if not counts:
+        return ""
+    return f"{counts[0]}{f' to {counts[-1]}' if counts[-1] > counts[0] else ''} samples per point."

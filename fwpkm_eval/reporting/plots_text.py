@@ -1,0 +1,119 @@
+"""Plots of the perplexity task: bits per byte by model and set, and by position in the document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fwpkm_eval.reporting import style
+from fwpkm_eval.reporting.measurements import TextKey, TextResult, ordered, writes
+from fwpkm_eval.reporting.sets import SetFacts
+from fwpkm_eval.reporting.style import Plot
+from fwpkm_eval.reporting.table import slug
+from fwpkm_eval.reporting.tables_text import frozen_of
+
+Results = Mapping[TextKey, TextResult]
+
+_DASHED = (0, (3, 1.5))
+
+
+def text_plots(results: Results, colours: Mapping[str, str], sets: SetFacts) -> list[Plot]:
+    """All plots of the perplexity task that there are measurements for, for each scope."""
+    plots: list[Plot | None] = []
+    scopes = list(dict.fromkeys(key.scope for key in results))
+    for scope in scopes:
+        here = {key: value for key, value in results.items() if key.scope == scope}
+        suffix = scope if len(scopes) > 1 else ""
+        plots += [_bits_plot(here, colours, sets, suffix), _position_plot(here, colours, sets, suffix)]
+    return [plot for plot in plots if plot is not None]
+
+
+def _bits_plot(results: Results, colours: Mapping[str, str], sets: SetFacts, suffix: str) -> Plot | None:
+    """For each set a line per model: a filled dot as it reads, a hollow one with writes off."""
+    measured = {key: r.bits_per_byte for key, r in results.items() if r.bits_per_byte and not key.frozen}
+    datasets = list(dict.fromkeys(key.dataset for key in measured))
+    if not datasets:
+        return None
+    per_set = {dataset: [key for key in measured if key.dataset == dataset] for dataset in datasets}
+    lines = max(len(keys) for keys in per_set.values())
+    figure, grid = style.new_figure(len(datasets), 1, 0.55 + len(datasets) * (0.3 + 0.17 * lines))
+    for dataset, (axes,) in zip(datasets, grid, strict=True):
+        keys = sorted(per_set[dataset], key=lambda key: ordered([k.model for k in measured]).index(key.model))
+        values = []
+        for at, key in enumerate(keys):
+            bits, frozen, colour = measured[key], frozen_of(key, dict(results)), colours[key.model]
+            values += [bits.value, *([frozen.value] if frozen else [])]
+            if frozen and writes(key.model):
+                axes.plot([bits.value, frozen.value], [at, at], color=colour, linewidth=1.2, alpha=0.6, zorder=2)
+                axes.plot(frozen.value, at, "o", color=colour, markerfacecolor=style.CARD, markersize=5, zorder=3)
+            axes.plot(bits.value, at, "o", color=colour, markersize=5.5, zorder=4)
+            axes.annotate(
+                f"{bits.value:.2f}",
+                (min(bits.value, frozen.value) if frozen else bits.value, at),
+                xytext=(-5, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                fontsize=7,
+            )
+        axes.set_yticks(range(len(keys)), [key.model for key in keys])
+        axes.set_ylim(len(keys) - 0.4, -0.6)
+        span = max(values) - min(values) or 0.1 * max(values)
+        axes.set_xlim(min(values) - 0.24 * span, max(values) + 0.08 * span)
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_title(sets.title(dataset), loc="left", fontweight="bold")
+    grid[-1][0].set_xlabel("bits per byte (less is better)")
+    return style.finish(
+        figure,
+        slug("bits-per-byte", suffix),
+        f"Bits per byte by model and set{f', scope {suffix}' if suffix else ''}",
+        "Filled: as the model reads, writing into its memory. Hollow: the same model with writes off. "
+        "Documents that no model was trained on. The axes do not start at 0.",
+    )
+
+
+def _position_plot(results: Results, colours: Mapping[str, str], sets: SetFacts, suffix: str) -> Plot | None:
+    """Per set bits per byte against the position in the document, with writes and without."""
+    from matplotlib.lines import Line2D
+
+    curves = {key: r.by_position for key, r in results.items() if len(r.by_position) > 1}
+    # A model that does not write has no second curve to show.
+    curves = {key: curve for key, curve in curves.items() if writes(key.model) or not key.frozen}
+    datasets = list(dict.fromkeys(key.dataset for key in curves))
+    if not datasets:
+        return None
+    models = ordered(key.model for key in curves)
+    height = 0.6 + 0.16 * -(-len(models) // 2) + 1.3 * len(datasets)
+    figure, grid = style.new_figure(len(datasets), 1, height)
+    for dataset, (axes,) in zip(datasets, grid, strict=True):
+        here = {key: curve for key, curve in curves.items() if key.dataset == dataset}
+        for key in sorted(here, key=lambda key: (models.index(key.model), key.frozen)):
+            axes.plot(
+                list(here[key]),
+                [measurement.value for measurement in here[key].values()],
+                color=colours[key.model],
+                linestyle=_DASHED if key.frozen else "-",
+                marker="o",
+                markersize=3 if key.frozen else 3.5,
+                markerfacecolor=style.CARD if key.frozen else colours[key.model],
+                linewidth=1.1 if key.frozen else 1.5,
+                zorder=2 if key.frozen else 3,
+            )
+        style.size_axis(axes.xaxis, [position for curve in here.values() for position in curve], 9)
+        axes.locator_params(axis="y", nbins=5)
+        axes.set_title(sets.title(dataset), loc="left", fontweight="bold")
+    grid[-1][0].set_xlabel("position in the document, up to … tokens")
+    figure.supylabel("bits per byte", fontsize=7.5)
+    off = Line2D([], [], color=style.MUTED, marker="o", markersize=3, markerfacecolor=style.CARD, label="writes off")
+    off.set_linestyle(_DASHED)
+    style.legend_of_models(figure, models, colours, *([off] if any(key.frozen for key in curves) else []))
+    return style.finish(
+        figure,
+        slug("loss-by-position", suffix),
+        f"Loss along a document{f', scope {suffix}' if suffix else ''}",
+        "Each point is the mean over the tokens between half its position and its position (the first: from "
+        "the start). Only long documents reach far to the right, so compare curves at one position, not "
+        "positions on a curve.",
+    )

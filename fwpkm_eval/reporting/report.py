@@ -1,0 +1,197 @@
+"""``report.html``: one file that opens without a network, on paper-white or dark, on a desk or a phone."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import markupsafe
+
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.highlights import highlights
+from fwpkm_eval.reporting.measurements import GUESS, chunk_order, ordered, writes
+from fwpkm_eval.reporting.sets import SetFacts
+from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, Plot, inline_svg
+from fwpkm_eval.reporting.summary import summarise
+from fwpkm_eval.reporting.table import Table
+from fwpkm_eval.reporting.tables import scale_of
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line about the run: a name and its value in words."""
+
+    name: str
+    value: str
+
+
+def render(
+    frame: pandas.DataFrame,
+    tables: Sequence[Table],
+    plots: Sequence[Plot],
+    manifest: Mapping[str, Any] | None,
+    sets: SetFacts,
+    unfinished: str = "",
+) -> str:
+    """The page. Names come out as text, whatever they hold; nothing is loaded from elsewhere."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = importlib.resources.files("fwpkm_eval.reporting").joinpath("templates/report.html.j2")
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    figures = [
+        # Drawn by us: names are outlines of letters in it, not text, and comments are taken out.
+        (plot, markupsafe.Markup(inline_svg(plot, f"p{number}")))
+        for number, plot in enumerate(plots)
+    ]
+    leading = leading_plots(plots)
+    return template.render(
+        title=title(frame),
+        unfinished=unfinished,
+        highlights=highlights(frame, sets),
+        summary=summarise(frame, sets),
+        leading=[pair for pair in figures if pair[0] in leading],
+        columns=two_columns([pair for pair in figures if pair[0] not in leading]),
+        tables=[table for table in tables if not table.detail],
+        details=[table for table in tables if table.detail],
+        facts=facts(manifest),
+        texts=text_facts(manifest, sets),
+        weights=sorted(dict((manifest or {}).get("weights") or {}).items()),
+        manifest=json.dumps(manifest, indent=1, ensure_ascii=False) if manifest else "",
+        commands=commands(frame, manifest),
+        on_dark=ON_DARK,
+        light={"ink": INK, "muted": MUTED, "grid": GRID, "card": CARD},
+    )
+
+
+def leading_plots(plots: Sequence[Plot]) -> list[Plot]:
+    """The two pictures for the top of the page: needles found by all models, and bits per byte."""
+    found = (next((p for p in plots if p.name.startswith(name)), None) for name in ("niah-models", "bits-per-byte"))
+    return [plot for plot in found if plot is not None]
+
+
+def two_columns(
+    figures: Sequence[tuple[Plot, markupsafe.Markup]],
+) -> list[list[tuple[Plot, markupsafe.Markup]]]:
+    """The figures in two columns of about the same height, each put where there is more room so far."""
+    columns: list[list[tuple[Plot, markupsafe.Markup]]] = [[], []]
+    heights = [0.0, 0.0]
+    for plot, svg in figures:
+        shorter = heights.index(min(heights))
+        columns[shorter].append((plot, svg))
+        heights[shorter] += plot.height + 0.25 + len(plot.caption) / 1200  # frame and caption, roughly
+    return [column for column in columns if column]
+
+
+def title(frame: pandas.DataFrame) -> str:
+    """``Fast-weight memory, measured: scale micro``."""
+    scale = scale_of(frame)
+    return f"Fast-weight memory, measured{f': scale {scale}' if scale else ''}"
+
+
+def facts(manifest: Mapping[str, Any] | None) -> list[Fact]:
+    """The manifest in a few lines."""
+    if not manifest:
+        return []
+    versions = dict(manifest.get("versions") or {})
+    device = dict(manifest.get("device") or {})
+    seeds = [str(seed) for seed in manifest.get("seeds") or []]
+    found = [
+        Fact("Started", str(manifest.get("started") or "")),
+        Fact("Finished", str(manifest.get("finished") or "not yet")),
+        Fact("Machine", _machine(device)),
+        Fact("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        Fact("Commit", str(manifest.get("git_commit") or "")),
+        Fact("Seeds", ", ".join(seeds)),
+    ]
+    return [fact for fact in found if fact.value]
+
+
+def _machine(device: Mapping[str, Any]) -> str:
+    """The machine in words: what is known by name first, then whatever else was noted."""
+    parts = [str(device[name]) for name in ("device", "processor") if device.get(name)]
+    units = {"cores": "cores", "memory_gib": "GiB memory"}
+    parts += [f"{device[name]} {unit}" for name, unit in units.items() if device.get(name)]
+    known = {"device", "processor", *units}
+    parts += [f"{name.replace('_', ' ')} {value}" for name, value in device.items() if name not in known]
+    return ", ".join(parts)
+
+
+def text_facts(manifest: Mapping[str, Any] | None, sets: SetFacts) -> list[Fact]:
+    """For each text set where it is from and its hash."""
+    found = []
+    for name, facts_of_set in dict((manifest or {}).get("data") or {}).items():
+        about = dict(facts_of_set) if isinstance(facts_of_set, Mapping) else {"sha256": facts_of_set}
+        parts = [
+            str(about.get("origin") or ""),
+            f"sha256 {str(about['sha256'])[:16]}…" if about.get("sha256") else "",
+        ]
+        found.append(Fact(sets.title(str(name)), "; ".join(filter(None, parts))))
+    return found
+
+
+def commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
+    """How to make the run, and each part of it, again."""
+    found = []
+    if manifest and manifest.get("command"):
+        found.append(Fact("All of it", str(manifest["command"])))
+    found += [*_needle_commands(frame, manifest), *_text_commands(frame, manifest)]
+    if (frame["task"] == "bench").any():
+        found.append(Fact("Speed", "fwpkm-eval bench --what ops"))
+    found.append(Fact("This page, its tables and plots, from the rows in DIR", "fwpkm-eval report DIR"))
+    return found
+
+
+def _needle_commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
+    """One command for each way of asking; what was asked alike shares one."""
+    ways: dict[tuple[str, str, str], tuple[set[str], set[str], set[str]]] = {}
+    rows = frame[(frame["task"] == "niah") & (frame["metric"] == "exact_match") & frame["depth"].isna()]
+    for row in rows.itertuples():
+        if not writes(str(row.model)):
+            continue  # guessing, and models whose rows repeat one answer for every way of reading
+        way = ways.setdefault((str(row.needles), str(row.length), str(row.n)), (set(), set(), set()))
+        for values, value in zip(way, (row.passes, row.write_chunk, row.protocol), strict=True):
+            values.add(str(value))
+    found = []
+    for (needles, length, samples), (passes, chunks, protocols) in ways.items():
+        size = wording.size(int(length))
+        protocol = "".join(f" --protocol {name}" for name in sorted(protocols, reverse=True))
+        found.append(
+            Fact(
+                f"{needles} needles at {size}",
+                f"fwpkm-eval niah{_common(frame, manifest, 'niah')} --lengths {size} --needles {needles} "
+                f"--passes {','.join(sorted(passes, key=int))} --samples {samples} "
+                f"--write-chunk {','.join(sorted(chunks, key=chunk_order))}{protocol}",
+            )
+        )
+    return found
+
+
+def _text_commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
+    rows = frame[(frame["task"] == "ppl") & (frame["metric"] == "perplexity")]
+    found = []
+    for tokens, of_size in rows.groupby("n", sort=False):
+        sets = ",".join(dict.fromkeys(of_size["dataset"]))
+        options = f"{_common(frame, manifest, 'ppl')} --sets {sets} --tokens {int(str(tokens))}"
+        found.append(Fact(f"Perplexity on {sets.replace(',', ', ')}", f"fwpkm-eval ppl{options}"))
+    return found
+
+
+def _common(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None, task: str) -> str:
+    """The options that all commands of a task share."""
+    rows = frame[frame["task"] == task]
+    models = [model for model in ordered(rows["model"]) if model not in ("", GUESS)]
+    scale, data = scale_of(frame), str(dict((manifest or {}).get("config") or {}).get("data", "embedded"))
+    options = f" --models {shlex.quote(','.join(models))}"
+    options += f" --scale {shlex.quote(scale)}" if scale else ""
+    options += f" --data {shlex.quote(data)}" if data != "embedded" else ""
+    seeds = sorted({int(seed) for seed in rows["seed"].dropna()} - {0})
+    return options + "".join(f" --seed {seed}" for seed in seeds[:1])

@@ -1,0 +1,253 @@
+"""How plots look: colours, type, axes, and how a figure becomes PNG and SVG, the same bytes each time.
+
+Colours are those of Okabe and Ito, which stay apart for colour-blind readers, slightly darkened where they
+would be faint on paper. Each model keeps its colour in all plots of a report.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.reporting.measurements import GUESS, ordered, spec_of
+from fwpkm_eval.reporting.published import memories_of
+from fwpkm_eval.sizes import format_size
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+COLUMN = 3.5
+"""Width in inches of one column of a paper; every figure is that wide."""
+
+INK, MUTED, GRID, CARD = "#1f2328", "#656d76", "#d8dee4", "#ffffff"
+"""Text, secondary text, grid and background: unlike any model's colour, so that a page can change them."""
+
+_GREY, _BLUE, _VERMILION, _GREEN = "#8a8f98", "#0072b2", "#d55e00", "#009e73"
+_ORANGE, _PURPLE, _SKY, _BROWN = "#d99000", "#c0609b", "#4ba6dc", "#8c6d46"
+BAR = _BLUE
+"""For bars that stand for no model."""
+_PREFERRED: dict[frozenset[str], str] = {
+    frozenset(): _GREY,
+    frozenset({"pkm"}): _ORANGE,
+    frozenset({"fwmlp"}): _GREEN,
+    frozenset({"fwpkm"}): _BLUE,
+    frozenset({"pkm", "fwpkm"}): _VERMILION,
+}
+_SPARE = (_VERMILION, _PURPLE, _SKY, _BROWN, _GREEN, _ORANGE, _BLUE, _GREY)
+ON_DARK: dict[str, str] = {
+    _GREY: "#a4abb5",
+    _BLUE: "#4aa8e8",
+    _VERMILION: "#f3854a",
+    _GREEN: "#2fc69a",
+    _ORANGE: "#ebae3f",
+    _PURPLE: "#de8abf",
+    _SKY: "#86caf3",
+    _BROWN: "#bd9c72",
+}
+"""What becomes of the models' colours on a dark page."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_RC: dict[str, Any] = {
+    "text.parse_math": False,
+    "svg.hashsalt": "fwpkm-eval",
+    "svg.fonttype": "path",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.titlecolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": CARD,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.columnspacing": 1.2,
+    "figure.constrained_layout.h_pad": 0.04,
+    "figure.constrained_layout.w_pad": 0.03,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished plot: file name without ending, title, caption, and its two forms."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    png: bytes
+    height: float
+    """Height over width."""
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our look, for the figures made inside; matplotlib's settings are put back afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's matplotlibrc must not change a figure
+        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]  # newer stubs list each name
+        yield
+
+
+def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of one column's width and ``height`` inches with a grid of axes; needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(COLUMN, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, [list(row) for row in figure.subplots(rows, columns, squeeze=False, **options)]
+
+
+def finish(figure: Figure, name: str, title: str, caption: str) -> Plot:
+    """The figure as a :class:`Plot`: SVG without a date and with fixed ids, PNG at 240 dots per inch."""
+    svg, png = io.StringIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, facecolor=CARD)
+    figure.set_layout_engine("none")  # what was laid out for the one stays for the other
+    figure.savefig(png, format="png", metadata={"Software": None}, facecolor=CARD, dpi=240)
+    lines = (line.rstrip() for line in svg.getvalue().splitlines())
+    shape = figure.get_figheight() / figure.get_figwidth()
+    return Plot(name, title, caption, "\n".join(lines) + "\n", png.getvalue(), shape)
+
+
+def colours(models: Iterable[str]) -> dict[str, str]:
+    """A colour for each model, by its kind of memory where it is the first of its kind."""
+    chosen: dict[str, str] = {}
+    for model in ordered(models):
+        if model == GUESS:
+            continue
+        preferred = _PREFERRED.get(memories_of(spec_of(model)), _PURPLE)
+        free = (colour for colour in (preferred, *_SPARE) if colour not in chosen.values())
+        chosen[model] = next(free, _SPARE[len(chosen) % len(_SPARE)])
+    return chosen
+
+
+def opacities(count: int) -> list[float]:
+    """From faint to full, for lines of one colour in a meaningful order."""
+    return [1.0] if count == 1 else [0.4 + 0.6 * at / (count - 1) for at in range(count)]
+
+
+def percent_axis(axis: Axis) -> None:
+    """An axis for rates: 0, 50 and 100%, with room for markers at both ends."""
+    axis.axes.set_ylim(-6, 106)
+    axis.set_ticks([0, 50, 100], ["0", "50", "100%"])
+
+
+def size_axis(axis: Axis, sizes: Sequence[int], widest: int = 6) -> None:
+    """A base-2 axis for token counts with ``4K`` and ``32K`` as labels, at most ``widest`` of them."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    listed = sorted(set(sizes))
+    axis.axes.set_xscale("log", base=2)
+    every = -(-len(listed) // widest)
+    shown = listed[::-1][::every][::-1]
+    axis.set_major_locator(FixedLocator(shown))
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticklabels([format_size(value) for value in shown])
+    margin = (listed[-1] / listed[0]) ** 0.06 if len(listed) > 1 else 2
+    axis.axes.set_xlim(listed[0] / margin, listed[-1] * margin)
+
+
+def row_title(axes: Axes, name: str, note: str = "") -> None:
+    """A title over a row of panels, from its first panel on; long ones reach over the next panels."""
+    from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
+
+    axes.set_title(" ", fontsize=7.5)  # keeps the height free; the words themselves must not widen the panel
+    words: list[Artist] = [TextArea(name, textprops={"fontsize": 7.5, "fontweight": "bold"})]
+    words += [TextArea(note, textprops={"fontsize": 7, "color": MUTED})] if note else []
+    box = AnchoredOffsetbox(
+        "lower left",
+        child=HPacker(children=words, pad=0, sep=4, align="baseline"),
+        pad=0,
+        borderpad=0.35,
+        frameon=False,
+        bbox_to_anchor=(0, 1),
+        bbox_transform=axes.transAxes,
+    )
+    box.set_in_layout(False)
+    axes.add_artist(box)
+
+
+def heading(axes: Axes, text: str) -> None:
+    """A heading over a column of panels, above the title of its first row."""
+    axes.annotate(
+        text,
+        xy=(0.5, 1),
+        xytext=(0, 17),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="center",
+        fontsize=7,
+        annotation_clip=False,
+    )
+
+
+def legend_of_models(figure: Figure, models: Sequence[str], colours_of: Mapping[str, str], *more: Artist) -> None:
+    """A legend above the panels with each model's colour, and ``more`` entries behind them."""
+    from matplotlib.lines import Line2D
+
+    handles: list[Artist] = [
+        Line2D([], [], color=colours_of[model], marker="o", markersize=3.5, label=model) for model in models
+    ]
+    figure.legend(handles=[*handles, *more], loc="outside upper center", ncols=2)
+
+
+def remark(axes: Axes, text: str) -> None:
+    """A few quiet words in the middle of an empty panel."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=6.5, color=MUTED)
+
+
+def times_axis(axis: Axis) -> None:
+    """A logarithmic axis of ratios: ``1×``, ``10×``, ``100×``."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(base=10))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+
+
+def inline_svg(plot: Plot, prefix: str) -> str:
+    """The SVG to stand within a page: ids of its own, the page's colours, no fixed size."""
+    body = plot.svg[plot.svg.index("<svg") :]
+    body = re.sub(r'\bid="', f'id="{prefix}-', body)
+    body = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{prefix}-", body)
+    for colour, variable in ((INK, "ink"), (MUTED, "muted"), (GRID, "grid"), (CARD, "card")):
+        body = body.replace(colour, f"var(--{variable})")
+    for colour in ON_DARK:
+        body = body.replace(colour, f"var(--c{colour[1:]})")
+    body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    start, end = body.split(">", 1)
+    return re.sub(r' (?:width|height)="[^"]*"', "", start) + ">" + end

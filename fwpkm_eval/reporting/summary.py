@@ -1,0 +1,104 @@
+"""What the rows show, in plain words: what was found, what was not, and how sure that is.
+
+Every sentence is made from the rows. Two rates are called different only where Newcombe's 95% interval for
+their difference leaves out zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.finding import Finding
+from fwpkm_eval.reporting.measurements import (
+    NiahResults,
+    TextKey,
+    TextResult,
+    diverged,
+    niah_results,
+    text_results,
+)
+from fwpkm_eval.reporting.sets import SetFacts
+from fwpkm_eval.reporting.summary_niah import limit_findings, recall_findings, rereading_findings
+from fwpkm_eval.reporting.summary_text import text_findings
+from fwpkm_eval.reporting.tables_speed import speedups
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def summarise(frame: pandas.DataFrame, sets: SetFacts | None = None) -> dict[str, list[Finding]]:
+    """Findings under the questions that they answer; questions without an answer are left out."""
+    sets = sets or SetFacts()
+    needles, texts = niah_results(frame), text_results(frame)
+    answers = {
+        "Does the memory hold facts?": recall_findings(needles),
+        "What do re-readings and more frequent writes buy?": rereading_findings(needles),
+        "Where does it fail?": limit_findings(needles),
+        "Does it help on long text?": text_findings(texts, sets),
+        "What does it cost?": speed_findings(frame),
+        "How sure is this?": caveats(frame, needles, texts, sets),
+    }
+    return {question: findings for question, findings in answers.items() if findings}
+
+
+def speed_findings(frame: pandas.DataFrame) -> list[Finding]:
+    """The speed-ups among the bench rows."""
+    findings = []
+    for speedup in speedups(frame):
+        text = f"{wording.sentence(speedup.name)} is {wording.times(speedup.ratio)} as fast as the reference"
+        text += f" ({speedup.what})." if speedup.what else "."
+        findings.append(Finding("note" if speedup.ratio > 1 else "limit", text))
+    return findings
+
+
+def caveats(
+    frame: pandas.DataFrame, needles: NiahResults, texts: dict[TextKey, TextResult], sets: SetFacts
+) -> list[Finding]:
+    """What to keep in mind: samples, seeds, scale, stand-ins, and what went wrong or was not measured."""
+    found = []
+    counts = sorted(
+        {m.n for by_model in needles.overall.values() for of in by_model.values() for m in of.values() if m.n}
+    )
+    if counts:
+        span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        found.append(
+            f"Each rate comes from {span} samples; 95% intervals cover the draw of samples, not another "
+            "training of the models."
+        )
+    measured = frame[frame["task"].isin(["ppl", "niah"])]
+    seeds = sorted({int(seed) for seed in measured["seed"].dropna()})
+    if seeds:
+        found.append(f"Measured with {_seeds(seeds)}.")
+    scale = "+".join(sorted(set(measured["scale"]) - {"", "paper"}))
+    stand_ins = [sets.title(name) for name in sorted(set(measured["dataset"])) if sets.is_stand_in(name)]
+    if scale or stand_ins:
+        why = [f"the models are of scale {scale}"] if scale else []
+        why += [f"the text is {wording.listing(stand_ins)}"] if stand_ins else []
+        found.append(f"Values cannot be held against published ones, only directions: {wording.listing(why)}.")
+    findings = [Finding("note", text) for text in found]
+    for model, task, dataset, share in diverged(frame):
+        unit = "answers" if task == "niah" else "tokens"
+        text = f"{model} diverged: {wording.percent(share)} of the {unit} on {dataset} have no finite loss."
+        findings.append(Finding("not found", text))
+    missing = [
+        name
+        for name, there in (
+            ("needles", needles.overall),
+            ("perplexity", texts),
+            ("speed", _has(frame, "bench")),
+        )
+        if not there
+    ]
+    if missing:
+        findings.append(Finding("note", f"Not measured in this run: {wording.listing(missing)}."))
+    return findings
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"one seed ({seeds[0]})" if len(seeds) == 1 else f"{len(seeds)} seeds"
+
+
+def _has(frame: pandas.DataFrame, task: str) -> bool:
+    return bool((frame["task"] == task).any())

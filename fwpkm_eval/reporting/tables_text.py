@@ -1,0 +1,137 @@
+"""Perplexity by model and set, with and without writes, beside what was published."""
+
+from __future__ import annotations
+
+from fwpkm_eval.reporting import published, wording
+from fwpkm_eval.reporting.measurements import Measurement, TextKey, TextResult, baseline_of, spec_of
+from fwpkm_eval.reporting.sets import SetFacts
+from fwpkm_eval.reporting.table import Cell, Rows, Table, slug
+from fwpkm_eval.reporting.wording import MISSING
+
+COLUMNS = (
+    "model",
+    "perplexity",
+    "bits per byte",
+    "writes off",
+    "change by writing",
+    "against baseline",
+    "published perplexity",
+    "published change",
+    "comparable",
+)
+_SCOPES = {
+    "stream": "the memory is carried through the whole set",
+    "document": "the memory starts anew with each document",
+    "segment": "the memory starts anew with each segment",
+}
+
+
+def perplexity_tables(results: dict[TextKey, TextResult], scale: str, sets: SetFacts) -> list[Table]:
+    """One table for each set and scope."""
+    tables = []
+    several = len({key.scope for key in results}) > 1
+    for dataset, scope in dict.fromkeys((key.dataset, key.scope) for key in results):
+        here = {key: value for key, value in results.items() if (key.dataset, key.scope) == (dataset, scope)}
+        rows = Rows()
+        for key in _lines(here):
+            rows.add(*_row(key, here, scale, sets))
+        tokens = max((result.perplexity.n or 0 for result in here.values() if result.perplexity), default=0)
+        tables.append(
+            Table(
+                name=slug("perplexity", dataset, scope if several else ""),
+                title=f"Perplexity: {sets.title(dataset)}{f', scope {scope}' if several else ''}",
+                columns=COLUMNS,
+                rows=rows.done(),
+                note=_note(scope, tokens, here, scale, sets),
+                words=1,
+            )
+        )
+    return tables
+
+
+def frozen_of(key: TextKey, results: dict[TextKey, TextResult]) -> Measurement | None:
+    """Bits per byte of the same model on the same set with writes off, if that was measured."""
+    for other, result in results.items():
+        if other.frozen and (other.dataset, other.scope, other.model) == (key.dataset, key.scope, key.model):
+            return result.bits_per_byte
+    return None
+
+
+def baseline_key(key: TextKey, results: dict[TextKey, TextResult]) -> TextKey | None:
+    """The result without memory that ``key`` is held against; None for a baseline itself."""
+    there = {
+        other.model: other
+        for other in results
+        if (other.dataset, other.scope) == (key.dataset, key.scope) and not other.frozen
+    }
+    base = baseline_of(key.model, there)
+    if base is None or not published.memories_of(spec_of(key.model)):
+        return None
+    return there[base]
+
+
+def _lines(here: dict[TextKey, TextResult]) -> list[TextKey]:
+    """One line per model; a frozen run has one of its own only where there is none to put it beside."""
+    writing = {key.model for key in here if not key.frozen}
+    return [key for key in here if not key.frozen or key.model not in writing]
+
+
+def _row(key: TextKey, here: dict[TextKey, TextResult], scale: str, sets: SetFacts) -> list[str | Cell]:
+    bits = here[key].bits_per_byte
+    perplexity = here[key].perplexity
+    frozen = None if key.frozen else frozen_of(key, here)
+    base = baseline_key(key, here)
+    base_bits = here[base].bits_per_byte if base else None
+    lowest = min((r.bits_per_byte.value for r in here.values() if r.bits_per_byte), default=None)
+    return [
+        _name(key, here),
+        f"{perplexity.value:.3f}" if perplexity else "diverged",
+        Cell(f"{bits.value:.3f}", strong=bits.value == lowest) if bits else "diverged",
+        f"{frozen.value:.3f}" if frozen else MISSING,
+        wording.change(bits.value / frozen.value - 1) if bits and frozen else MISSING,
+        wording.change(bits.value / base_bits.value - 1) if bits and base_bits else MISSING,
+        *_published(key, scale, sets),
+    ]
+
+
+def _published(key: TextKey, scale: str, sets: SetFacts) -> tuple[str, str, str]:
+    model, corpus = spec_of(key.model), sets.published_name(key.dataset)
+    near = None if key.frozen or corpus is None else published.nearest_published_model(model, "ppl")
+    paper = published.find("ppl", near, corpus)
+    if paper is None:
+        return MISSING, MISSING, MISSING
+    change = published.published_loss_change(near, corpus)
+    return (
+        f"{paper.text} ({paper.model})",
+        MISSING if change is None else wording.change(change),
+        published.comparable(published.differences(scale, sets.is_stand_in(key.dataset), model, paper.model)),
+    )
+
+
+def _name(key: TextKey, here: dict[TextKey, TextResult]) -> str:
+    chunks = {other.write_chunk for other in here if other.model == key.model and not other.frozen}
+    name = key.model if len(chunks) < 2 else f"{key.model}, {wording.writing(key.write_chunk)}"
+    return f"{name}, writes off" if key.frozen else name
+
+
+def _note(scope: str, tokens: int, here: dict[TextKey, TextResult], scale: str, sets: SetFacts) -> str:
+    text = (
+        f"{tokens:,} tokens, each scored once; {_SCOPES.get(scope, f'scope {scope}')}. “Writes off” is the "
+        "same model with its memory frozen, the baseline the same backbone without memory, both compared "
+        "in bits per byte. Lower is better."
+    )
+    dataset = next(iter(here)).dataset
+    corpus = sets.published_name(dataset)
+    if corpus is None:
+        return text
+    reasons: list[str] = []
+    for key in here:
+        model = spec_of(key.model)
+        near = published.nearest_published_model(model, "ppl")
+        reasons += published.differences(scale, sets.is_stand_in(dataset), model, near) if near else []
+    why = f" Direction only, not value: {wording.listing(list(dict.fromkeys(reasons)))}." if reasons else ""
+    return (
+        f"{text} Published numbers ({published.PAPER}) are per token of another tokeniser on {corpus}; what "
+        "can be held against ours is their change of loss (log perplexity) from the paper's own "
+        f"baseline.{why}"
+    )

@@ -1,0 +1,266 @@
+"""The local engine: runs cells in worker processes and stores each as soon as it is finished.
+
+A cell is measured in one process, on one thread unless told otherwise, so that its values do not depend on
+how many workers there are. What goes wrong in a cell, a worker that is killed included, is reported with
+the cell's name, and the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.malloc import tune_malloc
+from fwpkm_eval.runs.cells import Cell, CellStore
+from fwpkm_eval.runs.progress import Progress, Quiet
+
+SECONDS_BETWEEN_REPORTS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell, and what it takes to run it.
+
+    ``label`` names it for people; ``work`` is about how many tokens it reads; ``data`` is the value of
+    ``--data``, ``checkpoint`` the folder of the model's weights (None: there are none) and ``device`` where
+    to run. The cell's settings hold the hashes of text and weights, so where these are found cannot change
+    a value.
+    """
+
+    cell: Cell
+    label: str
+    work: int
+    data: str = "embedded"
+    checkpoint: str | None = None
+    device: str = "cpu"
+
+
+Report = Callable[[int], None]
+Execute = Callable[[Job, Report], Mapping[str, Any]]
+"""Measures one cell and returns its payload (see `CellStore.save`), telling ``Report`` of tokens read."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell without a result: the reason in one line, and a traceback where the fault is the program's."""
+
+    job: Job
+    reason: str
+    details: str = ""
+
+
+@dataclass
+class Outcome:
+    """``keys`` of the cells that are stored now, in the order of the jobs, and how it went."""
+
+    keys: list[str] = field(default_factory=list)
+    found_finished: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    store: CellStore,
+    execute: Execute,
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Runs the jobs that are not in the store yet, in their order, in ``workers`` processes.
+
+
+    ``execute`` must be importable by name, as processes are spawned. An interrupt ends the workers and
+    leaves the finished cells. Raises UserError if a finished cell cannot be stored.
+    """
+    started = time.perf_counter()
+    progress = progress or Quiet()
+    distinct = list({job.cell.key: job for job in jobs}.values())
+    missing = [job for job in distinct if not store.has(job.cell.key)]
+    outcome = Outcome(found_finished=len(distinct) - len(missing))
+    progress.start(len(missing), sum(job.work for job in missing), outcome.found_finished)
+    crew = _Crew(execute, threads)
+    stored = {job.cell.key for job in distinct} - {job.cell.key for job in missing}
+    try:
+        for job, event in crew.run(missing, workers):
+            if isinstance(event, int):
+                progress.advance(event)
+            elif isinstance(event, Failure):
+                outcome.failures.append(event)
+                progress.failed(job.label, event.reason)
+            else:
+                payload, seconds = event
+                store.save(job.cell.key, payload)
+                stored.add(job.cell.key)
+                progress.finished(job.label, seconds)
+    finally:
+        crew.stop()
+        progress.close()
+    outcome.keys = [job.cell.key for job in distinct if job.cell.key in stored]
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+def usable_workers(jobs: int, *, device: str = "cpu") -> int:
+    """How many workers to take for so many jobs: one a core, but only one on a GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores if device == "cpu" else 1, jobs))
+
+
+Message = tuple[Literal["tokens", "done", "failed"], Any]
+Event = int | Failure | tuple[Mapping[str, Any], float]
+"""What is heard of a running job: tokens read, its failure, or (payload, seconds)."""
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    connection: Connection
+    job: Job | None = None
+
+
+class _Crew:
+    """Worker processes, and the jobs handed to them one at a time."""
+
+    def __init__(self, execute: Execute, threads: int) -> None:
+        self.execute, self.threads = execute, threads
+        self.context = multiprocessing.get_context("spawn")
+        self.workers: list[_Worker] = []
+
+    def run(self, jobs: Iterable[Job], workers: int) -> Iterable[tuple[Job, Event]]:
+        """Yields what is heard of the jobs until each is done or failed."""
+        queue = deque(jobs)
+        while queue or any(worker.job for worker in self.workers):
+            self.workers = [worker for worker in self.workers if worker.job or worker.process.is_alive()]
+            while queue and len(self.workers) < workers:
+                self._hire()
+            for worker in self.workers:
+                if worker.job is None and queue:
+                    self._hand(worker, queue.popleft())
+            busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
+            for connection in wait(list(busy)):
+                assert isinstance(connection, Connection)
+                worker = busy[connection]
+                job = worker.job
+                assert job is not None
+                try:
+                    kind, content = connection.recv()
+                except (EOFError, OSError):
+                    yield job, Failure(job, self._dismiss(worker))
+                    continue
+                if kind != "tokens":
+                    worker.job = None
+                yield job, Failure(job, *content) if kind == "failed" else content
+
+    def stop(self) -> None:
+        """Ends all workers: at once where they are in a cell, whose result is lost."""
+        for worker in self.workers:
+            if worker.job is not None:
+                worker.process.kill()
+            worker.connection.close()
+        for worker in self.workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self.workers.clear()
+
+    def _hire(self) -> None:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(
+            target=_work, args=(theirs, self.execute, self.threads), name="fwpkm-eval worker", daemon=True
+        )
+        process.start()
+        theirs.close()  # or the end of the process would not be noticed here
+        self.workers.append(_Worker(process, ours))
+
+    def _hand(self, worker: _Worker, job: Job) -> None:
+        worker.job = job
+        with contextlib.suppress(OSError):  # that it has died is noticed where answers are read
+            worker.connection.send(job)
+
+    def _dismiss(self, worker: _Worker) -> str:
+        """Takes a dead worker off the list and says what it died of."""
+        self.workers.remove(worker)
+        worker.connection.close()
+        worker.process.join(timeout=5)
+        code = worker.process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            hint = "; the memory may have run out" if name == "SIGKILL" else ""
+            return f"its process was ended by {name}{hint}"
+        return f"its process ended with exit code {code}"
+
+
+def _work(connection: Connection, execute: Execute, threads: int) -> None:
+    """A worker's life: takes jobs until there is nobody left to give any."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    tune_malloc()
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:  # else it reads the variables when it is imported
+        sys.modules["torch"].set_num_threads(threads)
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):
+            return
+        started = time.perf_counter()
+        reporter = _Reporter(connection)
+        message: Message
+        try:
+            payload = execute(job, reporter)
+            reporter.send()
+            message = ("done", (payload, time.perf_counter() - started))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the parent is gone
+        except UserError as error:
+            message = ("failed", (str(error),))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            message = ("failed", (reason, traceback.format_exc()))
+        try:
+            connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _end_with_the_parent() -> None:
+    """Ends this process when the one that would take its results is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _Reporter:
+    """Passes on how many tokens were read, not too often."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.tokens = 0
+        self.last = time.monotonic()
+
+    def __call__(self, tokens: int) -> None:
+        self.tokens += tokens
+        if time.monotonic() - self.last > SECONDS_BETWEEN_REPORTS:
+            self.send()
+
+    def send(self) -> None:
+        if self.tokens:
+            self.connection.send(("tokens", self.tokens))
+            self.tokens = 0
+        self.last = time.monotonic()

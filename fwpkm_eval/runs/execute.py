@@ -1,0 +1,126 @@
+"""Measures one cell: loads what it names, checks that it is still the same, and runs its task."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import fwpkm_eval
+from fwpkm_eval.data import TextSet, load_set
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.runs.engine import Job, Report
+
+if TYPE_CHECKING:
+    from fwpkm_eval.tasks.niah import NiahResult
+
+GUESS = "guess"
+"""The name in the place of a model's for the floor: random digits."""
+
+MODELS_KEPT = 2
+"""Models that a worker keeps loaded for its next cells."""
+
+
+def execute(job: Job, report: Report) -> dict[str, Any]:
+    """The payload of the job's cell: its settings, rows and version, and for needles every answer.
+
+    Raises: UserError: the weights or the text are no longer those that the cell names, or the task refuses
+        the settings.
+    """
+    cell = job.cell
+    task, settings = cell.task, dict(cell.settings)
+    text_set = _text_set(job.data, settings["data"]["name"], settings["data"]["split"])
+    if text_set.sha256 != settings["data"]["sha256"]:
+        raise UserError(f"set {text_set.name!r} has changed since this run was planned: start the run again")
+    measured: dict[str, Any]
+    if cell.model == GUESS:
+        measured = {"rows": _guess(text_set, settings)}
+    elif task == "ppl":
+        measured = {"rows": _perplexity(_model(job, settings), text_set, settings, report)}
+    else:
+        measured = _niah(_model(job, settings), text_set, settings, report)
+    return {
+        "settings": {"task": task, "model": cell.model, **settings},
+        **measured,
+        "version": fwpkm_eval.__version__,
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def _guess(text_set: TextSet, settings: Mapping[str, Any]) -> list[Any]:
+    from fwpkm_eval.tasks.niah import NiahSettings, guess_rows
+
+    return guess_rows(text_set, NiahSettings(**_tuples(settings["task"])))
+
+
+def _perplexity(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> list[Any]:
+    from fwpkm_eval.api import tokenizer_of
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity, perplexity_rows
+
+    task = PerplexitySettings(**settings["task"])
+    result = evaluate_perplexity(model, text_set, task, tokenizer_of(model.config), report)
+    return perplexity_rows(model, text_set, task, result)
+
+
+def _niah(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    from fwpkm_eval.api import tokenizer_of
+    from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah, niah_rows
+
+    task = NiahSettings(**_tuples(settings["task"]))
+    result = evaluate_niah(model, text_set, task, tokenizer_of(model.config), report)
+    return {"rows": niah_rows(model, text_set, task, result), "answers": _answers(result)}
+
+
+def _answers(result: NiahResult) -> list[dict[str, Any]]:
+    """Every answer in words, for whoever wants to know what was said instead."""
+    return [
+        {
+            "write_chunk": answer.setting.write_chunk,
+            "protocol": answer.protocol,
+            "passes": answer.passes,
+            "sample": answer.index,
+            "depth": answer.depth,
+            "expected": answer.expected,
+            "answered": answer.answered,
+            "logprob": answer.logprob if math.isfinite(answer.logprob) else None,
+        }
+        for answer in result.answers
+    ]
+
+
+def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are after JSON, with lists as the tuples they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def _model(job: Job, settings: Mapping[str, Any]) -> Any:
+    assert job.checkpoint is not None
+    model, weights_hash = _load_model(job.checkpoint, job.device, settings["dtype"])
+    if weights_hash != settings["weights"]:
+        raise UserError(f"{job.checkpoint} has changed since this run was planned: start the run again")
+    return model
+
+
+@functools.lru_cache(maxsize=MODELS_KEPT)
+def _load_model(checkpoint: str, device: str, dtype: str) -> tuple[Any, str]:
+    from fwpkm_eval.api import load_model
+
+    model = load_model(checkpoint, device=device, dtype=dtype)
+    return model, model.weights_hash
+
+
+@functools.lru_cache(maxsize=8)
+def _text_set(data: str, name: str, split: str) -> TextSet:
+    return load_set(data, name, split)
+
+
+def peak_memory() -> int | None:
+    """The most memory in bytes that this process has held so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte

@@ -1,0 +1,73 @@
+"""Confidence intervals: Wilson's for rates, Newcombe's for differences of rates, the normal one for means."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+Z_95 = 1.959963984540054
+"""Standard normal quantile of a two-sided 95% interval."""
+
+
+def wilson_interval(successes: float, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval for the rate behind ``successes`` out of ``n`` tries.
+
+    The two rates ``p`` with ``(successes/n - p)² = z² p (1 - p) / n`` (E. B. Wilson, 1927). Unlike the normal
+    interval it stays within [0, 1] and has a width at 0 and at ``n`` successes. No tries say nothing: (0, 1).
+    ``successes`` need not be whole, for tries that succeed in part (the right digits of an answer).
+
+    Raises:
+        ValueError: ``n`` is negative or ``successes`` is not within 0 … ``n``.
+    """
+    if n < 0 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} tries is no rate")
+    if n == 0:
+        return 0.0, 1.0
+    failures = n - successes
+    z2 = z * z
+    middle = (successes + z2 / 2) / (n + z2)
+    half = z / (n + z2) * math.sqrt(successes * failures / n + z2 / 4)
+    # At the ends the formula is exact on paper but not in floating point, so they are set.
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if failures == 0 else middle + half
+    return low, high
+
+
+def newcombe_interval(
+    successes: float, n: int, other_successes: float, other_n: int, z: float = Z_95
+) -> tuple[float, float]:
+    """Interval for ``successes/n - other_successes/other_n`` (R. G. Newcombe, 1998, method 10).
+
+    Built from the two Wilson intervals, for independent tries. An interval that leaves out 0 means that the
+    two rates differ. For two rates measured on the same samples it is too wide rather than too narrow, as
+    such rates rise and fall together.
+
+    Raises:
+        ValueError: a count is no rate (see :func:`wilson_interval`) or one side has no tries.
+    """
+    low, high = wilson_interval(successes, n, z)
+    other_low, other_high = wilson_interval(other_successes, other_n, z)
+    if n == 0 or other_n == 0:
+        raise ValueError("the difference of two rates needs tries on both sides")
+    rate, other = successes / n, other_successes / other_n
+    below = math.hypot(rate - low, other_high - other)
+    above = math.hypot(high - rate, other - other_low)
+    return rate - other - below, rate - other + above
+
+
+def mean_interval(values: Sequence[float], z: float = Z_95) -> tuple[float, float | None, float | None]:
+    """Mean of ``values`` and its normal interval ``mean ± z s / √n``, ``s`` their standard deviation.
+
+    One value has a mean but no interval (None). For quantities such as log-probabilities, not for rates.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("the mean of no values")
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None, None
+    half = z * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half

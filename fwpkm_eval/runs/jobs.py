@@ -1,0 +1,138 @@
+"""Cells from what is to be measured: a model, a text and settings, cut so that workers can share the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.data import TextSet
+from fwpkm_eval.runs.cells import Cell
+from fwpkm_eval.runs.engine import Job
+from fwpkm_eval.runs.execute import GUESS
+from fwpkm_eval.sizes import format_size
+
+if TYPE_CHECKING:
+    from fwpkm_eval.reference_models.config import ModelConfig
+    from fwpkm_eval.tasks.niah import NiahSettings
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A checkpoint as planned with: what it says of itself, without its weights being loaded."""
+
+    checkpoint: Path
+    config: ModelConfig
+    weights_hash: str
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def has_fast_weights(self) -> bool:
+        return any(self.config.spec.layers(memory) for memory in ("fwpkm", "fwmlp"))
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text set and the value of ``--data`` that it was loaded from."""
+
+    data: str
+    text_set: TextSet
+
+
+def read_source(checkpoint: Path, device: str = "cpu", dtype: str = "float32") -> ModelSource:
+    """What a checkpoint's description says. Raises UserError if it cannot be read."""
+    from fwpkm_eval.reference_models.checkpoint import read_description
+    from fwpkm_eval.reference_models.config import ModelConfig
+
+    description = read_description(checkpoint)
+    config = ModelConfig.from_dict(description["config"])
+    return ModelSource(checkpoint, config, str(description.get("weights_hash")), device, dtype)
+
+
+def perplexity_job(model: ModelSource, text: TextSource, settings: PerplexitySettings) -> Job:
+    """One reading of one set."""
+    from fwpkm_eval.data.tokenizers import ByteTokenizer
+    from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
+
+    frozen = settings.frozen and model.has_fast_weights
+    bytes_per_token = 1 if model.config.tokenizer == ByteTokenizer.name else 4
+    work = text.text_set.text_bytes // bytes_per_token + len(text.text_set.documents)
+    if settings.tokens is not None:
+        work = min(work, settings.tokens)
+    label = f"{model.name}  perplexity of {text.text_set.name}{', frozen' if frozen else ''}"
+    return _job("ppl", model, text, asdict(settings), PERPLEXITY_VERSION, label, work)
+
+
+def niah_jobs(model: ModelSource, text: TextSource, settings: NiahSettings) -> list[Job]:
+    """One cell for each length, number of needles and write chunk; passes and protocols share readings.
+
+    A model without fast weights is measured once for all write chunks.
+    """
+    from fwpkm_eval.tasks.niah import NIAH_VERSION, readings_per_sample
+
+    split = [(chunk,) for chunk in settings.write_chunks] if model.has_fast_weights else [settings.write_chunks]
+    jobs = []
+    for length in settings.lengths:
+        for needles in settings.needles:
+            for write_chunks in split:
+                one = replace(settings, lengths=(length,), needles=(needles,), write_chunks=write_chunks)
+                readings = readings_per_sample(
+                    one, has_fast_weights=model.has_fast_weights, write_chunk=write_chunks[0]
+                )
+                label = f"{model.name}  {needles} needles in {format_size(length)}"
+                if model.has_fast_weights:
+                    label += f", written every {write_chunks[0]}"
+                work = settings.samples * (length * readings + 100 * len(settings.protocols))
+                jobs.append(_job("niah", model, text, asdict(one), NIAH_VERSION, label, work))
+    return jobs
+
+
+def guess_job(text: TextSource, settings: NiahSettings) -> Job:
+    """The floor rows that go with ``settings``."""
+    from fwpkm_eval.tasks.niah import NIAH_VERSION
+
+    values = {"task": asdict(settings), "task_version": NIAH_VERSION, "data": _named(text.text_set)}
+    return Job(Cell("niah", GUESS, values), "guessing", 0, data=text.data)
+
+
+def biggest_first(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs in an order that keeps all workers busy to the end."""
+    return sorted(jobs, key=lambda job: -job.work)
+
+
+def _job(
+    task: str,
+    model: ModelSource,
+    text: TextSource,
+    settings: dict[str, Any],
+    version: int,
+    label: str,
+    work: int,
+) -> Job:
+    from fwpkm_eval.devices import resolve_device
+    from fwpkm_eval.kernels.backends import resolve_backend
+
+    device = resolve_device(model.device)
+    values = {
+        "weights": model.weights_hash,
+        "config": model.config.to_dict(),
+        "device": device.type,
+        "dtype": model.dtype,
+        "backend": resolve_backend("auto", device),
+        "data": _named(text.text_set),
+        "task": settings,
+        "task_version": version,
+    }
+    cell = Cell(task, model.name, values)
+    return Job(cell, label, work, data=text.data, checkpoint=str(model.checkpoint), device=str(device))
+
+
+def _named(text_set: TextSet) -> dict[str, str]:
+    return {"name": text_set.name, "split": text_set.split, "sha256": text_set.sha256}

@@ -1,0 +1,175 @@
+"""What ``reproduce`` measures: the models and settings of a scale, in one place, and how long that takes.
+
+The numbers of `PLANS` are chosen so that the whole of a scale's plan fits its time: for micro about five
+minutes on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fwpkm_eval.data import default_haystack, default_sets, load_set
+from fwpkm_eval.errors import unknown
+from fwpkm_eval.runs.jobs import (
+    ModelSource,
+    TextSource,
+    biggest_first,
+    guess_job,
+    niah_jobs,
+    perplexity_job,
+)
+
+if TYPE_CHECKING:
+    from fwpkm_eval.runs.engine import Job
+    from fwpkm_eval.tasks.niah import NiahSettings
+
+TASKS = ("ppl", "niah")
+TEST_SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class NeedlePlan:
+    """One line of the plan for needles, asked of every model.
+
+    ``write_chunks`` are by memory; a model without fast weights gets the rows of all of them. FwMLP
+    diverges when a whole haystack is one write, so it has none of those.
+    """
+
+    length: int
+    needles: int
+    samples: int
+    write_chunks: Mapping[str, tuple[int | str, ...]]
+    passes: tuple[int, ...] = (1, 2, 4)
+    protocols: tuple[str, ...] = ("open-book", "closed-book")
+
+    @property
+    def all_write_chunks(self) -> tuple[int | str, ...]:
+        return tuple(dict.fromkeys(chunk for chunks in self.write_chunks.values() for chunk in chunks))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scale's plan.
+
+    ``tokens`` is the budget of perplexity for each set, by name, "" for any other; ``tokens_per_second``
+    what one core reads, by memory, "" for none (only to estimate how long it takes).
+    """
+
+    models: tuple[str, ...]
+    tokens: Mapping[str, int]
+    needles: tuple[NeedlePlan, ...]
+    tokens_per_second: Mapping[str, float]
+
+
+BOTH_WAYS: Mapping[str, tuple[int | str, ...]] = {"fwpkm": ("haystack", 1024), "fwmlp": (1024,)}
+
+PLANS: dict[str, Plan] = {
+    "micro": Plan(
+        models=("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwmlp@1,3", "gdn+swa:fwpkm@1,3"),
+        tokens={"source": 192 * 1024, "": 96 * 1024},
+        needles=(
+            NeedlePlan(4096, 5, 20, {"fwpkm": ("haystack", 1024), "fwmlp": (512, 1024)}),
+            NeedlePlan(32768, 5, 5, BOTH_WAYS),
+            NeedlePlan(4096, 64, 20, BOTH_WAYS),
+            NeedlePlan(16384, 256, 5, BOTH_WAYS, passes=(1, 2)),
+        ),
+        tokens_per_second={"": 25_000, "fwmlp": 22_000, "fwpkm": 18_000},
+    ),
+}
+
+
+def plan_of(scale: str) -> Plan:
+    """The plan of a scale. Raises UserError for one that has none."""
+    if scale not in PLANS:
+        raise unknown("scale with a plan", scale, PLANS)
+    return PLANS[scale]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The cells of a run, the biggest first, and the texts that they are measured on."""
+
+    jobs: list[Job]
+    texts: list[TextSource]
+
+
+def plan_run(
+    plan: Plan,
+    models: Sequence[ModelSource],
+    *,
+    data: str = "embedded",
+    only: Iterable[str] = TASKS,
+    seed: int = 0,
+) -> Planned:
+    """Every cell of the plan for these models. Raises UserError for an unknown task, and for missing data."""
+    only = set(only)
+    for task in only:
+        if task not in TASKS:
+            raise unknown("task", task, TASKS)
+    jobs: list[Job] = []
+    texts: dict[str, TextSource] = {}
+    if "ppl" in only:
+        texts = {name: TextSource(data, load_set(data, name, TEST_SPLIT)) for name in default_sets(data)}
+        for model in models:
+            jobs += _perplexity(plan, model, texts.values(), seed)
+    if "niah" in only:
+        name = default_haystack(data)
+        haystack = texts.setdefault(name, TextSource(data, load_set(data, name, TEST_SPLIT)))
+        for line in plan.needles:
+            settings = _needle_settings(line, seed)
+            jobs.append(guess_job(haystack, settings))
+            for model in models:
+                chunks = _write_chunks(line, model)
+                jobs += niah_jobs(model, haystack, replace(settings, write_chunks=chunks))
+    return Planned(biggest_first(jobs), list(texts.values()))
+
+
+def estimated_seconds(plan: Plan, job: Job) -> float:
+    """How long one core takes for a cell, about."""
+    memory = next((memory for memory in plan.tokens_per_second if memory and memory in job.cell.model), "")
+    return job.work / plan.tokens_per_second[memory]
+
+
+def estimated_total(plan: Plan, jobs: Iterable[Job], workers: int) -> float:
+    """How many seconds the jobs take on so many workers, each taking the next one when it is free."""
+    busy = [0.0] * workers
+    for job in jobs:
+        busy[busy.index(min(busy))] += estimated_seconds(plan, job)
+    return max(busy)
+
+
+def _perplexity(plan: Plan, model: ModelSource, texts: Iterable[TextSource], seed: int) -> list[Job]:
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+    jobs = []
+    for text in texts:
+        tokens = plan.tokens.get(text.text_set.name, plan.tokens[""])
+        settings = PerplexitySettings(tokens=tokens, seed=seed)
+        jobs.append(perplexity_job(model, text, settings))
+        if model.has_fast_weights:
+            jobs.append(perplexity_job(model, text, replace(settings, frozen=True)))
+    return jobs
+
+
+def _needle_settings(line: NeedlePlan, seed: int) -> NiahSettings:
+    from fwpkm_eval.tasks.niah import NiahSettings
+
+    return NiahSettings(
+        lengths=(line.length,),
+        passes=line.passes,
+        write_chunks=line.all_write_chunks,
+        needles=(line.needles,),
+        protocols=line.protocols,
+        samples=line.samples,
+        seed=seed,
+    )
+
+
+def _write_chunks(line: NeedlePlan, model: ModelSource) -> tuple[int | str, ...]:
+    """How often this model is to write: as planned for its memory, in all ways if it never writes."""
+    for memory, chunks in line.write_chunks.items():
+        if model.config.spec.layers(memory):
+            return chunks
+    return line.all_write_chunks

@@ -1,0 +1,467 @@
+"""Needle in a haystack: numbers hidden in text, one asked for after the haystack was read n times.
+
+A haystack of exactly ``length`` tokens holds ``needles`` sentences such as "The secret number for ID-ab12
+is 123456."; the model is shown "The secret number for ID-ab12 is " and decodes six digits greedily. How
+often the haystack is read, when its reading is written into the fast weights, and what the model sees while
+answering is in `tasks.reading`.
+
+Sample i is a function of (seed, i) and the setting alone. In scope ``sample`` each sample starts from the
+same memory, so that neither the order nor the number of samples can change an answer; in scope ``stream``
+(as the public implementation has it) the fast weights persist from sample to sample, separately for each
+number of passes.
+
+A model without fast weights answers alike after any number of passes and any way of writing: it is measured
+once for each length and number of needles, and its rows repeated for each setting.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fwpkm_eval.data.stream import token_stream
+from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.tasks.describe import describe_model, measuring, model_tensor
+from fwpkm_eval.tasks.needles import NeedleSample, build_sample, sample_rng
+from fwpkm_eval.tasks.reading import (
+    CLOSED_BOOK,
+    HAYSTACK,
+    OPEN_BOOK,
+    PROTOCOLS,
+    PUBLISHED,
+    Answer,
+    Exam,
+    Reader,
+    answer_without_memory,
+    memorise_and_answer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import torch
+
+    from fwpkm_eval.data import TextSet
+    from fwpkm_eval.data.tokenizers import Tokenizer
+    from fwpkm_eval.runs.rows import Row
+
+NIAH_VERSION = 1
+"""Part of every cell's key: raise it whenever a change here or in `tasks.reading` can change a number."""
+
+SCOPES = ("sample", "stream")
+DEPTH_BUCKETS = 10
+
+
+@dataclass(frozen=True)
+class NiahSettings:
+    """What is asked: every combination of lengths, needles, write chunks, protocols and passes.
+
+    ``lengths`` are exact haystack lengths in tokens, needles included. ``write_chunks`` are token counts or
+    "haystack" (one write per reading). ``depths`` fixes where the asked needle lies (0 = start, 1 = end),
+    by turns over the samples; None draws it. ``block`` is how many tokens one call of the model sees; it
+    bounds activations and cannot change an answer.
+    """
+
+    lengths: tuple[int, ...] = (4096,)
+    passes: tuple[int, ...] = (1, 2, 4)
+    write_chunks: tuple[int | str, ...] = (HAYSTACK,)
+    needles: tuple[int, ...] = (5,)
+    protocols: tuple[str, ...] = (OPEN_BOOK,)
+    samples: int = 20
+    scope: str = "sample"
+    seed: int = 0
+    depths: tuple[float, ...] | None = None
+    key_length: int = 4
+    value_length: int = 6
+    block: int = 1024
+
+    def __post_init__(self) -> None:
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                raise unknown("protocol", protocol, PROTOCOLS)
+        if self.scope not in SCOPES:
+            raise unknown("scope", self.scope, SCOPES)
+        for name in ("lengths", "passes", "write_chunks", "needles", "protocols"):
+            if not getattr(self, name):
+                raise UserError(f"no {name.replace('_', ' ')} given: at least one is needed")
+        for name in ("samples", "key_length", "value_length", "block"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
+        for needles in self.needles:
+            if needles < 1:
+                raise UserError(f"{needles} needles: at least 1 is needed, since one is asked for")
+        for write_chunk in self.write_chunks:
+            if write_chunk != HAYSTACK and (isinstance(write_chunk, str) or write_chunk < 1):
+                raise UserError(f"write chunk {write_chunk!r} is neither a number of tokens nor '{HAYSTACK}'")
+        for depth in self.depths or ():
+            if not 0 <= depth <= 1:
+                raise UserError(f"depth {depth} is outside 0 (start of the haystack) to 1 (its end)")
+        self._check_passes()
+
+    def _check_passes(self) -> None:
+        fewest = min(self.passes)
+        if fewest < 0:
+            raise UserError(f"passes must be 0 or more, not {fewest}")
+        if fewest == 0 and CLOSED_BOOK in self.protocols:
+            raise UserError("closed book needs at least 1 pass: after 0 passes the model has never seen the haystack")
+        if fewest == 0 and PUBLISHED in self.protocols:
+            raise UserError("protocol 'published' needs at least 1 pass: its first is the reading with the question")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of reading: what the answers of a run are grouped by, before protocol and passes."""
+
+    length: int
+    needles: int
+    write_chunk: int | str
+
+
+@dataclass(frozen=True)
+class SampleAnswer:
+    """One sample's answer under one protocol after one number of passes.
+
+    ``depth`` is where the asked needle starts, as a share of the haystack; ``logprob`` is the true
+    answer's, in nats (nan where the model's output was not a number).
+    """
+
+    setting: Setting
+    protocol: str
+    passes: int
+    index: int
+    depth: float
+    expected: str
+    answered: str
+    digits_right: int
+    distractor: bool
+    logprob: float
+
+    @property
+    def exact(self) -> bool:
+        return self.answered == self.expected
+
+
+@dataclass
+class NiahResult:
+    """All answers of a run; and what each setting cost in all: (seconds, tokens read)."""
+
+    answers: list[SampleAnswer] = field(default_factory=list)
+    cost: dict[Setting, tuple[float, int]] = field(default_factory=dict)
+
+
+def evaluate_niah(
+    model: Any,
+    text_set: TextSet,
+    settings: NiahSettings,
+    tokenizer: Tokenizer,
+    progress: Callable[[int], None] | None = None,
+) -> NiahResult:
+    """Asks for needles in haystacks cut from ``text_set``, for every combination in the settings.
+
+    ``progress`` is called with the number of tokens read since its last call. Raises UserError, before the
+    model reads anything, where a length is too short for its needles or the text too short for a length.
+    """
+    check_fit(text_set, settings, tokenizer)
+    text = haystack_tokens(text_set, tokenizer)
+    combinations = [(length, needles) for length in settings.lengths for needles in settings.needles]
+    result = NiahResult()
+    with measuring(model):
+        for length, needles in combinations:
+            samples = _Samples(settings, text, tokenizer, length, needles, model_tensor(model).device)
+            if model.has_fast_weights:
+                for write_chunk in settings.write_chunks:
+                    _ask_with_memory(model, samples, Setting(length, needles, write_chunk), result, progress)
+            else:
+                _ask_without_memory(model, samples, result, progress)
+    return result
+
+
+def check_fit(text_set: TextSet, settings: NiahSettings, tokenizer: Tokenizer) -> None:
+    """Raises UserError if a length is too short for its needles, or there are not as many needles."""
+    text = haystack_tokens(text_set, tokenizer)
+    for length in settings.lengths:
+        for needles in settings.needles:
+            _draw(settings, text, tokenizer, length, needles, 0)
+
+
+def haystack_tokens(text_set: TextSet, tokenizer: Tokenizer) -> np.ndarray:
+    """The set's documents end to end, an end token after each: what haystacks are cut from."""
+    return token_stream(text_set, tokenizer).tokens[1:]
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of one length and number of needles, drawn when they are needed."""
+
+    settings: NiahSettings
+    text: np.ndarray
+    tokenizer: Tokenizer
+    length: int
+    needles: int
+    device: torch.device
+
+    def __iter__(self) -> Iterator[tuple[int, NeedleSample, Exam]]:
+        import torch
+
+        for index in range(self.settings.samples):
+            sample = _draw(self.settings, self.text, self.tokenizer, self.length, self.needles, index)
+            haystack, question, answer = (
+                torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))[None].to(self.device)
+                for tokens in (sample.haystack, sample.question, sample.answer)
+            )
+            yield index, sample, Exam(haystack, question, answer)
+
+    def grade(self, sample: NeedleSample, index: int, answer: Answer, **which: Any) -> SampleAnswer:
+        answered = self.tokenizer.decode(np.array(answer.tokens, dtype=np.int64))
+        others = {needle.value for number, needle in enumerate(sample.needles) if number != sample.asked}
+        return SampleAnswer(
+            index=index,
+            depth=sample.depths[sample.asked],
+            expected=sample.needles[sample.asked].value,
+            answered=answered,
+            digits_right=int(np.sum(np.array(answer.tokens) == sample.answer)),
+            distractor=answered in others,
+            logprob=answer.logprob,
+            **which,
+        )
+
+
+def _draw(
+    settings: NiahSettings, text: np.ndarray, tokenizer: Tokenizer, length: int, needles: int, index: int
+) -> NeedleSample:
+    """Sample ``index`` of the setting: a function of its arguments alone."""
+    rng = sample_rng(settings.seed, index)
+    depths = None
+    if settings.depths is not None:
+        depths = [settings.depths[index % len(settings.depths)], *rng.random(needles - 1).tolist()]
+    sample = build_sample(
+        rng,
+        text,
+        tokenizer,
+        length=length,
+        needles=needles,
+        key_length=settings.key_length,
+        value_length=settings.value_length,
+        depths=depths,
+    )
+    return sample if depths is None else ask_for(sample, 0, tokenizer)
+
+
+def ask_for(sample: NeedleSample, which: int, tokenizer: Tokenizer) -> NeedleSample:
+    """The same haystack, with another of its needles asked for."""
+    needle = sample.needles[which]
+    answer = np.concatenate([tokenizer.encode(digit) for digit in needle.value])
+    return replace(sample, asked=which, question=tokenizer.encode(needle.question), answer=answer)
+
+
+def _ask_with_memory(
+    model: Any,
+    samples: _Samples,
+    setting: Setting,
+    result: NiahResult,
+    progress: Callable[[int], None] | None,
+) -> None:
+    settings = samples.settings
+    meter = _Meter(progress)
+    reader = Reader(model, setting.write_chunk, settings.block, meter)
+    started = time.perf_counter()
+    if settings.scope == "sample":
+        for index, sample, exam in samples:
+            answers, _ = memorise_and_answer(reader, exam, model.initial_state(1), settings.protocols, settings.passes)
+            for (protocol, passes), answer in answers.items():
+                which = {"setting": setting, "protocol": protocol, "passes": passes}
+                result.answers.append(samples.grade(sample, index, answer, **which))
+    else:
+        # What is carried on depends on how often, and with or without the question, each haystack is
+        # written: these runs share no work.
+        for protocols in _that_write_alike(settings.protocols):
+            for passes in settings.passes:
+                memory = model.initial_state(1)
+                for index, sample, exam in samples:
+                    answers, memory = memorise_and_answer(reader, exam, memory.fresh_sequence(), protocols, (passes,))
+                    for (protocol, _), answer in answers.items():
+                        which = {"setting": setting, "protocol": protocol, "passes": passes}
+                        result.answers.append(samples.grade(sample, index, answer, **which))
+    result.cost[setting] = (time.perf_counter() - started, meter.tokens)
+
+
+def _that_write_alike(protocols: Iterable[str]) -> list[set[str]]:
+    """Protocols grouped by what they write: for open and closed book that is the haystack alone."""
+    groups = [set(protocols) & {OPEN_BOOK, CLOSED_BOOK}, set(protocols) & {PUBLISHED}]
+    return [group for group in groups if group]
+
+
+def _ask_without_memory(
+    model: Any, samples: _Samples, result: NiahResult, progress: Callable[[int], None] | None
+) -> None:
+    settings = samples.settings
+    meter = _Meter(progress)
+    reader = Reader(model, HAYSTACK, settings.block, meter)
+    started = time.perf_counter()
+    repeats = [Setting(samples.length, samples.needles, write_chunk) for write_chunk in settings.write_chunks]
+    for index, sample, exam in samples:
+        for protocol, answer in answer_without_memory(reader, exam, settings.protocols).items():
+            for setting in repeats:
+                for passes in settings.passes:
+                    which = {"setting": setting, "protocol": protocol, "passes": passes}
+                    result.answers.append(samples.grade(sample, index, answer, **which))
+    for setting in repeats:
+        result.cost[setting] = (time.perf_counter() - started, meter.tokens)
+
+
+@dataclass
+class _Meter:
+    """Counts the tokens read and passes the count on."""
+
+    progress: Callable[[int], None] | None
+    tokens: int = 0
+
+    def __call__(self, tokens: int) -> None:
+        self.tokens += tokens
+        if self.progress is not None:
+            self.progress(tokens)
+
+
+def readings_per_sample(settings: NiahSettings, *, has_fast_weights: bool, write_chunk: int | str) -> int:
+    """How many times a sample's haystack is read in all: what a sample costs, in units of its length."""
+    open_book, published = OPEN_BOOK in settings.protocols, PUBLISHED in settings.protocols
+    if not has_fast_weights:
+        return int(open_book or published)
+    if settings.scope == "sample":
+        asked_again = 1 if write_chunk == HAYSTACK else len(set(settings.passes))
+        return max(settings.passes) + asked_again * open_book
+    return sum(
+        (passes + open_book) * bool({OPEN_BOOK, CLOSED_BOOK} & set(settings.protocols)) + passes * published
+        for passes in settings.passes
+    )
+
+
+def niah_rows(model: Any, text_set: TextSet, settings: NiahSettings, result: NiahResult) -> list[Row]:
+    """The answers as rows: four metrics for each setting, protocol and number of passes, and depth.
+
+    ``exact_match``, ``digit_accuracy`` (digits right, each in its place), ``distractor_rate`` (the answer
+    is another needle's value) and ``answer_logprob`` (mean over samples). The rates have Wilson 95%
+    intervals with n = samples; the digits of an answer stand and fall together, so they do not count as
+    samples of their own. Where outputs were not numbers there is a row ``diverged`` with the share of such
+    samples. Seconds and tokens are those of the whole setting, shared by its protocols and passes.
+    """
+    grouped: dict[tuple[Setting, str, int], list[SampleAnswer]] = defaultdict(list)
+    for answer in result.answers:
+        grouped[answer.setting, answer.protocol, answer.passes].append(answer)
+    rows: list[Row] = []
+    of_model = describe_model(model)
+    for (setting, protocol, passes), answers in grouped.items():
+        seconds, tokens = result.cost[setting]
+        common = {
+            **of_model,
+            **_setting_fields(settings, text_set, setting, protocol, passes),
+            "seconds": seconds,
+            "tokens": tokens,
+        }
+        rows += _metric_rows(answers, settings.value_length, common)
+        rows += _depth_rows(answers, common)
+    return rows
+
+
+def guess_rows(text_set: TextSet, settings: NiahSettings) -> list[Row]:
+    """The floor beside every accuracy: what guessing digits at random is expected to get, model ``guess``."""
+    from fwpkm_eval import __version__
+    from fwpkm_eval.runs.rows import Row
+
+    digits = settings.value_length
+    rows = []
+    for length in settings.lengths:
+        for needles in settings.needles:
+            for write_chunk in settings.write_chunks:
+                for protocol in settings.protocols:
+                    for passes in settings.passes:
+                        setting = Setting(length, needles, write_chunk)
+                        common = _setting_fields(settings, text_set, setting, protocol, passes)
+                        common.update(model="guess", version=__version__)
+                        rows += [
+                            Row(metric="exact_match", value=10.0**-digits, unit="fraction", **common),
+                            Row(metric="digit_accuracy", value=0.1, unit="fraction", **common),
+                            Row(
+                                metric="distractor_rate",
+                                value=(needles - 1) * 10.0**-digits,
+                                unit="fraction",
+                                **common,
+                            ),
+                            Row(metric="answer_logprob", value=-digits * math.log(10), unit="nats", **common),
+                        ]
+    return rows
+
+
+def _setting_fields(
+    settings: NiahSettings, text_set: TextSet, setting: Setting, protocol: str, passes: int
+) -> dict[str, Any]:
+    return {
+        "task": "niah",
+        "dataset": text_set.name,
+        "length": setting.length,
+        "passes": passes,
+        "write_chunk": str(setting.write_chunk),
+        "needles": setting.needles,
+        "scope": settings.scope,
+        "protocol": protocol,
+        "seed": settings.seed,
+        "data_hash": text_set.sha256[:16],
+    }
+
+
+def _metric_rows(answers: list[SampleAnswer], digits: int, common: dict[str, Any]) -> list[Row]:
+    from fwpkm_eval.runs.intervals import mean_interval
+    from fwpkm_eval.runs.rows import Row
+
+    logprobs = [answer.logprob for answer in answers]
+    diverged = sum(not math.isfinite(logprob) for logprob in logprobs)
+    logprob, low, high = (math.nan, None, None) if diverged else mean_interval(logprobs)
+    rows = [
+        _rate_row("exact_match", sum(answer.exact for answer in answers), len(answers), common),
+        _rate_row("digit_accuracy", sum(a.digits_right for a in answers) / digits, len(answers), common),
+        _rate_row("distractor_rate", sum(answer.distractor for answer in answers), len(answers), common),
+        Row(
+            metric="answer_logprob",
+            value=logprob,
+            unit="nats",
+            n=len(answers),
+            ci_low=low,
+            ci_high=high,
+            **common,
+        ),
+    ]
+    if diverged:
+        rows.append(_rate_row("diverged", diverged, len(answers), common))
+    return rows
+
+
+def _depth_rows(answers: list[SampleAnswer], common: dict[str, Any]) -> list[Row]:
+    """Exact match by where the asked needle lies: ten buckets, named by their midpoints 0.05 to 0.95."""
+    rows = []
+    for bucket in range(DEPTH_BUCKETS):
+        inside = [a for a in answers if min(int(a.depth * DEPTH_BUCKETS), DEPTH_BUCKETS - 1) == bucket]
+        if inside:
+            at = {**common, "depth": round((bucket + 0.5) / DEPTH_BUCKETS, 4)}
+            rows.append(_rate_row("exact_match", sum(answer.exact for answer in inside), len(inside), at))
+    return rows
+
+
+def _rate_row(metric: str, successes: float, samples: int, common: dict[str, Any]) -> Row:
+    from fwpkm_eval.runs.intervals import wilson_interval
+    from fwpkm_eval.runs.rows import Row
+
+    low, high = wilson_interval(successes, samples)
+    return Row(
+        metric=metric,
+        value=successes / samples,
+        unit="fraction",
+        n=samples,
+        ci_low=low,
+        ci_high=high,
+        **common,
+    )

@@ -1,0 +1,42 @@
+"""What the workers run in the tests of the engine: cells that take no time, fail, or end their process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.runs.engine import Job, Report
+from fwpkm_eval.runs.rows import Row
+
+
+def run_cell(job: Job, report: Report) -> dict[str, Any]:
+    """Does what the cell's settings say, and leaves a line in the file ``log`` named there."""
+    settings = dict(job.cell.settings)
+    with Path(settings["log"]).open("a", encoding="utf-8") as log:
+        log.write(f"{job.label}\n")
+    report(job.work)
+    match settings["behaviour"]:
+        case "refuse":
+            raise UserError("the settings do not fit")
+        case "break":
+            raise ValueError("a fault\nof the program")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(7)
+        case "sleep":
+            time.sleep(60)
+    row = Row(task=job.cell.task, model=job.cell.model, metric="threads", value=float(settings["number"]) / 3)
+    return {"settings": settings, "rows": [row], "version": "0"}
+
+
+def count_threads(job: Job, report: Report) -> dict[str, Any]:
+    """How many threads torch would use in this process."""
+    import torch
+
+    row = Row(metric="threads", value=float(torch.get_num_threads()))
+    return {"settings": dict(job.cell.settings), "rows": [row], "version": "0"}

@@ -1,0 +1,55 @@
+"""Fixtures that several test files use, and the way to the helpers beside them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# With --import-mode=importlib pytest leaves sys.path alone; tests import helpers (tolerances, …) by name.
+if str(Path(__file__).parent) not in sys.path:
+    sys.path.append(str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def poisoned_memory() -> Iterator[None]:
+    """Fills uninitialised tensors with NaN (integers: their largest value): whoever reads one is found out.
+
+    Torch does it, below torch.empty, empty_like and new_empty, in its deterministic mode; operations that
+    are not deterministic are refused meanwhile.
+    """
+    import torch
+
+    switch: Any = torch.utils.deterministic  # its attribute is a property, unknown to type checkers
+    fill = switch.fill_uninitialized_memory
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    switch.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    assert torch.zeros(2, 3).new_empty(2).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    switch.fill_uninitialized_memory = fill
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread: at test sizes a second one costs more than it gives."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_gradients() -> Iterator[None]:
+    """Runs the test without autograd, as models are evaluated."""
+    import torch
+
+    with torch.no_grad():
+        yield

@@ -1,0 +1,308 @@
+"""Measuring from the command line and from Python, on tiny untrained models."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import tiny_checkpoint
+
+import fwpkm_eval
+from fwpkm_eval import api, cli
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.runs import engine
+from fwpkm_eval.runs.cells import CellStore
+from fwpkm_eval.runs.engine import Job, run_jobs
+from fwpkm_eval.runs.execute import execute
+from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs, perplexity_job, read_source
+from fwpkm_eval.runs.rows import Row, read_rows_csv
+from fwpkm_eval.tasks import niah
+from fwpkm_eval.tasks.niah import NiahSettings
+from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FWPKM, PLAIN = "gdn+swa:fwpkm@1", "gdn+swa"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints, and a data folder with two sets."""
+    root = tmp_path_factory.mktemp("measuring")
+    tiny_checkpoint(FWPKM, root / "fwpkm")
+    tiny_checkpoint(PLAIN, root / "plain")
+    for name in ("tales", "notes"):
+        (root / "data" / name).mkdir(parents=True)
+        lines = [
+            json.dumps({"id": str(i), "text": f"{name} {i}: " + "It was a dark and stormy night. " * (20 + i)})
+            for i in range(3)
+        ]
+        (root / "data" / name / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return root
+
+
+def jobs_of(folder: Path) -> list[Job]:
+    data = str(folder / "data")
+    from fwpkm_eval.data import load_set
+
+    text = TextSource(data, load_set(data, "tales", "test"))
+    needles = NiahSettings(
+        lengths=(400,),
+        passes=(1, 2),
+        write_chunks=("haystack", 64),
+        samples=2,
+        protocols=("open-book", "closed-book"),
+    )
+    jobs = [guess_job(text, needles)]
+    for source in (read_source(folder / "fwpkm"), read_source(folder / "plain")):
+        jobs += [
+            perplexity_job(source, text, PerplexitySettings(tokens=500)),
+            *niah_jobs(source, text, needles),
+        ]
+    return biggest_first(jobs)
+
+
+def comparable(rows: list[Row]) -> list[dict[str, Any]]:
+    return [{**row.to_json(), "seconds": None} for row in rows]
+
+
+def test_one_and_two_workers_and_no_worker_at_all_give_the_same_values(folder: Path, tmp_path: Path) -> None:
+    jobs = jobs_of(folder)
+    found = []
+    for workers in (1, 2):
+        store = CellStore(tmp_path / str(workers))
+        outcome = run_jobs(jobs, store, execute, workers=workers)
+        assert outcome.failures == []
+        found.append(comparable(store.rows(outcome.keys)))
+    assert found[0] == found[1]
+    tokens: list[int] = []
+    here = [row for job in jobs for row in execute(job, tokens.append)["rows"]]
+    assert len(here) == len(found[0])
+    for mine, theirs in zip(comparable(here), found[0], strict=True):
+        assert mine == theirs
+    assert sum(tokens) == pytest.approx(sum(job.work for job in jobs), rel=0.1)
+
+
+def test_cells_refuse_weights_and_text_that_are_no_longer_those_planned_with(folder: Path, tmp_path: Path) -> None:
+    job = next(job for job in jobs_of(folder) if job.cell.model == PLAIN)
+    other = tiny_checkpoint(PLAIN, tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="has changed since this run was planned"):
+        execute(Job(job.cell, job.label, job.work, job.data, str(other)), lambda tokens: None)
+    (tmp_path / "data" / "tales").mkdir(parents=True)
+    (tmp_path / "data" / "tales" / "test.jsonl").write_text('{"text": "something else"}')
+    with pytest.raises(UserError, match="'tales' has changed since this run was planned"):
+        execute(Job(job.cell, job.label, job.work, str(tmp_path / "data"), job.checkpoint), lambda tokens: None)
+
+
+def test_a_cell_keeps_every_answer(folder: Path) -> None:
+    job = next(job for job in jobs_of(folder) if job.cell.model == FWPKM and job.cell.task == "niah")
+    payload = execute(job, lambda tokens: None)
+    assert len(payload["answers"]) == 2 * 2 * 2
+    rows = {(row.protocol, row.passes): row for row in payload["rows"] if row.metric == "answer_logprob"}
+    for (protocol, passes), row in rows.items():
+        logprobs = [a["logprob"] for a in payload["answers"] if (a["protocol"], a["passes"]) == (protocol, passes)]
+        assert row.value == pytest.approx(np.mean(logprobs))
+    assert payload["settings"]["weights"] == rows["open-book", 1].weights_hash
+    assert payload["peak_memory_bytes"] > 2**20
+
+
+def run(*arguments: str) -> int:
+    return cli.main([*arguments, "--quiet"])
+
+
+@pytest.fixture
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are run in this process: workers take seconds to start, and have tests of their own."""
+
+    def one_by_one(crew: engine._Crew, jobs: list[Job], workers: int) -> Iterator[tuple[Job, engine.Event]]:
+        for job in jobs:
+            try:
+                yield job, (crew.execute(job, lambda tokens: None), 0.1)
+            except UserError as error:
+                yield job, engine.Failure(job, str(error))
+
+    monkeypatch.setattr(engine._Crew, "run", one_by_one)
+
+
+def models(folder: Path) -> str:
+    return f"{folder / 'fwpkm'},{folder / 'plain'}"
+
+
+def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["niah", "--models", models(folder), "--data", str(folder / "data"), "--haystack", "tales"]
+    command += ["--lengths", "400", "--passes", "1,2", "--samples", "1", "--write-chunk", "haystack,64"]
+    command += ["--closed-book", "--out", str(out)]
+    assert run(*command) == 0
+    table = capsys.readouterr().out
+    assert table.count("closed-book") == table.count("open-book") == 4
+    rows = read_rows_csv(out / "rows.csv")
+    assert {row.model for row in rows} == {FWPKM, PLAIN, "guess"}
+    assert {row.write_chunk for row in rows} == {"haystack", "64"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert len(manifest["cells"]) == 4
+    assert manifest["finished"]
+    assert set(manifest["weights"]) == {FWPKM, PLAIN}
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    assert run(*command) == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == before
+    assert (out / "report.html").stat().st_size > 1000
+    capsys.readouterr()
+    assert run(*command, "--samples", "2") == 2
+    assert "holds another run: samples is 1 there and 2 here" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_ppl_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["ppl", "--models", models(folder), "--data", str(folder / "data"), "--tokens", "300", "--json"]
+    assert run(*command) == 0
+    rows = [Row.from_json(row) for row in json.loads(capsys.readouterr().out)]
+    whole = {(r.dataset, r.model, r.arm): r for r in rows if r.metric == "bits_per_byte"}
+    assert set(whole) == {
+        (name, model, arm)
+        for name in ("tales", "notes")
+        for model, arm in ((FWPKM, ""), (FWPKM, "frozen"), (PLAIN, ""))
+    }
+    assert all(row.tokens == 300 and math.isfinite(row.value or math.nan) for row in whole.values())
+    assert whole["tales", FWPKM, ""].value != whole["tales", FWPKM, "frozen"].value
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["ppl", "--model", str(folder / "fwpkm"), "--data", str(folder / "data"), "--sets", "notes"]
+    assert run(*command, "--tokens", "200", "--frozen", "only", "--scope", "document") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["set", "model"]
+    assert lines[1].split()[:3] == ["notes", FWPKM, "frozen"]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["niah", "--lengths", "128", "--needles", "64"], "128 tokens is too short for 64 needles"),
+        (["niah", "--passes", "0", "--closed-book"], "closed book needs at least 1 pass"),
+        (["niah", "--passes", "one"], "are not numbers of readings"),
+        (["niah", "--write-chunk", "hay"], "'hay' is not a size"),
+        (["niah", "--depths", "deep"], "are not numbers from 0 to 1"),
+        (["niah", "--haystack", "tale"], "did you mean 'tales'"),
+        (["ppl", "--sets", "tales,note"], "did you mean 'notes'"),
+        (["ppl", "--data", "hub"], "later version"),
+        (["ppl", "--models", "gdn+swa:fwpmk@1"], "did you mean 'fwpkm'"),
+        (["ppl", "--models", "no/such/folder"], "no checkpoint in no/such/folder"),
+        (["ppl", "--models", "gdn:fwmlp@1,gdn:fwmlp@0"], "no trained gdn:fwmlp@1 at scale micro is shipped"),
+        (["reproduce", "--scale", "mikro"], "did you mean 'micro'"),
+        (["reproduce", "--only", "nia"], "did you mean 'niah'"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    command, *rest = arguments
+    defaults = {"--models": models(folder), "--data": str(folder / "data")}
+    for option, value in defaults.items():
+        if option not in rest:
+            rest += [option, value]
+    assert run(command, *rest) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_a_cell_that_fails_is_named_and_the_exit_code_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(niah, "check_fit", lambda *arguments: None)
+    command = ["niah", "--models", models(folder), "--data", str(folder / "data"), "--haystack", "tales"]
+    assert run(*command, "--lengths", "300,400", "--needles", "8", "--samples", "1", "--passes", "1") == 1
+    captured = capsys.readouterr()
+    assert "300 tokens is too short for 8 needles" in captured.err
+    assert "8 needles in 300" in captured.err
+    assert "400" in captured.out
+
+
+def test_a_dry_run_shows_the_plan_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("reproduce", "--dry-run", "--workers", "2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "with 2 workers" in lines[-1]
+    assert any("64 needles in 4K" in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_reproduce_measures_what_its_plan_says_and_writes_a_report(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fwpkm_eval.runs import plan
+
+    line = plan.NeedlePlan(512, 5, 2, {"fwpkm": ("haystack", 64)}, passes=(1, 2))
+    small = plan.Plan(models=(), tokens={"": 300}, needles=(line,), tokens_per_second={"": 1000.0})
+    monkeypatch.setitem(plan.PLANS, "micro", small)
+    out = tmp_path / "run"
+    command = ["reproduce", "--models", models(folder), "--data", str(folder / "data"), "--out", str(out)]
+    assert run(*command) == 0
+    printed = capsys.readouterr().out
+    assert "What do re-readings" in printed
+    assert f"report: {out / 'report.html'}" in printed
+    with (out / "rows.csv").open(newline="") as file:
+        tasks = {row["task"] for row in csv.DictReader(file)}
+    assert tasks == {"ppl", "niah"}
+    for name in ("manifest.json", "tables.md", "report.html", "plots"):
+        assert (out / name).exists()
+
+
+def test_load_model_and_evaluate(folder: Path) -> None:
+    model = fwpkm_eval.load_model(folder / "fwpkm")
+    assert model.config.name == FWPKM
+    assert not model.training
+    data = str(folder / "data")
+    frame = fwpkm_eval.evaluate(model, "ppl", data=data, sets=["tales"], tokens=200, frozen=True)
+    assert set(frame["dataset"]) == {"tales"}
+    assert set(frame["arm"]) == {"frozen"}
+    frame = fwpkm_eval.evaluate(model, "niah", data=data, lengths=300, samples=1, passes=1, write_chunks=["haystack"])
+    assert list(frame["metric"][:4]) == ["exact_match", "digit_accuracy", "distractor_rate", "answer_logprob"]
+    assert fwpkm_eval.load_model(str(folder / "plain"), dtype="float64").device.type == "cpu"
+
+
+def test_a_damaged_checkpoint_is_refused_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tiny_checkpoint(PLAIN, tmp_path / "damaged")
+    content = bytearray((checkpoint / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (checkpoint / "model.safetensors").write_bytes(content)
+    out = tmp_path / "out"
+    assert run("niah", "--models", str(checkpoint), "--out", str(out)) == 2
+    assert "the weights were changed" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_what_cannot_be_loaded_or_evaluated(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no trained fa at scale micro is shipped: train it with 'fwpkm-eval train"):
+        fwpkm_eval.load_model("fa")
+    with pytest.raises(UserError, match="no checkpoint in"):
+        fwpkm_eval.load_model(tmp_path)
+    model = fwpkm_eval.load_model(folder / "plain")
+    with pytest.raises(UserError, match="did you mean 'niah'"):
+        fwpkm_eval.evaluate(model, "nia")
+    with pytest.raises(UserError, match="unknown setting 'passe', did you mean 'passes'"):
+        fwpkm_eval.evaluate(model, "niah", data=str(folder / "data"), passe=2)
+
+
+def test_folder_names_of_models_are_plain_and_distinct() -> None:
+    names = ["gdn", "gdn+swa", "gdn:pkm@2", "gdn+swa:pkm@6+fwpkm@2,10", "gdn:fwpkm@2,6", "gdn:fwpkm@26"]
+    folders = [api.checkpoint_name(name, seed) for name in names for seed in (0, 1)]
+    assert len(set(folders)) == len(folders)
+    assert api.checkpoint_name("gdn+swa:pkm@6+fwpkm@2,10") == "gdn-swa-pkm-6-fwpkm-2-10"
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in folders)

@@ -1,0 +1,377 @@
+"""Every backbone with every memory: streams may be cut anywhere, and all that goes on is the state."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from model_cases import (
+    BACKBONES,
+    SPECS,
+    WITH_FAST_WEIGHTS,
+    everything,
+    fast_weights,
+    same,
+    small_config,
+    small_model,
+    tokens,
+)
+from tolerances import assert_close
+from torch import Tensor
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models import count_parameters
+from fwpkm_eval.reference_models.attention import Attention
+from fwpkm_eval.reference_models.config import model_config
+from fwpkm_eval.reference_models.gated_delta import GatedDeltaNet
+from fwpkm_eval.reference_models.language_model import LanguageModel, SwiGLU
+from fwpkm_eval.reference_models.memory_layers import FwMLPLayer, FwPKMLayer, PKMLayer
+from fwpkm_eval.reference_models.state import ModelState
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
+
+every_model = pytest.mark.parametrize("spec", SPECS)
+every_memory = pytest.mark.parametrize("spec", WITH_FAST_WEIGHTS)
+
+
+def read(model: LanguageModel, ids: Tensor, cuts: list[int] | None = None, **options: Any) -> tuple[Tensor, ModelState]:
+    """The logits of a stream cut before the tokens in `cuts`, and the state after it."""
+    state = model.initial_state(ids.shape[0])
+    outputs = []
+    for start, stop in pairwise(sorted({0, *(cuts or []), ids.shape[1]})):
+        logits, state = model(ids[:, start:stop], state, **options)
+        outputs.append(logits)
+    return torch.cat(outputs, 1), state
+
+
+def check_cuts(spec: str, cuts: list[list[int]], **options: Any) -> None:
+    model, ids = small_model(spec), tokens(batch=2)
+    expected, state = read(model, ids, **options)
+    assert expected.shape == (2, 20, 31)
+    assert expected.dtype == torch.float32
+    flushed = everything(model.flush(state))
+    whole = everything(state)
+    for places in cuts:
+        logits, after = read(model, ids, places, **options)
+        assert_close("model.logits", logits, expected, f"cut before {places}")
+        for ours, theirs in ((everything(after), whole), (everything(model.flush(after)), flushed)):
+            assert ours.keys() == theirs.keys()
+            for name, x in ours.items():
+                assert_close("model.logits", x.float(), theirs[name].float(), name)
+
+
+@every_model
+def test_cutting_a_stream_anywhere_changes_nothing(spec: str) -> None:
+    """Chunks end at tokens 5, 10, 15 and are written one token later; the window is five tokens."""
+    check_cuts(spec, [[1], [5, 6, 11], [4, 17], list(range(20))])
+
+
+@pytest.mark.parametrize("write_chunk", [3, 50, "haystack"])
+@every_memory
+def test_cutting_a_stream_changes_nothing_at_other_write_chunks(spec: str, write_chunk: Any) -> None:
+    check_cuts(spec, [[2, 4, 13]], write_chunk=write_chunk)
+
+
+@every_model
+def test_a_state_given_is_not_changed(spec: str) -> None:
+    model, ids = small_model(spec), tokens(batch=2)
+    _, state = model(ids[:, :12], None)
+    before = everything(state)
+    for options in (
+        {},
+        {"updates": "off"},
+        {"updates": "scan"},
+        {"write_chunk": 2},
+        {"write_chunk": "haystack"},
+    ):
+        _, after = model(ids[:, 12:], state, **options)
+        assert same(everything(state), before), options
+        model.flush(after)
+        model.flush(state)
+        assert same(everything(state), before), options
+
+
+@every_memory
+def test_inplace_writes_into_the_fast_weights_and_gives_the_same(spec: str) -> None:
+    model, ids = small_model(spec), tokens()
+    expected, kept = model(ids, model.initial_state())
+    state = model.initial_state()
+    places = {name: x.data_ptr() for name, x in fast_weights(state).items()}
+    first = {name: x.clone() for name, x in fast_weights(state).items()}
+    logits, after = model(ids, state, inplace=True)
+    assert torch.equal(logits, expected)
+    assert same(everything(model.flush(after, inplace=True)), everything(model.flush(kept)))
+    if "fwpkm" in spec:  # FwMLP replaces its weights: they are small
+        assert {name: x.data_ptr() for name, x in fast_weights(after).items()} == places
+    assert all(not torch.equal(x, first[name]) for name, x in fast_weights(after).items())
+
+
+@every_memory
+def test_updates_off_only_reads(spec: str) -> None:
+    """Fast weights stay bit-identical, nothing is queued, and the reads see what was written before."""
+    model, ids = small_model(spec), tokens()
+    _, written = model(ids, None)
+    written = model.flush(written).fresh_sequence()
+    before = {name: x.clone() for name, x in fast_weights(written).items()}
+    logits, after = model(ids, written, updates="off")
+    assert same(fast_weights(after), before)
+    assert same(fast_weights(model.flush(after)), before)
+    assert after.queued_tokens == 0
+    assert after.position == 20
+    unwritten, _ = model(ids, model.initial_state(), updates="off")
+    assert not torch.allclose(logits, unwritten, atol=1e-3)
+
+
+@every_model
+def test_a_later_token_changes_no_earlier_logit(spec: str) -> None:
+    model, ids = small_model(spec), tokens()
+    for options in ({}, {"updates": "off"}, {"updates": "scan"}):
+        expected, _ = model(ids, None, **options)
+        for place in (1, 5, 6, 12):
+            other = ids.clone()
+            other[0, place] = (other[0, place] + 1) % 31
+            logits, _ = model(other, None, **options)
+            assert torch.equal(logits[:, :place], expected[:, :place]), (options, place)
+            assert not torch.equal(logits[:, place], expected[:, place])
+
+
+@every_model
+def test_rows_of_a_batch_share_the_memory_and_nothing_else(spec: str) -> None:
+    model, ids = small_model(spec), tokens(batch=3)
+    together, _ = model(ids, None, updates="off")
+    for row in range(3):
+        alone, _ = model(ids[row : row + 1], None, updates="off")
+        assert_close("model.logits", together[row : row + 1], alone, f"row {row}, nothing written")
+    streamed, _ = model(ids, None)
+    alone, _ = model(ids[:1], None)
+    first = 5 + 1  # the first write comes after the sixth token (chunk 5, lookahead 1)
+    assert_close("model.logits", streamed[:1, :first], alone[:, :first])
+    if model.has_fast_weights:
+        assert not torch.allclose(streamed[:1, first:], alone[:, first:], atol=1e-4)
+    else:
+        assert_close("model.logits", streamed[:1], alone)
+
+
+@every_memory
+def test_two_models_share_no_state(spec: str) -> None:
+    """Reading with one of a kind, in place, is nothing to the other, nor to another state of the same."""
+    one, two, ids = small_model(spec), small_model(spec), tokens()
+    expected, _ = one(ids, one.initial_state())
+    state = one.initial_state()
+    for _ in range(3):
+        _, state = one(ids, state, inplace=True)
+    assert torch.equal(two(ids, None)[0], expected)
+    assert torch.equal(one(ids, None)[0], expected)
+    assert torch.equal(one(ids, one.initial_state())[0], expected)
+
+
+@every_memory
+def test_copied_states_are_independent(spec: str) -> None:
+    model, ids = small_model(spec), tokens()
+    _, state = model(ids[:, :12], None)
+    copy = state.copy()
+    before = everything(state)
+    assert same(everything(copy), before)
+    logits, after = model(ids[:, 12:], copy, inplace=True)
+    model.flush(after, inplace=True)
+    assert same(everything(state), before)
+    assert torch.equal(model(ids[:, 12:], state)[0], logits)
+
+
+@every_model
+def test_a_fresh_sequence_keeps_the_fast_weights_alone(spec: str) -> None:
+    model, ids = small_model(spec), tokens()
+    _, state = model(ids, None)
+    state = model.flush(state)
+    fresh = state.fresh_sequence()
+    assert fresh.position == 0
+    assert fresh.queued_tokens == 0
+    assert same(fast_weights(fresh), fast_weights(state))
+    assert same(everything(fresh), {n: x for n, x in everything(fresh).items() if n[:4] in ("posi", "fast")})
+    logits, _ = model(ids, fresh, updates="off")
+    if not model.has_fast_weights:
+        assert torch.equal(logits, model(ids, None)[0])
+
+
+@every_model
+def test_modules_keep_no_hidden_state(spec: str) -> None:
+    """Whatever is read, parameters, buffers, attributes and the global generator stay as they were."""
+    model, ids = small_model(spec), tokens(batch=2)
+    random = torch.get_rng_state()
+    weights = {name: x.clone() for name, x in model.state_dict().items()}
+    attributes = {name: vars(module).copy() for name, module in model.named_modules()}
+    for options in ({}, {"updates": "off"}, {"updates": "scan"}, {"inplace": True}):
+        _, state = model(ids, model.initial_state(), **options)
+        model.flush(state, inplace=True)
+    assert same(dict(model.state_dict()), weights)
+    assert {name: vars(module) for name, module in model.named_modules()} == attributes
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_building_a_model_leaves_the_global_generator_alone() -> None:
+    """Weights come from the model's own seed; whoever draws after it was built draws the same."""
+    random = torch.get_rng_state()
+    small_model("gdn+swa:pkm@2+fwpkm@0,3")
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@every_model
+def test_logits_of_the_last_token_or_none(spec: str) -> None:
+    model, ids = small_model(spec), tokens(batch=2)
+    every, state = model(ids, None)
+    last, after_last = model(ids, None, logits="last")
+    none, after_none = model(ids, None, logits="none")
+    assert none is None
+    assert_close("model.logits", last, every[:, -1:])
+    assert same(everything(after_last), everything(state))
+    assert same(everything(after_none), everything(state))
+
+
+@every_memory
+def test_without_lookahead_scan_and_stream_are_the_same(spec: str) -> None:
+    """The training form and the streaming form, where their chunks fall on the same tokens."""
+    model = small_model(spec, **{"fwpkm.lookahead": 0, "fwmlp.lookahead": 0})
+    ids = tokens(batch=2, length=18)
+    scanned, after_scan = model(ids, None, updates="scan")
+    streamed, after_stream = read(model, ids, [8])
+    assert_close("model.logits", streamed, scanned)
+    flushed = fast_weights(model.flush(after_stream))
+    for name, x in fast_weights(after_scan).items():
+        assert_close("model.logits", flushed[name], x, name)
+
+
+@every_model
+def test_rows_cut_into_fresh_sequences(spec: str) -> None:
+    """sequences_per_row: mixers start anew in each part, while the memory reads on."""
+    model, ids = small_model(spec), tokens(batch=2, length=20)
+    logits, _ = model(ids, None, updates="scan", sequences_per_row=2)
+    expected, state = [], model.initial_state()
+    for part in (ids[:, :10], ids[:, 10:]):  # 10 is two chunks: the memory's chunks fall on the same tokens
+        part_logits, state = model(part, state.fresh_sequence(), updates="scan")
+        expected.append(part_logits)
+    assert_close("model.logits", logits, torch.cat(expected, 1))
+
+
+@every_model
+def test_training_reaches_every_weight(spec: str) -> None:
+    model, ids = small_model(spec), tokens(batch=2)
+    with torch.enable_grad():
+        logits, _ = model(ids[:, :-1], None, updates="scan", inplace=True)
+        F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_layers_hold_what_the_name_says() -> None:
+    gdn, swa, fa = "gdn", "swa", "fa"
+    kinds = {
+        "gdn": [gdn] * 12,
+        "gdn+swa": [gdn, gdn, gdn, swa] * 3,
+        "gdn+fa": [gdn, gdn, gdn, fa] * 3,
+        "fa": [fa] * 12,
+    }
+    for backbone, expected in kinds.items():
+        assert list(model_config(backbone, "paper").layer_kinds) == expected
+    for backbone in BACKBONES:
+        model = small_model(f"{backbone}:pkm@2+fwpkm@0,3", **{"backbone.layers": 4})
+        for number, (layer, kind) in enumerate(zip(model.blocks, model.config.layer_kinds, strict=True)):
+            assert isinstance(layer.mixer, GatedDeltaNet if kind == gdn else Attention)
+            if isinstance(layer.mixer, Attention):
+                assert layer.mixer.window == (5 if kind == swa else None)
+            assert isinstance(layer.memory, FwPKMLayer) == (number in (0, 3))
+            assert isinstance(layer.mlp, PKMLayer if number == 2 else SwiGLU)
+    assert isinstance(small_model("fa:fwmlp@1").layers[1].memory, FwMLPLayer)
+    assert [small_model(f"fa{m}").has_fast_weights for m in ("", ":pkm@1", ":fwpkm@1", ":fwmlp@1")] == [
+        0,
+        0,
+        1,
+        1,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "total", "active"),
+    [("gdn", 112e6, 112e6), ("gdn:fwpkm@2,6,10", 519e6, 116e6), ("gdn:fwpkm", 519e6, 116e6)],
+)
+def test_parameters_at_paper_scale(spec: str, total: float, active: float) -> None:
+    """Published: 112 M; 519 M in all and 116 M active with three FwPKM layers (arXiv 2601.00671)."""
+    ours = count_parameters(model_config(spec, "paper"))
+    assert ours[0] == pytest.approx(total, rel=0.01)
+    assert ours[1] == pytest.approx(active, rel=0.01)
+
+
+@every_model
+def test_parameters_are_counted_as_they_are_there(spec: str) -> None:
+    model = small_model(spec)
+    slow = sum(p.numel() for p in model.parameters())
+    fast = sum(x.numel() for x in fast_weights(model.initial_state()).values())
+    assert count_parameters(small_config(spec))[0] == slow + fast
+
+
+@every_model
+def test_weights_are_a_function_of_the_seed(spec: str) -> None:
+    """Whatever the global generator was at; another seed gives other slow and fast weights."""
+    torch.manual_seed(1)
+    one = LanguageModel(small_config(spec), seed=5)
+    torch.manual_seed(2)
+    two, other = LanguageModel(small_config(spec), seed=5), LanguageModel(small_config(spec), seed=6)
+    assert one.weights_hash == two.weights_hash != other.weights_hash
+    assert same(dict(one.state_dict()), dict(two.state_dict()))
+    assert same(fast_weights(one.initial_state()), fast_weights(two.initial_state()))
+    for name, x in fast_weights(other.initial_state()).items():
+        assert not x.any() or not torch.equal(x, fast_weights(one.initial_state())[name])
+
+
+@every_model
+def test_bfloat16_activations_keep_float32_fast_weights(spec: str) -> None:
+    model, ids = small_model(spec), tokens(batch=2, length=20)
+    expected, _ = model(ids, None, updates="off")
+    logits, state = model.bfloat16()(ids, None, updates="off")
+    assert logits.dtype == torch.float32
+    assert_close("model.logits", logits, expected, dtype=torch.bfloat16)
+    logits, state = model(ids, state)
+    assert logits.isfinite().all()
+    assert all(x.dtype == torch.float32 for x in fast_weights(model.flush(state)).values())
+
+
+def test_settings_reach_parts_of_the_model_that_are_not_there_at_its_scale() -> None:
+    """A layer is judged by the model that is asked for, not by its scale's."""
+    assert len(model_config("gdn:fwpkm@6", "micro", **{"backbone.layers": 8}).layer_kinds) == 8
+    with pytest.raises(UserError, match="layer 3"):
+        model_config("gdn:fwpkm@3", "micro", **{"backbone.layers": 2})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"updates": "straem"}, ["straem", "did you mean 'stream'"]),
+        ({"logits": "lsat"}, ["lsat", "did you mean 'last'"]),
+        ({"write_chunk": 0}, ["0"]),
+        ({"write_chunk": -3}, ["-3"]),
+        ({"write_chunk": "haystak"}, ["haystak", "haystack"]),
+        ({"sequences_per_row": 2}, ["2", "scan"]),
+        ({"updates": "scan", "sequences_per_row": 3}, ["3", "multiple"]),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit(options: dict[str, Any], words: list[str]) -> None:
+    model, ids = small_model("gdn+swa:fwpkm@1"), tokens()
+    with pytest.raises(UserError) as raised:
+        model(ids, None, **options)
+    assert "\n" not in str(raised.value)
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", [(20,), (1, 0), (1, 2, 3)])
+def test_tokens_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    model = small_model("gdn")
+    with pytest.raises(UserError, match=str(list(shape)).replace("[", r"\[")):
+        model(torch.zeros(shape, dtype=torch.int64), None)
+    with pytest.raises(UserError, match="0"):
+        model.initial_state(0)

@@ -1,0 +1,155 @@
+"""Which cells a run is made of, and what their keys depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import tiny_config
+
+from fwpkm_eval.data import Document, TextSet, hash_documents
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.runs.jobs import ModelSource, TextSource, guess_job, niah_jobs, perplexity_job
+from fwpkm_eval.runs.plan import PLANS, Plan, estimated_total, plan_of, plan_run
+from fwpkm_eval.tasks.niah import NiahSettings
+from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+
+def source(name: str = "gdn+swa:fwpkm@1", weights_hash: str = "aa") -> ModelSource:
+    return ModelSource(Path("somewhere"), tiny_config(name), weights_hash)
+
+
+def text(words: str = "some text", data: str = "embedded") -> TextSource:
+    documents = (Document("0", words),)
+    text_set = TextSet("docs", "test", documents, "path", None, "made for a test", hash_documents(documents))
+    return TextSource(data, text_set)
+
+
+SETTINGS = NiahSettings(lengths=(512, 1024), needles=(5, 8), write_chunks=("haystack", 64))
+
+
+def test_needles_are_cut_into_a_cell_for_each_length_number_and_write_chunk() -> None:
+    jobs = niah_jobs(source(), text(), SETTINGS)
+    assert len(jobs) == len({job.cell.key for job in jobs}) == len({job.label for job in jobs}) == 8
+    assert {(*job.cell.settings["task"]["lengths"], *job.cell.settings["task"]["write_chunks"]) for job in jobs} == {
+        (512, "haystack"),
+        (512, 64),
+        (1024, "haystack"),
+        (1024, 64),
+    }
+
+
+def test_a_model_without_fast_weights_has_one_cell_for_all_write_chunks() -> None:
+    jobs = niah_jobs(source("gdn+swa"), text(), SETTINGS)
+    assert len(jobs) == 4
+    assert {job.cell.settings["task"]["write_chunks"] for job in jobs} == {("haystack", 64)}
+    with_memory = niah_jobs(source(), text(), SETTINGS)
+    assert max(job.work for job in jobs) < min(job.work for job in with_memory if "1K" in job.label)
+
+
+def test_a_cells_key_holds_all_that_can_change_its_value() -> None:
+    ppl, niah = PerplexitySettings(), replace(SETTINGS, lengths=(512,), needles=(5,), write_chunks=(64,))
+
+    def keys(model: ModelSource, on: TextSource) -> tuple[str, str]:
+        return perplexity_job(model, on, ppl).cell.key, niah_jobs(model, on, niah)[0].cell.key
+
+    here = keys(source(), text())
+    other_config = replace(tiny_config("gdn+swa:fwpkm@1"), chunk_size=32)
+    for model, on in (
+        (source(weights_hash="bb"), text()),
+        (replace(source(), config=other_config), text()),
+        (replace(source(), dtype="bfloat16"), text()),
+        (source("gdn+swa:fwpkm@0"), text()),
+        (source(), text("other text")),
+    ):
+        assert set(keys(model, on)).isdisjoint(here)
+    # Where the same weights and the same text lie changes nothing.
+    assert keys(replace(source(), checkpoint=Path("elsewhere")), text(data="a/folder")) == here
+
+    changes: list[dict[str, Any]] = [
+        {"tokens": 99},
+        {"segment": 99},
+        {"scope": "document"},
+        {"frozen": True},
+        {"write_chunk": 99},
+        {"seed": 1},
+    ]
+    assert len({perplexity_job(source(), text(), replace(ppl, **change)).cell.key for change in changes}) == 6
+    changes = [
+        {"passes": (1, 2)},
+        {"samples": 3},
+        {"seed": 1},
+        {"protocols": ("closed-book",)},
+        {"scope": "stream"},
+        {"depths": (0.5,)},
+        {"key_length": 5},
+        {"value_length": 7},
+        {"lengths": (1024,)},
+        {"needles": (6,)},
+        {"write_chunks": (65,)},
+    ]
+    found = {niah_jobs(source(), text(), replace(niah, **change))[0].cell.key for change in changes}
+    assert len(found | {here[1]}) == len(changes) + 1
+    assert guess_job(text(), niah).cell.key not in found
+
+
+def sources(plan: Plan) -> list[ModelSource]:
+    from fwpkm_eval.reference_models.config import model_config
+
+    return [ModelSource(Path(name), model_config(name, "micro"), name) for name in plan.models]
+
+
+def test_the_micro_plan_asks_all_that_it_should() -> None:
+    plan = plan_of("micro")
+    planned = plan_run(plan, sources(plan))
+    keys = [job.cell.key for job in planned.jobs]
+    assert len(keys) == len(set(keys))
+    assert [job.work for job in planned.jobs] == sorted((job.work for job in planned.jobs), reverse=True)
+    assert {on.text_set.name for on in planned.texts} == {"docs", "source", "manual"}
+    of: dict[str, list[dict[str, Any]]] = {}
+    for job in planned.jobs:
+        if job.cell.task == "niah":
+            of.setdefault(job.cell.model, []).append(dict(job.cell.settings["task"]))
+    assert set(of) == {*plan.models, "guess"}
+    for model, asked in of.items():
+        chunks = {chunk for settings in asked for chunk in settings["write_chunks"]}
+        assert ("haystack" in chunks) == ("fwmlp" not in model)
+        assert 1024 in chunks
+        at_4k = [settings for settings in asked if settings["lengths"] == (4096,)]
+        assert {settings["needles"] for settings in at_4k} >= {(5,), (64,)}
+        assert all(settings["samples"] >= 20 and settings["passes"] == (1, 2, 4) for settings in at_4k)
+        assert all("closed-book" in settings["protocols"] for settings in at_4k)
+        assert (32768,) in {settings["lengths"] for settings in asked}
+    texts = [
+        (job.cell.model, job.cell.settings["data"]["name"], job.cell.settings["task"]["frozen"])
+        for job in planned.jobs
+        if job.cell.task == "ppl"
+    ]
+    assert len(texts) == len(set(texts))
+    for model in plan.models:
+        arms = {frozen for name, _, frozen in texts if name == model}
+        assert arms == ({False, True} if "fw" in model else {False})
+        assert {on for name, on, _ in texts if name == model} == {"docs", "source", "manual"}
+
+
+def test_the_micro_plan_fits_its_time() -> None:
+    plan = plan_of("micro")
+    jobs = plan_run(plan, sources(plan)).jobs
+    assert estimated_total(plan, jobs, 2) < 5.5 * 60
+    assert estimated_total(plan, jobs, 1) > 1.7 * estimated_total(plan, jobs, 2)  # two workers are kept busy
+
+
+def test_parts_of_a_plan() -> None:
+    plan = PLANS["micro"]
+    assert {job.cell.task for job in plan_run(plan, sources(plan), only=("ppl",)).jobs} == {"ppl"}
+    assert {job.cell.task for job in plan_run(plan, sources(plan), only=("niah",)).jobs} == {"niah"}
+    assert {job.cell.model for job in plan_run(plan, sources(plan)[:1], only=("ppl",)).jobs} == {plan.models[0]}
+
+
+def test_what_has_no_plan_is_refused() -> None:
+    with pytest.raises(UserError, match="did you mean 'micro'"):
+        plan_of("mikro")
+    with pytest.raises(UserError, match="did you mean 'niah'"):
+        plan_run(PLANS["micro"], [], only=("nia",))

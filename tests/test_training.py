@@ -1,0 +1,407 @@
+"""Training: batches that depend on the step alone, needle rows that can be answered, runs that can stop anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from model_cases import SIZES, tokens
+from tolerances import assert_close
+
+from fwpkm_eval.data.tokenizers import ByteTokenizer
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.checkpoint import load_checkpoint
+from fwpkm_eval.reference_models.config import ModelConfig, model_config
+from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.training import trainer as trainer_module
+from fwpkm_eval.training.batches import Batch, BatchMaker
+from fwpkm_eval.training.recipe import Recipe, recipe_for
+from fwpkm_eval.training.trainer import RESUME, StepReport, Trainer, learning_rate, make_optimizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = Recipe(
+    steps=6,
+    tokens=96,
+    warmup=2,
+    needle_share=0.8,
+    dense_share=1.0,
+    document_pieces=3,
+    chunks=(16, 32),
+    cuts=(1, 4),
+    sets=("words",),
+)
+NEEDLES = replace(TINY, steps=40, tokens=640, needle_share=0.6, dense_share=0.5)
+NEVER, ALWAYS = 1e9, -1.0
+CHECKPOINT = ("model.json", "model.safetensors")
+
+
+def write_words(folder: Path, seed: int = 0) -> str:
+    """A set of four documents, each of its own words (some not ASCII); returns the folder as --data."""
+    chooser = random.Random(seed)
+    (folder / "words").mkdir(parents=True, exist_ok=True)
+    with (folder / "words" / "train.jsonl").open("w", encoding="utf-8") as handle:
+        for number in range(4):
+            words = ["".join(chooser.choices("abcdefghijklmnoprstué", k=4)) for _ in range(30)]
+            text = f"document {number}: " + " ".join(chooser.choices(words, k=1500))
+            handle.write(json.dumps({"text": text}) + "\n")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_words(tmp_path_factory.mktemp("data"))
+
+
+def maker(recipe: Recipe, data: str) -> BatchMaker:
+    return BatchMaker(recipe, ByteTokenizer(), data)
+
+
+def same_batch(ours: Batch, expected: Batch) -> bool:
+    return (
+        np.array_equal(ours.tokens, expected.tokens)
+        and np.array_equal(ours.is_answer, expected.is_answer)
+        and (ours.new_document, ours.chunk_size, ours.cuts)
+        == (expected.new_document, expected.chunk_size, expected.cuts)
+    )
+
+
+def test_a_batch_depends_on_recipe_and_step_alone(data: str) -> None:
+    """In any order, from another maker, in a longer run: the same; at another step or seed: another."""
+    forward = [maker(NEEDLES, data).batch(step) for step in range(40)]
+    again, longer = maker(NEEDLES, data), maker(replace(NEEDLES, steps=400), data)
+    np.random.seed(7)  # noqa: NPY002 (the global generator is what must not matter)
+    for step in reversed(range(40)):
+        assert same_batch(again.batch(step), forward[step])
+        assert same_batch(again.batch(step), forward[step])
+        assert same_batch(longer.batch(step), forward[step])
+    other = maker(replace(NEEDLES, seed=1), data)
+    assert not any(same_batch(other.batch(step), forward[step]) for step in range(40))
+    assert len({batch.tokens[1].tobytes() for batch in forward}) == 40
+    assert {batch.chunk_size for batch in forward} == {16, 32}
+    assert {batch.cuts for batch in forward} == {1, 4}
+
+
+def test_shapes(data: str) -> None:
+    for recipe in (TINY, NEEDLES):
+        for step in range(recipe.steps):
+            batch = maker(recipe, data).batch(step)
+            assert batch.tokens.shape == (2, recipe.tokens + 1)
+            assert batch.tokens.dtype == np.int64
+            assert batch.is_answer.shape == (2, recipe.tokens)
+            assert batch.is_answer.dtype == bool
+            assert 0 <= batch.tokens.min()
+            assert batch.tokens.max() <= 256
+
+
+def test_the_first_row_goes_on_through_a_document(data: str) -> None:
+    """Each row starts with the last token of the row before, in one document, until a new one starts."""
+    made = maker(NEEDLES, data)
+    texts = [document.tobytes() for document in made.documents]
+    before = None
+    run, runs = 0, []
+    for step in range(40):
+        batch = made.batch(step)
+        row = batch.tokens[0]
+        assert any(row.tobytes() in text for text in texts)
+        assert not batch.is_answer[0].any()
+        if batch.new_document:
+            runs.append(run)
+            run = 0
+        else:
+            assert before is not None
+            assert row[0] == before[-1]
+            assert any(np.concatenate([before, row[1:]]).tobytes() in text for text in texts)
+        run += 1
+        before = row
+    assert runs[0] == 0, "the first batch starts a document"
+    assert len(runs) > 40 / 3 - 1
+    assert max(runs) == 3  # document_pieces
+
+
+def test_each_question_was_answered_before_and_only_its_digits_count(data: str) -> None:
+    made, tokenizer = maker(NEEDLES, data), ByteTokenizer()
+    sentence = re.compile(rb"The secret number for ID-([a-z0-9]{4}) is ([0-9]{6})\.")
+    rows = dense = 0
+    for step in range(40):
+        batch = made.batch(step)
+        row = batch.tokens[1]
+        text = bytes(row.tolist())
+        found = list(sentence.finditer(text))
+        marked = np.flatnonzero(batch.is_answer[1]) + 1  # targets are one token later than inputs
+        if not found:
+            assert not len(marked)
+            continue
+        rows += 1
+        stated: dict[bytes, bytes] = {}
+        digits: list[int] = []
+        for match in found:
+            key, value = match.groups()
+            if key in stated:
+                assert stated.pop(key) == value
+                digits += range(match.start(2), match.end(2))
+            else:
+                stated[key] = value
+        assert not stated, "a needle was stated and not asked for"
+        assert marked.tolist() == digits
+        assert tokenizer.decode(row[marked]).isdigit()
+        count = len(found) // 2
+        assert len({match[1] for match in found}) == count
+        assert count in (4, 5, 6, 7)  # 640 tokens hold 7 dense ones
+        dense += count == 7
+        halves = [match.group(1) for match in found]
+        assert set(halves[:count]) == set(halves[count:]), "statements come first"
+    assert 15 <= rows <= 33  # needle_share 0.6 of 40
+    assert 3 <= dense < rows
+
+
+def test_questions_are_asked_in_another_order_than_stated(data: str) -> None:
+    made = maker(replace(NEEDLES, needle_share=1.0), data)
+    same_order = 0
+    for step in range(20):
+        keys = re.findall(rb"ID-([a-z0-9]{4})", bytes(made.batch(step).tokens[1].tolist()))
+        same_order += keys[: len(keys) // 2] == keys[len(keys) // 2 :]
+    assert same_order <= 2
+
+
+@pytest.mark.parametrize("length", [8, 40, 96, 160, 400])
+def test_rows_too_short_for_their_needles_are_refused_at_the_start(data: str, length: int) -> None:
+    """Not by an accident in the middle of a run; or the rows are right for any length."""
+    try:
+        made = maker(Recipe(steps=30, tokens=length, sets=("words",), cuts=(1,), needle_share=1.0), data)
+    except UserError as problem:
+        assert "\n" not in str(problem)
+        return
+    for step in range(30):
+        batch = made.batch(step)
+        assert batch.tokens.shape == (2, length + 1)
+        assert batch.is_answer.any()
+
+
+def test_documents_too_short_for_a_row_are_refused(data: str) -> None:
+    with pytest.raises(UserError, match="100000"):
+        maker(replace(TINY, tokens=100_000), data)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"tokens": 0},
+        {"cuts": (5,)},
+        {"cuts": (0,)},
+        {"cuts": ()},
+        {"chunks": (0,)},
+        {"chunks": ()},
+        {"document_pieces": 0},
+        {"sets": ()},
+        {"learning_rate": math.nan},
+    ],
+    ids=str,
+)
+def test_recipes_that_cannot_work(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as raised:
+        replace(TINY, **changes)
+    assert next(iter(changes)).rstrip("s") in str(raised.value)
+
+
+def test_recipes_by_scale() -> None:
+    recipe = recipe_for("micro")
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    with pytest.raises(UserError, match="micro"):
+        recipe_for("mirco")
+
+
+def test_learning_rate() -> None:
+    """Up in a straight line from peak/warmup, down in a cosine to the final rate, never outside."""
+    recipe = replace(TINY, steps=1000, warmup=100, learning_rate=0.5, final_rate=0.1)
+    rates = [learning_rate(recipe, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.005)
+    assert rates[49] == pytest.approx(0.25)
+    assert max(rates) == rates[100] == pytest.approx(0.5)
+    assert np.all(np.diff(rates[:101]) >= 0)
+    assert np.all(np.diff(rates[100:]) < 0)
+    assert rates[550] == pytest.approx((0.5 + 0.05) / 2)
+    assert rates[-1] == pytest.approx(0.05, rel=1e-3)
+    assert min(rates[100:]) >= 0.05
+    assert learning_rate(replace(recipe, warmup=0), 0) == pytest.approx(0.5)
+    assert 0 < learning_rate(replace(recipe, steps=50), 49) <= 0.5
+
+
+def config(spec: str, **changes: Any) -> ModelConfig:
+    sizes = {**SIZES, "backbone.vocab_size": 257, "backbone.init_std": 0.08, "backbone.window": 16}
+    return model_config(spec, "micro", **{**sizes, "backbone.layers": 2, **changes})
+
+
+def test_weight_decay_is_for_matrices_alone() -> None:
+    model = LanguageModel(model_config("gdn+swa:pkm@2+fwpkm@0", "micro", **SIZES))
+    decayed, kept = make_optimizer(model, replace(TINY, weight_decay=0.3)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0)
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+    for parameter in kept["params"]:
+        assert re.search(r"norm|bias|conv|a_log", names.pop(id(parameter)))
+    for parameter in decayed["params"]:
+        assert not re.search(r"norm|bias|conv|a_log", names.pop(id(parameter)))
+    assert not names
+
+
+def run(trainer: Trainer, steps: int | None = None, save_every_seconds: float = NEVER) -> list[StepReport]:
+    """Trains, to the end or until it is killed after some steps."""
+    reports: list[StepReport] = []
+    running = trainer.run(save_every_seconds)
+    for report in running:
+        reports.append(report)
+        if len(reports) == steps:
+            break
+    return reports
+
+
+def test_the_loss_is_what_the_recipe_says(data: str, tmp_path: Path) -> None:
+    recipe = replace(TINY, cuts=(1,), needle_share=1.0, answer_weight=3.0, steps=1)
+    trainer = Trainer(config("gdn"), recipe, tmp_path, data)
+    batch = trainer.batches.batch(0)
+    ids = torch.from_numpy(batch.tokens)
+    with torch.no_grad():
+        logits, _ = trainer.model(ids[:, :-1], None)
+    nats = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    answers = torch.from_numpy(batch.is_answer)
+    assert answers.sum() == 6
+    (report,) = run(trainer)
+    found = [report.loss, report.document_loss, report.answer_loss, report.answer_accuracy]
+    expected = [nats.mean() + 3 * nats[answers].mean(), nats[0].mean(), nats[answers].mean()]
+    expected.append((logits.argmax(-1) == ids[:, 1:])[answers].float().mean())
+    assert_close("training.loss", torch.tensor(found), torch.stack(expected))
+    assert (report.step, report.tokens) == (1, 192)
+
+
+def test_steps_without_answers_have_a_loss(data: str, tmp_path: Path) -> None:
+    reports = run(Trainer(config("gdn"), replace(TINY, needle_share=0.0), tmp_path, data))
+    assert len(reports) == 6
+    assert all(math.isfinite(report.loss) and math.isfinite(report.document_loss) for report in reports)
+
+
+def test_the_loss_falls(data: str, tmp_path: Path) -> None:
+    recipe = replace(TINY, steps=40, learning_rate=1e-2, final_rate=0.5, warmup=5)
+    reports = run(Trainer(config("gdn:fwpkm@1"), recipe, tmp_path, data))
+    assert [report.step for report in reports] == list(range(1, 41))
+    first, last = (sum(r.document_loss for r in part) / 5 for part in (reports[:5], reports[-5:]))
+    assert first == pytest.approx(math.log(257), rel=0.1)
+    assert last < 0.7 * first
+
+
+SPECS = ["gdn:fwpkm@1", "fa:fwmlp@1", "fa:pkm@1", "gdn:pkm@0+fwpkm@1"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_killed_run_resumed_ends_as_one_never_killed(spec: str, data: str, tmp_path: Path) -> None:
+    """Bit for bit, wherever it was killed, after its last step too; and it takes up where it stopped."""
+    whole = run(Trainer(config(spec), TINY, tmp_path / "whole", data))
+    expected = {name: (tmp_path / "whole" / name).read_bytes() for name in CHECKPOINT}
+    for killed_after in (1, 4, 6):
+        folder = tmp_path / f"killed{killed_after}"
+        first = run(Trainer(config(spec), TINY, folder, data), killed_after, ALWAYS)
+        assert not (folder / "model.json").exists()
+        torch.manual_seed(killed_after)  # another process: another state of everything global
+        resumed = Trainer(config(spec), TINY, folder, data)
+        assert resumed.resume()
+        second = run(resumed)
+        assert [r.step for r in first + second] == [1, 2, 3, 4, 5, 6]
+        assert [r.loss for r in first + second] == [r.loss for r in whole]
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+
+
+def test_what_was_trained_is_what_is_stored(data: str, tmp_path: Path) -> None:
+    """The checkpoint gives the trainer's own model, with the keys it learned as its first keys."""
+    trainer = Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data)
+    started_with = trainer.model.state_dict()["blocks.1.memory.first_keys"].clone()
+    run(trainer)
+    loaded, ids = load_checkpoint(tmp_path), tokens(vocab=257)
+    assert not torch.equal(loaded.state_dict()["blocks.1.memory.first_keys"], started_with)
+    with torch.no_grad():
+        for updates in ("stream", "scan"):
+            options: Any = {"updates": updates}
+            assert torch.equal(loaded(ids, None, **options)[0], trainer.model(ids, None, **options)[0]), updates
+    about = json.loads((tmp_path / "model.json").read_text())["training"]
+    assert about["data_hash"] == trainer.batches.data_hash
+    assert Recipe.from_dict(about["recipe"]) == TINY
+    assert str(data) not in json.dumps(about), "a path of this machine"
+
+
+def test_nothing_to_resume(data: str, tmp_path: Path) -> None:
+    trainer = Trainer(config("gdn"), TINY, tmp_path / "new", data)
+    assert not trainer.resume()
+    assert trainer.step == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_run_is_not_resumed(data: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(Trainer(config("gdn:fwpkm@1"), TINY, folder, data), 2, ALWAYS)
+    before = (folder / RESUME).read_bytes()
+    for spec, changes, recipe, where in (
+        ("gdn:fwpkm@0", {}, TINY, data),
+        ("gdn:fwpkm@1", {"fwpkm.score": "dot"}, TINY, data),
+        ("gdn:fwpkm@1", {}, replace(TINY, seed=1), data),
+        ("gdn:fwpkm@1", {}, replace(TINY, steps=7), data),
+        ("gdn:fwpkm@1", {}, TINY, write_words(tmp_path / "other", seed=1)),
+    ):
+        other = Trainer(config(spec, **changes), recipe, folder, where)
+        weights = other.model.weights_hash
+        with pytest.raises(UserError) as raised:
+            other.resume()
+        assert str(folder) in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert (folder / RESUME).read_bytes() == before
+        assert (other.step, other.model.weights_hash) == (0, weights)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000])
+def test_a_damaged_resume_file_is_refused(kept: int, data: str, tmp_path: Path) -> None:
+    run(Trainer(config("gdn"), TINY, tmp_path, data), 1, ALWAYS)
+    (tmp_path / RESUME).write_bytes((tmp_path / RESUME).read_bytes()[:kept])
+    with pytest.raises(UserError, match=re.escape(RESUME)):
+        Trainer(config("gdn"), TINY, tmp_path, data).resume()
+
+
+def test_a_save_that_fails_keeps_the_last_one(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(config("gdn"), TINY, tmp_path, data)
+    run(trainer, 2, ALWAYS)
+    before = (tmp_path / RESUME).read_bytes()
+
+    def full_disk(tensors: Any, path: Path, metadata: Any = None) -> None:
+        Path(path).write_bytes(b"half of")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(trainer_module, "save_file", full_disk)
+    with pytest.raises(OSError, match="space"):
+        trainer.save()
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(RESUME, before)]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_loss_that_is_not_finite_ends_the_run(saved: bool, data: str, tmp_path: Path) -> None:
+    """With one line, no checkpoint, and the last good step kept, if there is one."""
+    trainer = Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data)
+    run(trainer, 2, ALWAYS if saved else NEVER)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with torch.no_grad():
+        trainer.model.embedding.weight[0, 0] = math.nan
+        trainer.model.embedding.weight.fill_(math.nan)
+    with pytest.raises(UserError) as raised:
+        run(trainer, None, ALWAYS)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "not finite" in message
+    assert "3" in message
+    assert (RESUME in message) == saved
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
