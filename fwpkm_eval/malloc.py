@@ -1,6 +1,6 @@
 """glibc's malloc, told to keep freed memory instead of returning it to the system at every free.
 
-By default glibc maps every buffer above 32 MiB (at first above 128 KiB) anew and gives it back when it is freed, so that
+By default glibc maps every buffer above 32 MiB (at first 128 KiB) anew and gives it back when it is freed, so that
 each tensor of a training step starts as pages that the system has yet to find and to clear. Keeping them makes a step
 of training several times faster, and changes no result; the price is memory held until the process ends.
 """

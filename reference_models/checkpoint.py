@@ -23,9 +23,18 @@ FORMAT = 1
 
 
 def round_weights(model: LanguageModel, dtype: torch.dtype) -> None:
-    """Rounds the weights to what `dtype` can hold, in place: what is measured is then exactly what is stored."""
+    """Rounds the weights to what `dtype` can hold, in place: what is measured is then exactly what is stored.
+
+    Raises:
+        UserError: a weight is not finite, or too large for `dtype`; no weight is changed then.
+    """
     with torch.no_grad():
-        for tensor in [*model.parameters(), *model.buffers()]:
+        for name, tensor in model.state_dict().items():
+            if not tensor.to(dtype).isfinite().all():
+                raise UserError(
+                    f"{name} holds values that {dtype} cannot: the largest is {tensor.abs().max().item():g}"
+                )
+        for tensor in model.state_dict().values():
             tensor.copy_(tensor.to(dtype))
 
 
@@ -35,7 +44,13 @@ def save_checkpoint(
     """Writes the folder's two files, each whole or not at all; weights are stored as `dtype`.
 
     about: whatever describes the training (recipe, data hash, versions); stored beside the configuration.
+
+    Raises:
+        UserError: `dtype` does not hold the weights as they are (see `round_weights`); nothing is written then.
     """
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor.to(dtype).to(tensor.dtype), tensor):
+            raise UserError(f"{name} cannot be stored as {dtype} without a change: round the weights first")
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
     description = {
@@ -70,8 +85,10 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UserError(f"no checkpoint in {folder}: it must hold {DESCRIPTION} and {WEIGHTS}") from None
     except (OSError, ValueError) as problem:
         raise UserError(f"{path} is not a checkpoint description: {problem}") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT or "config" not in description:
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint description of format {FORMAT}")
+    if not isinstance(description.get("config"), dict) or type(description.get("seed")) is not int:
+        raise UserError(f"{path} is not a checkpoint description: it needs a config and a whole number as seed")
     return description
 
 
@@ -83,7 +100,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> L
     """
     folder = Path(folder)
     description = read_description(folder)
-    model = LanguageModel(ModelConfig.from_dict(description["config"]), seed=int(description["seed"]))
+    model = LanguageModel(ModelConfig.from_dict(description["config"]), seed=description["seed"])
     try:
         weights = load_file(folder / WEIGHTS)
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -140,9 +141,28 @@ class ModelConfig:
             raise UserError(f"not a model configuration: {problem}") from None
 
 
+_MAY_BE_ZERO = ("lookahead", "query_conv")
+
+
+def _check_numbers(config: ModelConfig) -> None:
+    """Every whole number is one, and at least 1 (0 for a lookahead or a convolution); a name is text."""
+    for owner, part in (("", config), *((n, getattr(config, n)) for n in ("backbone", "fwpkm", "pkm", "fwmlp"))):
+        for entry in fields(part):
+            value, label = getattr(part, entry.name), f"{owner}.{entry.name}".lstrip(".")
+            if entry.type == "int":
+                least = 0 if entry.name in _MAY_BE_ZERO else 1
+                if type(value) is not int or value < least:
+                    raise UserError(f"{label} is {value!r}; it must be a whole number of at least {least}")
+            elif entry.type == "float" and (type(value) not in (int, float) or not math.isfinite(value)):
+                raise UserError(f"{label} is {value!r}; it must be a number")
+            elif entry.type == "str" and not isinstance(value, str):
+                raise UserError(f"{label} is {value!r}; it must be text")
+
+
 def check_sizes(config: ModelConfig) -> None:
     """Refuses sizes that do not fit each other, in one line that says what would."""
     back, fw, pkm = config.backbone, config.fwpkm, config.pkm
+    _check_numbers(config)
     for owner, memory in (("fwpkm", fw), ("pkm", pkm)):
         if memory.key_dim % 2:
             raise UserError(f"{owner}.key_dim is {memory.key_dim}; it must be even, since a query is split into halves")
@@ -152,9 +172,6 @@ def check_sizes(config: ModelConfig) -> None:
         raise UserError(f"backbone.heads {back.heads} must be a multiple of backbone.kv_heads {back.kv_heads}")
     if config.chunk_size <= max(fw.lookahead, config.fwmlp.lookahead):
         raise UserError(f"chunk_size {config.chunk_size} must be larger than the lookahead {fw.lookahead}")
-    for label, value in (("layers", back.layers), ("hidden", back.hidden), ("window", back.window)):
-        if value < 1:
-            raise UserError(f"backbone.{label} is {value}; it must be at least 1")
 
 
 MICRO = ModelConfig(
@@ -203,7 +220,6 @@ def model_config(name: str, scale: str = "micro", **overrides: Any) -> ModelConf
         raise unknown("scale", scale, list(SCALES))
     spec = parse_model_name(name).with_default_layers(DEFAULT_LAYERS[scale])
     config = SCALES[scale]
-    spec.check_layers(config.backbone.layers)
     changes: dict[str, Any] = {"name": spec.name}
     for key, value in overrides.items():
         owner, _, attribute = key.rpartition(".")

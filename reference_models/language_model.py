@@ -92,10 +92,10 @@ class LanguageModel(nn.Module):
         self.config = config
         self.seed = seed
         back = config.backbone
-        self.embedding = nn.Embedding(back.vocab_size, back.hidden)
-        self.layers = nn.ModuleList(Layer(config, number) for number in range(back.layers))
-        self.final_norm = RMSNorm(back.hidden, back.norm_eps)
         with torch.random.fork_rng(devices=[]):
+            self.embedding = nn.Embedding(back.vocab_size, back.hidden)
+            self.layers = nn.ModuleList(Layer(config, number) for number in range(back.layers))
+            self.final_norm = RMSNorm(back.hidden, back.norm_eps)
             torch.manual_seed(seed)
             self._init_weights(back)
 
@@ -169,7 +169,8 @@ class LanguageModel(nn.Module):
             updates: "stream" queues tokens and writes every write_chunk of them (any split of a stream into calls gives
                 the same results); "off" only reads; "scan" is the training form: chunks counted from the first token of
                 this call, targets within their chunk, differentiable through the writes.
-            write_chunk: tokens per write; None for the model's chunk_size, "haystack" for a write only at `flush`.
+            write_chunk: tokens per write; None for the model's chunk_size, "haystack" for a write only at `flush`
+                (with "scan": at the end of this call).
             logits: for which tokens. inplace: the given state's fast weights may be written in place; use only the
                 returned state after that. By default the given state is left as it was.
             sequences_per_row: (with "scan") mixers and convolutions see each row as that many fresh sequences, while
@@ -182,12 +183,16 @@ class LanguageModel(nn.Module):
             raise UserError(f"tokens {list(tokens.shape)} must be [B,T] with at least one token")
         if updates not in ("stream", "off", "scan"):
             raise unknown("updates", str(updates), ["stream", "off", "scan"])
+        if logits not in ("all", "last", "none"):
+            raise unknown("logits", str(logits), ["all", "last", "none"])
+        if not (write_chunk is None or write_chunk == "haystack" or (type(write_chunk) is int and write_chunk > 0)):
+            raise UserError(f"write_chunk is {write_chunk!r}; it must be a number of tokens above 0, or 'haystack'")
         if sequences_per_row != 1 and (updates != "scan" or tokens.shape[1] % sequences_per_row):
             raise UserError(f"{sequences_per_row} sequences per row need updates='scan' and a multiple of them as T")
         state = self.initial_state(tokens.shape[0]) if state is None else state
         if not inplace and updates != "off":
             state = state.copy()
-        every = None if write_chunk == "haystack" else write_chunk or self.config.chunk_size
+        every = self.config.chunk_size if write_chunk is None else None if write_chunk == "haystack" else write_chunk
         rows = tokens.shape[0] * sequences_per_row
         x = self.embedding(tokens)
         mixers: list[MixerState | None] = []

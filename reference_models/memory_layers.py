@@ -73,7 +73,6 @@ class FastWeightLayer(nn.Module):
     def __init__(self, config: FwPKMConfig | FwMLPConfig, model: ModelConfig, query_dim: int, value_dim: int) -> None:
         super().__init__()
         hidden, eps = model.backbone.hidden, model.backbone.norm_eps
-        self.chunk_size = model.chunk_size
         self.target_norm, self.gate_bias = config.target_norm, config.gate_bias
         self.q_norm, self.v_norm, self.g_norm = (RMSNorm(hidden, eps) for _ in range(3))
         self.o_norm = RMSNorm(value_dim, eps)
@@ -109,7 +108,8 @@ class FastWeightLayer(nn.Module):
         mixed = read if gate is None else gate.unsqueeze(-1) * read + (1 - gate.unsqueeze(-1)) * target
         return x + self.o_proj(self.o_norm(mixed.to(x.dtype)))
 
-    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor, chunk_size: int) -> Tensor:
+        """The training form: reads and writes in chunks counted from the first token, differentiable through both."""
         raise NotImplementedError("each memory scans in its own way")
 
     def write_gate(self, gate: Tensor) -> Tensor | None:
@@ -127,7 +127,7 @@ class FastWeightLayer(nn.Module):
         q, v, gate, past = self.project(x, state.past, rows)
         weigh = self.write_gate(gate)
         if updates == "scan":
-            read = self.scan(state, q, v, gate)
+            read = self.scan(state, q, v, gate, write_chunk or x.shape[1])
         elif updates == "off":
             read = state.memory.read(q)
         else:
@@ -164,7 +164,7 @@ class FwPKMLayer(FastWeightLayer):
     def read_gate(self, gate: Tensor) -> Tensor | None:
         return gate if self.config.gate else None
 
-    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor, chunk_size: int) -> Tensor:
         assert isinstance(state.memory, ProductKeyMemory)
         result = fwpkm_scan(
             q.float(),
@@ -173,7 +173,7 @@ class FwPKMLayer(FastWeightLayer):
             state.memory.keys,
             state.memory.values,
             **vars(self.rule),
-            chunk_size=self.chunk_size,
+            chunk_size=chunk_size,
             inplace=True,
         )
         state.memory.keys, state.memory.values = result.keys.detach(), result.values.detach()
@@ -198,7 +198,7 @@ class FwMLPLayer(FastWeightLayer):
     def write_gate(self, gate: Tensor) -> Tensor | None:
         return None
 
-    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor, chunk_size: int) -> Tensor:
         assert isinstance(state.memory, DenseMemory)
         c = self.config
         result = fwmlp_scan(
@@ -207,7 +207,7 @@ class FwMLPLayer(FastWeightLayer):
             state.memory.weights,
             lookahead=c.lookahead,
             target_rule=c.target_rule,
-            chunk_size=self.chunk_size,
+            chunk_size=chunk_size,
             learning_rate=c.learning_rate,
         )
         state.memory.weights = {name: weight.detach() for name, weight in result.weights.items()}

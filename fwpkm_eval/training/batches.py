@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,6 +14,10 @@ from fwpkm_eval.data.tokenizers import IntArray, Tokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.tasks.needles import Needle, draw_needles
 from fwpkm_eval.training.recipe import Recipe
+
+MOST_SPARSE_NEEDLES = 6
+DENSE_FILL = 0.45
+"""Share of a dense row that states needles; as much asks for them again."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class BatchMaker:
         if not self.documents:
             raise UserError(f"no training document is longer than a row of {recipe.tokens} tokens")
         self.text = np.concatenate(self.documents)
+        self._sentence = len(tokenizer.encode(Needle("a" * 4, "1" * 6).sentence + " "))
+        dense_alone = recipe.dense_share == 1
+        shortest = math.ceil(self._sentence / DENSE_FILL) if dense_alone else 2 * MOST_SPARSE_NEEDLES * self._sentence
+        if recipe.needle_share > 0 and recipe.tokens < shortest:
+            raise UserError(f"a row of {recipe.tokens} tokens is too short for its needles; the shortest is {shortest}")
         self._tracks = [self._plan(number) for number in range(2)]
 
     def _plan(self, number: int) -> Track:
@@ -85,8 +95,8 @@ class BatchMaker:
     def _needle_row(self, rng: np.random.Generator, dense: bool) -> tuple[IntArray, np.ndarray]:
         """A row of recipe.tokens + 1 tokens: statements first, then the same needles asked for, text between."""
         length = self.recipe.tokens + 1
-        sentence = len(self.tokenizer.encode(Needle("a" * 4, "1" * 6).sentence + " "))
-        count = int(length * 0.45 / sentence) if dense else int(rng.integers(4, 7))
+        sentence = self._sentence
+        count = int(length * DENSE_FILL / sentence) if dense else int(rng.integers(4, MOST_SPARSE_NEEDLES + 1))
         needles = draw_needles(rng, count)
         asked = [needles[i] for i in rng.permutation(count)]
         # Gaps of text: between statements, and then between questions.

@@ -51,7 +51,7 @@ class TrainingProgress:
     def averages(self) -> dict[str, float]:
         """Over the last steps: bits per token of documents, and the share of answer digits that were right."""
         answered = [r.answer_accuracy for r in self.recent if not math.isnan(r.answer_accuracy)]
-        bits = [r.document_loss / math.log(2) for r in self.recent]
+        bits = [r.document_loss / math.log(2) for r in self.recent if math.isfinite(r.document_loss)]
         return {
             "document_bits": sum(bits) / max(len(bits), 1),
             "answer_accuracy": sum(answered) / len(answered) if answered else math.nan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,8 +37,18 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}; it must be at least 1")
+        for name in ("steps", "tokens", "document_pieces"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.chunks or min(self.chunks) < 1:
+            raise UserError(f"chunks is {self.chunks}; it must hold sizes of at least 1 token")
+        if not self.sets:
+            raise UserError("sets is empty; it must name at least one set of texts")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
+        for name in ("needle_share", "dense_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 to 1")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

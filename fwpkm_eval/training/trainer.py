@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,12 +31,14 @@ from fwpkm_eval.training.recipe import Recipe
 RESUME = "resume.safetensors"
 METRICS = "metrics.jsonl"
 STORED_DTYPE = torch.float16
+DIVERGED_IN_A_ROW = 20
+"""After so many steps in a row without a finite loss or gradient, training stops."""
 
 
 @dataclass(frozen=True)
 class StepReport:
     """One step: losses in nats per token, accuracy of the answers' digits (both nan in a step without needles),
-    tokens read, seconds since this start."""
+    tokens read, seconds since this start. loss is nan where the step diverged and was dropped."""
 
     step: int
     loss: float
@@ -57,6 +59,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, recipe)
         self.state = self.model.initial_state()
         self.step = 0
+        self.diverged_steps = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -70,14 +73,18 @@ class Trainer:
     def run(self, save_every_seconds: float = 60.0) -> Iterator[StepReport]:
         """Trains from the current step to the last; saves now and then, and at the end writes the checkpoint."""
         started = saved = time.monotonic()
+        in_a_row = 0
         for step in range(self.step, self.recipe.steps):
             report = self._train_step(self.batches.batch(step), started)
             self.step = step + 1
-            if not math.isfinite(report.loss):
+            in_a_row = 0 if math.isfinite(report.loss) else in_a_row + 1
+            if in_a_row >= DIVERGED_IN_A_ROW or (in_a_row and not self._weights_are_finite()):
+                kept = self.folder / RESUME
                 raise UserError(
-                    f"the loss is not finite at step {self.step}; the last saved step is kept in {self.folder / RESUME}"
+                    f"the loss is not finite since step {self.step - in_a_row + 1}; "
+                    + (f"the last good step saved is kept in {kept}" if kept.exists() else "no step was saved")
                 )
-            if time.monotonic() - saved > save_every_seconds:
+            if in_a_row == 0 and time.monotonic() - saved > save_every_seconds:
                 self.save()
                 saved = time.monotonic()
             yield report
@@ -87,12 +94,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.step)
         self.state = self._next_state(batch.new_document)
-        for layer in self.model.blocks:
-            if layer.memory is not None:
-                layer.memory.chunk_size = batch.chunk_size
         tokens = torch.from_numpy(batch.tokens)
         is_answer = torch.from_numpy(batch.is_answer)
-        logits, self.state = self.model(tokens[:, :-1], self.state, updates="scan", inplace=True)
+        logits, self.state = self.model(
+            tokens[:, :-1], self.state, updates="scan", write_chunk=batch.chunk_size, inplace=True
+        )
         targets = tokens[:, 1:]
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
         answers = nats[is_answer]
@@ -101,8 +107,15 @@ class Trainer:
             loss = loss + self.recipe.answer_weight * answers.mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        if loss.isfinite() and norm.isfinite():
+            self.optimizer.step()
+        else:
+            # A fast-weight memory can diverge within a row (FwMLP does, now and then): the step is dropped, the
+            # memory starts anew, and the drops are counted in what the checkpoint says of its training.
+            self.diverged_steps += 1
+            self.state = self.model.initial_state()
+            loss = loss.detach() * math.nan
         right = (logits.argmax(-1) == targets)[is_answer].float().mean()
         return StepReport(
             step=self.step + 1,
@@ -113,6 +126,9 @@ class Trainer:
             tokens=targets.numel(),
             seconds=time.monotonic() - started,
         )
+
+    def _weights_are_finite(self) -> bool:
+        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
 
     def _next_state(self, new_document: bool) -> ModelState:
         """A fresh sequence; with a new document the values start anew too. Keys go on: they are learned all along."""
@@ -137,6 +153,7 @@ class Trainer:
             "data": self.data if self.data == "embedded" else "path",
             "data_hash": self.batches.data_hash,
             "tokens": self.recipe.steps * self.recipe.tokens * 2,
+            "diverged_steps": self.diverged_steps,
             "version": __version__,
             "torch": str(torch.__version__).partition("+")[0],
         }
@@ -153,7 +170,8 @@ class Trainer:
             for key, value in _fast_weights(held.memory).items():
                 tensors[f"memory/{number}/{key}"] = value
         tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-        about = {"step": str(self.step), "identity": json.dumps(self.identity, sort_keys=True)}
+        counts = {"step": str(self.step), "diverged_steps": str(self.diverged_steps)}
+        about = {**counts, "identity": json.dumps(self.identity, sort_keys=True)}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / RESUME, lambda path: save_file(tensors, path, metadata=about))
 
@@ -162,21 +180,28 @@ class Trainer:
         path = self.folder / RESUME
         if not path.exists():
             return False
-        with safe_open(path, framework="pt") as stored:
-            about = stored.metadata() or {}
-            if json.loads(about.get("identity", "{}")) != json.loads(json.dumps(self.identity)):
-                raise UserError(
-                    f"{path} belongs to another run (model, recipe or data differ); use another --out folder"
-                )
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+        about, tensors = _read_resume_file(path)
+        if json.loads(about.get("identity", "{}")) != json.loads(json.dumps(self.identity)):
+            raise UserError(f"{path} belongs to another run (model, recipe or data differ); use another --out folder")
         self.model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
         for name, parameter in self.model.named_parameters():
             kept = {k: tensors[f"optimizer/{k}/{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = dict(kept)
         for number, held in self.state.memories.items():
             _set_fast_weights(held.memory, tensors, f"memory/{number}/")
-        self.step = int(about["step"])
+        self.step, self.diverged_steps = int(about["step"]), int(about.get("diverged_steps", 0))
         return True
+
+
+def _read_resume_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """(what the file says of itself, its tensors). UserError if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            # Copies: what safetensors hands out are views, and autograd does not let a function write into those.
+            tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 (not a dict)
+            return stored.metadata() or {}, tensors
+    except (OSError, SafetensorError) as problem:
+        raise UserError(f"{path} is damaged ({problem}); delete it to start anew") from None
 
 
 def make_optimizer(model: LanguageModel, recipe: Recipe) -> torch.optim.AdamW:
