@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import torch
@@ -42,7 +43,7 @@ def fwmlp_scan(
     Raises:
         UserError: shapes or settings that do not fit.
     """
-    _check(query, target, weights, lookahead, target_rule, chunk_size)
+    _check(query, target, weights, lookahead, target_rule, chunk_size, learning_rate)
     dtype = weights["w_up"].dtype
     query, target = query.to(dtype), target.to(dtype)
     unrolled = torch.is_grad_enabled() and any(x.requires_grad for x in (query, target, *weights.values()))
@@ -93,12 +94,20 @@ def shifted_target(target: Tensor, lookahead: int, rule: TargetRule) -> Tensor:
 
 
 def _check(
-    query: Tensor, target: Tensor, weights: dict[str, Tensor], lookahead: int, rule: str, chunk_size: int
+    query: Tensor,
+    target: Tensor,
+    weights: dict[str, Tensor],
+    lookahead: int,
+    rule: str,
+    chunk_size: int,
+    learning_rate: float,
 ) -> None:
     if rule not in get_args(TargetRule):
         raise unknown("target rule", rule, list(get_args(TargetRule)))
     if lookahead < 0 or chunk_size < 1:
         raise UserError(f"lookahead {lookahead} must be at least 0 and chunk_size {chunk_size} at least 1")
+    if not math.isfinite(learning_rate):
+        raise UserError(f"learning_rate is {learning_rate}; it must be a finite number")
     missing = [name for name in WEIGHT_NAMES if name not in weights]
     if missing or len(weights) != len(WEIGHT_NAMES):
         raise UserError(f"weights must hold {', '.join(WEIGHT_NAMES)}; got {', '.join(weights)}")

@@ -57,6 +57,8 @@ def fwpkm_scan(
     if chunk_size < 1:
         raise UserError(f"chunk_size is {chunk_size}; it must be at least 1 token")
     chosen = resolve_backend(backend, query.device)
+    if inplace and (keys.requires_grad or values.requires_grad):
+        raise UserError("inplace=True overwrites keys and values: neither may require a gradient")
     dtype = values.dtype
     query, target = query.to(dtype), target.to(dtype)
     gate = None if gate is None else gate.to(dtype)
@@ -75,8 +77,8 @@ def check_memory_shapes(
         raise UserError(
             f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,H·dk] and [B,T,dv], same B and T"
         )
-    if query.shape[1] == 0:
-        raise UserError("query has no tokens; T must be at least 1")
+    if 0 in query.shape[:2]:
+        raise UserError(f"query {list(query.shape)} holds no tokens; B and T must be at least 1")
     if gate is not None and gate.shape != query.shape[:2]:
         raise UserError(f"gate {list(gate.shape)} must be [B,T] = {list(query.shape[:2])}")
     if keys.dim() != 4 or keys.shape[1] != 2:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fwpkm_eval.kernels import closed_form as cf
 from fwpkm_eval.kernels.product_keys import split_query
@@ -247,6 +248,7 @@ class _Scan(torch.autograd.Function):
         return output, keys, values, indices, weights, memory_loss, addressing
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         query, target, gate = ctx.saved_tensors
         d_output, d_keys, d_values = grads[:3]

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels import closed_form as cf
 from fwpkm_eval.kernels.fwmlp import mlp, sgd_step, shifted_target
 from fwpkm_eval.kernels.product_keys import split_query
@@ -140,6 +141,11 @@ def read_and_queue(
     query [B,T,·], target [B,T,dv] before the shift, gate [B,T] or None; chunk_size None: only `flush` writes.
     Returns the reads [B,T,dv]. Cutting a stream into other pieces gives the same reads and the same fast weights.
     """
+    if chunk_size is not None:
+        if chunk_size < 1:
+            raise UserError(f"chunk_size is {chunk_size}; it must be at least 1 token")
+        if queue.tokens >= chunk_size + memory.lookahead:  # left by calls with a larger chunk: one write takes them all
+            queue.write(memory, queue.tokens - memory.lookahead)
     outputs = []
     start, tokens = 0, query.shape[1]
     while start < tokens:

@@ -6,6 +6,7 @@ dk key width, dv value width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -47,6 +48,9 @@ class MemoryRule:
             raise UserError(f"topk is {self.topk}; it must be at least 1")
         if self.lookahead < 0:
             raise UserError(f"lookahead is {self.lookahead}; it must be 0 or more tokens")
+        for name in ("learning_rate", "addressing_weight"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number")
 
 
 @dataclass(frozen=True)
