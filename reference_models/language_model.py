@@ -74,13 +74,11 @@ class Layer(nn.Module):
         position: int,
         updates: Updates,
         write_chunk: int | None,
-        rows: int,
     ) -> tuple[Tensor, MixerState, MemoryState | None]:
         if self.memory is not None and memory_state is not None:
-            x, memory_state = self.memory(x, memory_state, updates, write_chunk, rows)
-        cut = x.reshape(rows, -1, x.shape[-1])  # each row a sequence of its own to the mixer
-        mixed, mixer_state = self.mixer(self.mixer_norm(cut), mixer_state, position)
-        x = x + mixed.view_as(x)
+            x, memory_state = self.memory(x, memory_state, updates, write_chunk)
+        mixed, mixer_state = self.mixer(self.mixer_norm(x), mixer_state, position)
+        x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), mixer_state, memory_state
 
 
@@ -160,7 +158,6 @@ class LanguageModel(nn.Module):
         write_chunk: int | Literal["haystack"] | None = None,
         logits: Literal["all", "last", "none"] = "all",
         inplace: bool = False,
-        sequences_per_row: int = 1,
     ) -> tuple[Tensor | None, ModelState]:
         """Reads tokens [B,T] int64 from `state` on.
 
@@ -173,8 +170,6 @@ class LanguageModel(nn.Module):
                 (with "scan": at the end of this call).
             logits: for which tokens. inplace: the given state's fast weights may be written in place; use only the
                 returned state after that. By default the given state is left as it was.
-            sequences_per_row: (with "scan") mixers and convolutions see each row as that many fresh sequences, while
-                the memory reads on: what one part needs of another must come through the memory.
 
         Returns:
             (logits [B,T,W] or [B,1,W] float32, or None; the state after the last token).
@@ -187,24 +182,21 @@ class LanguageModel(nn.Module):
             raise unknown("logits", str(logits), ["all", "last", "none"])
         if not (write_chunk is None or write_chunk == "haystack" or (type(write_chunk) is int and write_chunk > 0)):
             raise UserError(f"write_chunk is {write_chunk!r}; it must be a number of tokens above 0, or 'haystack'")
-        if sequences_per_row != 1 and (updates != "scan" or tokens.shape[1] % sequences_per_row):
-            raise UserError(f"{sequences_per_row} sequences per row need updates='scan' and a multiple of them as T")
         state = self.initial_state(tokens.shape[0]) if state is None else state
         if not inplace and updates != "off":
             state = state.copy()
         every = self.config.chunk_size if write_chunk is None else None if write_chunk == "haystack" else write_chunk
-        rows = tokens.shape[0] * sequences_per_row
         x = self.embedding(tokens)
         mixers: list[MixerState | None] = []
         memories: dict[int, MemoryState] = {}
         for number, layer in enumerate(self.blocks):
             held = state.memories.get(number)
             held = None if held is None else MemoryState(held.memory, held.queue, held.past)
-            x, mixer, held = layer(x, state.mixers[number], held, state.position, updates, every, rows)
+            x, mixer, held = layer(x, state.mixers[number], held, state.position, updates, every)
             mixers.append(mixer)
             if held is not None:
                 memories[number] = held
-        after = ModelState(state.position + tokens.shape[1] // sequences_per_row, mixers, memories)
+        after = ModelState(state.position + tokens.shape[1], mixers, memories)
         if logits == "none":
             return None, after
         x = x if logits == "all" else x[:, -1:]

@@ -90,15 +90,11 @@ class FastWeightLayer(nn.Module):
         if self.conv is not None:
             nn.init.normal_(self.conv.weight, std=self.conv.taps**-0.5)
 
-    def project(self, x: Tensor, past: Tensor | None, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x [B,T,D] → query [B,T,·], target [B,T,dv], gate [B,T], and the convolution's new past.
-
-        rows: sequences that x's rows are cut into, each starting without a past.
-        """
+    def project(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x [B,T,D] → query [B,T,·], target [B,T,dv], gate [B,T], and the convolution's new past."""
         q = self.q_norm(x)
         if self.conv is not None:
-            q, past = self.conv(q.reshape(rows, -1, q.shape[-1]), past)
-            q = q.reshape(x.shape)
+            q, past = self.conv(q, past)
         v = self.v_proj(self.v_norm(x)).float()
         if self.target_norm:
             v = (v - v.mean(-1, keepdim=True)) / (v.std(-1, keepdim=True) + 1e-6)
@@ -121,10 +117,10 @@ class FastWeightLayer(nn.Module):
         return gate
 
     def forward(
-        self, x: Tensor, state: MemoryState, updates: Updates, write_chunk: int | None, rows: int
+        self, x: Tensor, state: MemoryState, updates: Updates, write_chunk: int | None
     ) -> tuple[Tensor, MemoryState]:
         """x [B,T,D]; state is updated in place and returned. write_chunk None: only a flush writes."""
-        q, v, gate, past = self.project(x, state.past, rows)
+        q, v, gate, past = self.project(x, state.past)
         weigh = self.write_gate(gate)
         if updates == "scan":
             read = self.scan(state, q, v, gate, write_chunk or x.shape[1])

@@ -244,18 +244,6 @@ def test_without_lookahead_scan_and_stream_are_the_same(spec: str) -> None:
 
 
 @every_model
-def test_rows_cut_into_fresh_sequences(spec: str) -> None:
-    """sequences_per_row: mixers start anew in each part, while the memory reads on."""
-    model, ids = small_model(spec), tokens(batch=2, length=20)
-    logits, _ = model(ids, None, updates="scan", sequences_per_row=2)
-    expected, state = [], model.initial_state()
-    for part in (ids[:, :10], ids[:, 10:]):  # 10 is two chunks: the memory's chunks fall on the same tokens
-        part_logits, state = model(part, state.fresh_sequence(), updates="scan")
-        expected.append(part_logits)
-    assert_close("model.logits", logits, torch.cat(expected, 1))
-
-
-@every_model
 def test_training_reaches_every_weight(spec: str) -> None:
     model, ids = small_model(spec), tokens(batch=2)
     with torch.enable_grad():
@@ -354,8 +342,6 @@ def test_settings_reach_parts_of_the_model_that_are_not_there_at_its_scale() -> 
         ({"write_chunk": 0}, ["0"]),
         ({"write_chunk": -3}, ["-3"]),
         ({"write_chunk": "haystak"}, ["haystak", "haystack"]),
-        ({"sequences_per_row": 2}, ["2", "scan"]),
-        ({"updates": "scan", "sequences_per_row": 3}, ["3", "multiple"]),
     ],
     ids=str,
 )

@@ -289,7 +289,7 @@ def test_the_loss_falls(data: str, tmp_path: Path) -> None:
     reports = run(Trainer(config("gdn:fwpkm@1"), recipe, tmp_path, data))
     assert [report.step for report in reports] == list(range(1, 31))
     first, last = (sum(r.document_loss for r in part) / 5 for part in (reports[:5], reports[-5:]))
-    assert last < 0.7 * first
+    assert last < 0.8 * first
     assert last < math.log(257), "worse than knowing nothing"
 
 
