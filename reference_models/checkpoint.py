@@ -71,6 +71,10 @@ def write_whole(path: Path, write: Any) -> None:
         write(temporary)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
+        # safetensors makes files that nobody else can read; give them the usual permissions.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Whether the implementations that are timed compute what the reference computes, at the size and in the type timed.
 
-Compared are the reads and their weights, the losses, the fast weights after the last chunk, and the gradients that a loss on
-the reads and on the final fast weights sends to every input.
+Compared are the reads and their weights, the losses, the fast weights after the last chunk, and the gradients that a
+loss on the reads and on the final fast weights sends to every input.
 """
 
 from __future__ import annotations

@@ -86,9 +86,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One arm, one pass, in one process: seconds of each call, and the most memory held, with and above the inputs."""
+    """One arm, one pass, in one process: seconds of each call, and the most memory held, with and above the inputs.
+
+    cpu_share: processor time over the time of the calls; well below 1, other programs held the processor.
+    """
 
     seconds: list[float]
+    cpu_share: float
     peak_bytes: int
     above_inputs_bytes: int
     threads: int
@@ -114,7 +118,7 @@ def op_size(scale: str) -> OpSize:
 
 
 def draw(size: OpSize, seed: int) -> Inputs:
-    """Keys and values as a new layer has them; each query near a product key, so that reads fall all over the memory."""
+    """Keys and values as a new layer has them; each query near a product key, which spreads the reads over the slots."""
     random = torch.Generator().manual_seed(seed)
     heads, half, tokens = size.heads, size.key_dim // 2, size.batch * size.tokens
     spread = size.key_dim**-0.5
@@ -166,11 +170,13 @@ def measure(size: OpSize, arm: Arm, what: str, *, seed: int, repeats: int, budge
     gc.disable()
     _call(inputs, arm, what, size)
     seconds: list[float] = []
+    processor = time.process_time()
     while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < budget):
         seconds.append(_call(inputs, arm, what, size))
+    processor = time.process_time() - processor
     gc.enable()
     peak = memory.peak_bytes()
-    return Measurement(seconds, peak - before, peak - with_inputs, torch.get_num_threads())
+    return Measurement(seconds, processor / sum(seconds), peak - before, peak - with_inputs, torch.get_num_threads())
 
 
 _TINY = OpSize("tiny", subkeys=16, key_dim=8, value_dim=8, heads=1, topk=2, chunk=16, tokens=32)

@@ -17,9 +17,9 @@ from fwpkm_eval.runs.rows import Row
 def bench_rows(result: BenchResult) -> list[Row]:
     """The rows of a run; an arm that does not agree with the reference has only the row that says how far off it is.
 
-    Metrics, each followed by its pass (forward, forward_backward, training): seconds, with the 10th and 90th percentiles
-    of its calls in place of an interval, tokens per second, bytes at the peak with and above the inputs, and for arms other
-    than the reference how many times as fast as it they are, and which part of its memory above the inputs they need.
+    Metrics, each with its pass (forward, forward_backward, training) in the name: seconds, with the 10th and 90th
+    percentiles of the calls in place of an interval; tokens per second; bytes at the peak, with and above the inputs;
+    and for arms other than the reference the ratios to it: speed, and peak above the inputs.
     """
     rows = [
         _row(
@@ -62,7 +62,7 @@ def arm_name(case: Case) -> str:
 
 
 def speedup(result: BenchResult, case: Case) -> tuple[float, float, float]:
-    """How many times as fast as the reference: the ratio of medians, and its bounds if each side had its 10th or 90th."""
+    """How many times as fast as the reference: the ratio of medians, and its bounds over 10th and 90th percentiles."""
     low, middle, high = percentiles(result.measured[case].seconds)
     reference_low, reference_middle, reference_high = percentiles(result.measured[case.reference()].seconds)
     return reference_low / high, reference_middle / middle, reference_high / low

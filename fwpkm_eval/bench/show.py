@@ -24,8 +24,8 @@ def tables(result: BenchResult) -> Iterator[Table | str]:
     ):
         yield _speed(result, allocator, title)
     yield (
-        "Seconds: median (10th to 90th percentile). Memory: peak of the process, without interpreter and libraries; above"
-        " inputs also without the tensors given.\nforward + backward: gradients of query, target, gate, first keys and"
+        "Seconds: median (10th to 90th percentile). Memory: peak of the process, without interpreter and libraries;"
+        " above inputs also without the tensors given.\nforward + backward: gradients of query, target, gate, first keys and"
         " first values. training: of query, target and gate.\nin place: the memory given is overwritten, as models run"
         " it; the others copy it."
     )
