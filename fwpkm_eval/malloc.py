@@ -31,6 +31,11 @@ def tuned_environment() -> dict[str, str]:
     return {name: str(value) for name, value in _SETTINGS.items()}
 
 
+def is_glibc() -> bool:
+    """Whether this Python runs on glibc, whose malloc this is about."""
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+
+
 def tune_malloc() -> bool:
     """Applies the setting to this process, at any time, and to those it will start; does nothing but on glibc.
 
@@ -40,7 +45,7 @@ def tune_malloc() -> bool:
         Whether this process now keeps freed memory because of this call.
     """
     chosen = any(name in os.environ for name in _SETTINGS) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if chosen or sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if chosen or not is_glibc():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     accepted = [mallopt(_MALLOPT[name], min(value, _LARGEST_INT)) for name, value in _SETTINGS.items()]

@@ -118,7 +118,7 @@ def op_size(scale: str) -> OpSize:
 
 
 def draw(size: OpSize, seed: int) -> Inputs:
-    """Keys and values as a new layer has them; each query near a product key, which spreads the reads over the slots."""
+    """Keys and values as a new layer has them; each query near a product key: reads spread over all slots."""
     random = torch.Generator().manual_seed(seed)
     heads, half, tokens = size.heads, size.key_dim // 2, size.batch * size.tokens
     spread = size.key_dim**-0.5

@@ -68,9 +68,10 @@ def speedup(result: BenchResult, case: Case) -> tuple[float, float, float]:
     return reference_low / high, reference_middle / middle, reference_high / low
 
 
-def memory_share(result: BenchResult, case: Case) -> float:
-    """The peak above the inputs, as a part of the reference's."""
-    return result.measured[case].above_inputs_bytes / result.measured[case.reference()].above_inputs_bytes
+def memory_share(result: BenchResult, case: Case) -> float | None:
+    """The peak above the inputs, as a part of the reference's; None at sizes too small for the system to count."""
+    reference = result.measured[case.reference()].above_inputs_bytes
+    return result.measured[case].above_inputs_bytes / reference if reference > 0 else None
 
 
 def percentiles(seconds: list[float]) -> tuple[float, float, float]:
@@ -94,7 +95,9 @@ def _rows_of(result: BenchResult, case: Case, measured: Measurement) -> Iterator
     if case.arm != REFERENCE:
         least, ratio, most = speedup(result, case)
         yield row(f"speedup_{what}", ratio, "ratio", least, most)
-        yield row(f"memory_over_reference_{what}", memory_share(result, case), "ratio")
+        share = memory_share(result, case)
+        if share is not None:
+            yield row(f"memory_over_reference_{what}", share, "ratio")
 
 
 def _row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from rich import box
@@ -12,6 +13,7 @@ from fwpkm_eval.bench.ops import REFERENCE
 from fwpkm_eval.bench.rows import memory_share, percentiles, speedup
 from fwpkm_eval.bench.run import SCALING_CASE, BenchResult, Case
 
+ENOUGH_PROCESSOR = 0.8
 PASS_NAMES = {"forward": "forward", "forward_backward": "forward + backward", "training": "training"}
 
 
@@ -25,8 +27,8 @@ def tables(result: BenchResult) -> Iterator[Table | str]:
         yield _speed(result, allocator, title)
     yield (
         "Seconds: median (10th to 90th percentile). Memory: peak of the process, without interpreter and libraries;"
-        " above inputs also without the tensors given.\nforward + backward: gradients of query, target, gate, first keys and"
-        " first values. training: of query, target and gate.\nin place: the memory given is overwritten, as models run"
+        " above inputs without the tensors given.\nforward + backward: gradients of query, target, gate, first keys"
+        " and values. training: of query, target and gate.\nin place: the memory given is overwritten, as models run"
         " it; the others copy it."
     )
     if result.scaling:
@@ -69,7 +71,8 @@ def _speed(result: BenchResult, allocator: str, title: str) -> Table:
 
 
 def _ratios(result: BenchResult, case: Case) -> tuple[str, str]:
-    return f"{speedup(result, case)[1]:.1f}×", f"1/{1 / max(memory_share(result, case), 1e-9):.1f}"
+    share = memory_share(result, case)
+    return f"{speedup(result, case)[1]:.1f}×", f"1/{1 / share:.1f}" if share else ""
 
 
 def _scaling(result: BenchResult) -> Table:
@@ -84,16 +87,16 @@ def _scaling(result: BenchResult) -> Table:
 
 
 def _conditions(result: BenchResult) -> str:
-    import os
-
     before, after = result.load
     parts = [f"{result.threads} thread{'s' if result.threads > 1 else ''} of {os.cpu_count()} cores"]
-    busy = False
     if before is not None and after is not None:
         parts.append(f"load average {before:.1f} before and {after:.1f} after")
-        busy = before > 0.5
     parts.append(f"{result.seconds:.0f} s in all")
-    note = (
-        "\nThe machine was busy: times are noisy, the more so with several threads (--threads 1 helps)." if busy else ""
-    )
-    return ", ".join(parts) + note
+    line = ", ".join(parts)
+    lowest = min(measured.cpu_share for measured in result.measured.values())
+    if lowest < ENOUGH_PROCESSOR:
+        line += (
+            f"\nOther programs held the processor: a measurement got {lowest:.0%} of a core. Do not trust these times and"
+            " ratios; run again on a quiet machine, or at least with --threads 1."
+        )
+    return line

@@ -59,7 +59,7 @@ def run_in_process_of_its_own(job: Mapping[str, Any], allocator: str) -> dict[st
 
 
 def do(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Does a job: ``what`` is "check" or a pass of ``arm``, ``size`` an `OpSize`'s fields, ``threads`` a number or None."""
+    """Does a job: ``what`` is "check" or a pass of ``arm``, ``size`` the fields of an `OpSize`."""
     import torch
 
     from fwpkm_eval.bench import correctness

@@ -113,6 +113,7 @@ def _store(out: Path, rows: list[Row], result: BenchResult) -> None:
     write_rows_csv(rows, out / "rows.csv")
     conditions: dict[str, Any] = {
         "threads": result.threads,
+        "lowest_share_of_a_core": round(min(each.cpu_share for each in result.measured.values()), 2),
         "load_average_before": result.load[0],
         "load_average_after": result.load[1],
         "seconds": round(result.seconds, 1),
