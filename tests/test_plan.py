@@ -118,7 +118,8 @@ def test_the_micro_plan_asks_all_that_it_should() -> None:
         assert ("haystack" in chunks) == ("fwmlp" not in model)
         assert 1024 in chunks
         at_4k = [settings for settings in asked if settings["lengths"] == (4096,)]
-        assert {settings["needles"] for settings in at_4k} >= {(5,), (64,)}
+        many = set() if "fwmlp" in model else {(64,)}  # it finds none of 5, and reads slowly
+        assert {settings["needles"] for settings in at_4k} == {(5,), *many}
         assert all(settings["samples"] >= 20 and settings["passes"] == (1, 2, 4) for settings in at_4k)
         assert all("closed-book" in settings["protocols"] for settings in at_4k)
         assert (32768,) in {settings["lengths"] for settings in asked}
