@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -338,7 +339,7 @@ def test_the_command_measures_stores_and_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ops, "op_size", lambda name: SMALL)
-    monkeypatch.setattr(run.run_ops, "__kwdefaults__", {**run.run_ops.__kwdefaults__, "runner": here})
+    monkeypatch.setattr(run, "run_ops", functools.partial(run.run_ops, runner=here))
     out = tmp_path / "bench"
     assert cli.main(["bench", "--repeats", "1", "--out", str(out)]) == 0
     shown = capsys.readouterr()
@@ -361,7 +362,7 @@ def test_the_command_fails_if_an_arm_does_not_agree(
 ) -> None:
     monkeypatch.setattr(closed_form, "write_scale", _double(closed_form.write_scale))
     monkeypatch.setattr(ops, "op_size", lambda name: SMALL)
-    monkeypatch.setattr(run.run_ops, "__kwdefaults__", {**run.run_ops.__kwdefaults__, "runner": here})
+    monkeypatch.setattr(run, "run_ops", functools.partial(run.run_ops, runner=here))
     assert cli.main(["bench", "--repeats", "1", "--quiet", "--json"]) == 1
     shown = capsys.readouterr()
     assert {row["arm"] for row in json.loads(shown.out) if row["metric"].endswith("seconds")} == {
@@ -370,7 +371,10 @@ def test_the_command_fails_if_an_arm_does_not_agree(
     assert "scan/torch in place does not agree with the reference and was not timed: " in shown.err
 
 
-def test_the_command_as_a_user_runs_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_with_its_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # Each starts Python and torch: these few show what there is to show.
+    monkeypatch.setattr(run, "ALLOCATORS", ("default",))
+    monkeypatch.setattr(run, "ARMS", {arm.name: arm for arm in (REFERENCE, IN_PLACE)})
     assert cli.main(["bench", "--size", "micro", "--repeats", "1", "--threads", "1", "--quiet", "--json"]) == 0
     found = [Row.from_json(row) for row in json.loads(capsys.readouterr().out)]
     assert {row.scale for row in found} == {"micro"}

@@ -96,7 +96,7 @@ def _conditions(result: BenchResult) -> str:
     lowest = min(measured.cpu_share for measured in result.measured.values())
     if lowest < ENOUGH_PROCESSOR:
         line += (
-            f"\nOther programs held the processor: a measurement got {lowest:.0%} of a core. Do not trust these times and"
-            " ratios; run again on a quiet machine, or at least with --threads 1."
+            f"\nOther programs held the processor: a measurement got {lowest:.0%} of a core. Do not trust these times"
+            " and ratios; run again on a quiet machine, or at least with --threads 1."
         )
     return line
