@@ -43,7 +43,7 @@ def speed_plots(frame: pandas.DataFrame) -> list[Plot]:
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set_title(what or "speed", loc="left", fontweight="bold")
-    grid[-1][0].set_xlabel("times as fast as the reference (logarithmic)")
+    grid[-1][0].set_xlabel("times as fast as the reference")
     return [
         style.finish(
             figure,
