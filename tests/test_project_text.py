@@ -37,7 +37,7 @@ def test_there_is_text_to_check() -> None:
 
 
 def test_the_pattern_knows_a_local_path_from_others() -> None:
-    for local in ("/work/main/x", "see /root/.cache/", "'/home/me/data'", "file:/Users/me/x"):
+    for local in ("/work/a/x", "see /root/.cache/", "'/home/me/data'", "file:/Users/me/x"):
         assert LOCAL_PATH.search(local), local
     for fine in (
         "https://a.example/work/x",
