@@ -24,6 +24,10 @@ LOOKUP_BLOCK = 4096
 """Queries scored at a time: bounds the [H,2,n,S] score matrix when a whole haystack is one chunk."""
 
 
+ELEMENTS_AT_A_TIME = 2**17
+"""Elements of a temporary made at a time on a CPU: they stay in its cache, and no large buffer is mapped anew."""
+
+
 @dataclass(frozen=True)
 class Reads:
     """The lookups of n tokens.
@@ -59,6 +63,25 @@ class SlotSort:
         return torch.empty_like(row).scatter_(0, self.order, row)
 
 
+@dataclass(frozen=True)
+class SubkeySort:
+    """Selected sub-keys by group: order [H·2·n·k], the selections by sub-key; starts [H·2·S]: where each group is."""
+
+    order: Tensor
+    starts: Tensor
+
+    def sum(self, per_query: Tensor, coefficients: Tensor) -> Tensor:
+        """Σ over a sub-key's selections of c·x: per_query [H,2,n,d], coefficients [H,2,n,k] → [H·2·S,d]."""
+        queries = torch.div(self.order, coefficients.shape[-1], rounding_mode="floor")
+        flat = per_query.reshape(-1, per_query.shape[-1])
+        by_subkey = coefficients.flatten()[self.order]
+        return F.embedding_bag(queries, flat, self.starts, per_sample_weights=by_subkey, mode="sum")
+
+    def total(self, coefficients: Tensor) -> Tensor:
+        """Σ over a sub-key's selections of c [H,2,n,k] → [H·2·S]."""
+        return F.embedding_bag(self.order, coefficients.reshape(-1, 1), self.starts, mode="sum").squeeze(-1)
+
+
 def find_reads(query: Tensor, keys: Tensor, topk: int, score: str) -> Reads:
     """The k best slots of each query and head: query [H,2,n,d], keys [H,2,S,d]."""
     if query.shape[2] <= LOOKUP_BLOCK:
@@ -80,10 +103,10 @@ def _find_block(query: Tensor, keys: Tensor, topk: int, score: str) -> Reads:
     if score == "dot":
         best, index = dots.topk(topk, dim=-1)
     else:
-        # The order of −log(ε + ‖q − K‖²) is that of 2·q·K − ‖K‖². The distances of the selected few are then taken
+        # The order of −log(ε + ‖q − K‖²) is that of q·K − ½‖K‖². The distances of the selected few are then taken
         # from the differences: the expanded square cancels badly where a query meets its key.
-        index = (2 * dots - keys.square().sum(-1).unsqueeze(-2)).topk(topk, dim=-1).indices
-        best = -torch.log(IDW_EPSILON + (query.unsqueeze(-2) - gather_keys(keys, index)).square().sum(-1))
+        index = dots.sub_(keys.square().sum(-1).mul_(0.5).unsqueeze(-2)).topk(topk, dim=-1).indices
+        best = -torch.log(IDW_EPSILON + _squared_distances(query, keys, index))
         best, by_distance = best.sort(dim=-1, descending=True)
         index = index.gather(-1, by_distance)
     i, j = _candidate_pairs(topk, index.device)
@@ -101,12 +124,31 @@ def _candidate_pairs(topk: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return i, j
 
 
-def gather_keys(keys: Tensor, index: Tensor) -> Tensor:
-    """keys [H,2,S,d], index [H,2,n,k] → [H,2,n,k,d]."""
-    heads, _, subkeys, width = keys.shape
-    flat = keys.reshape(heads * 2 * subkeys, width)
+def _squared_distances(query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
+    """‖q − K‖² to the selected sub-keys: query [H,2,n,d], keys [H,2,S,d], index [H,2,n,k] → [H,2,n,k]."""
+    width = query.shape[-1]
+    numbers = _subkey_numbers(index, keys.shape[2]).flatten(0, 2)
+    queries, table = query.reshape(-1, width), keys.flatten(0, 2)
+    block = max(1, _at_a_time(queries) // index.shape[-1])
+    parts = [
+        torch.linalg.vector_norm(F.embedding(some, table).sub_(q.unsqueeze(-2)), dim=-1)
+        for some, q in zip(numbers.split(block), queries.split(block), strict=True)
+    ]
+    return torch.cat(parts).square_().view(index.shape)
+
+
+def _subkey_numbers(index: Tensor, subkeys: int) -> Tensor:
+    """Sub-keys counted through heads and halves, 0 … H·2·S−1, of index [H,2,n,k]."""
+    heads = index.shape[0]
     offset = torch.arange(heads * 2, device=index.device).view(heads, 2, 1, 1) * subkeys
-    return F.embedding(index + offset, flat)
+    return index + offset
+
+
+def sort_subkeys(reads: Reads, subkeys: int) -> SubkeySort:
+    """Groups the selections of each half by sub-key."""
+    ordered, order = _subkey_numbers(reads.half_indices, subkeys).flatten().sort(stable=True)
+    every = torch.arange(reads.half_indices.shape[0] * 2 * subkeys, device=order.device)
+    return SubkeySort(order, torch.searchsorted(ordered, every))
 
 
 def sort_reads(slots: Tensor) -> SlotSort:
@@ -130,11 +172,41 @@ def read_rows(rows: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
     return F.embedding_bag(positions, rows, per_sample_weights=weights, mode="sum")
 
 
+def dot_by_read(per_token: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    """⟨x_t, R_u⟩ for every read: per_token [n,dv], rows [·,dv], positions [n,H·k] → [n,H·k]."""
+    block = max(1, _at_a_time(rows) // positions.shape[1])
+    parts = [
+        torch.bmm(F.embedding(at, rows), x.unsqueeze(-1)).squeeze(-1)
+        for at, x in zip(positions.split(block), per_token.split(block), strict=True)
+    ]
+    return torch.cat(parts)
+
+
 def sum_by_slot(per_token: Tensor, weights: Tensor, sort: SlotSort) -> Tensor:
     """Aᵀ·x: per_token [n,dv], weights [n,H·k] → [U,dv]."""
     tokens = torch.div(sort.order, weights.shape[1], rounding_mode="floor")
     by_slot = weights.flatten()[sort.order]
     return F.embedding_bag(tokens, per_token, sort.starts, per_sample_weights=by_slot, mode="sum")
+
+
+def add_by_slot_(rows: Tensor, per_token: Tensor, weights: Tensor, sort: SlotSort, scale: Tensor) -> None:
+    """R += D ⊙ (Aᵀ·x), in place: rows [·,dv] of all slots, per_token [n,dv], weights [n,H·k], scale [U]: D."""
+    tokens = torch.div(sort.order, weights.shape[1], rounding_mode="floor")
+    by_slot = weights.flatten()[sort.order] * scale.repeat_interleave(sort.counts)
+    block = _at_a_time(rows)
+    reads = torch.cat([sort.starts[::block], sort.starts.new_full((1,), len(tokens))]).tolist()
+    for number, (slots, starts) in enumerate(zip(sort.slots.split(block), sort.starts.split(block), strict=True)):
+        part = slice(reads[number], reads[number + 1])
+        step = F.embedding_bag(
+            tokens[part], per_token, starts - reads[number], per_sample_weights=by_slot[part], mode="sum"
+        )
+        rows.index_add_(0, slots, step)  # every slot once: no two additions meet
+
+
+def _at_a_time(rows: Tensor) -> int:
+    """How many rows of a temporary to make at a time."""
+    elements = ELEMENTS_AT_A_TIME if rows.device.type == "cpu" else 2**28
+    return max(1, elements // rows.shape[-1])
 
 
 def write_scale(rule: MemoryRule, heads: int, read: int, written: int) -> float:
@@ -147,12 +219,10 @@ def softmax_backward(p: Tensor, dp: Tensor) -> Tensor:
     return p * (dp - (p * dp).sum(-1, keepdim=True))
 
 
-def mean_probabilities(p: Tensor, half_indices: Tensor, subkeys: int) -> Tensor:
+def mean_probabilities(p: Tensor, sort: SubkeySort) -> Tensor:
     """p̄ [2,S]: the mean over tokens and heads of p [H,2,n,k], zero where a sub-key was not selected."""
     heads, _, tokens, _ = p.shape
-    half = torch.arange(2, device=p.device).view(1, 2, 1, 1) * subkeys
-    total = p.new_zeros(2 * subkeys).index_add_(0, (half_indices + half).flatten(), p.flatten())
-    return total.view(2, subkeys) / (heads * tokens)
+    return sort.total(p).view(heads, 2, -1).sum(0) / (heads * tokens)
 
 
 def entropy_slope(mean: Tensor, weight: float) -> Tensor:
@@ -167,10 +237,10 @@ def take_halves(table: Tensor, index: Tensor) -> Tensor:
     return table[None, :, None, :].expand(heads, -1, tokens, -1).gather(-1, index)
 
 
-def addressing_ds(reads: Reads, subkeys: int, weight: float) -> tuple[Tensor, Tensor]:
+def addressing_ds(reads: Reads, sort: SubkeySort, weight: float) -> tuple[Tensor, Tensor]:
     """(L_addr [], ∂L_addr/∂s [H,2,n,k]) at the selected sub-scores, of λ·Σ_m Σ_i p̄_i·log(p̄_i + 1e-8)."""
     p = reads.half_scores.softmax(-1)
-    mean = mean_probabilities(p, reads.half_indices, subkeys)
+    mean = mean_probabilities(p, sort)
     loss = weight * (mean * torch.log(mean + ENTROPY_EPSILON)).sum()
     dp = take_halves(entropy_slope(mean, weight) / (p.shape[0] * p.shape[2]), reads.half_indices)
     return loss, softmax_backward(p, dp)
@@ -192,43 +262,31 @@ def halves_to_pairs(halves: Tensor, reads: Reads) -> Tensor:
     return sums.transpose(0, 1).reshape(reads.slots.shape)
 
 
-def _spread(ds: Tensor, reads: Reads, subkeys: int, score: str) -> Tensor:
-    """The coefficients c of ∂s: ds (dot) or −2·ds·exp(s) (idw), as a matrix [H,2,n,S].
-
-    Products with it are matrix products: fast, and the same at every run.
-    """
-    entries = ds if score == "dot" else -2 * ds * reads.half_scores.exp()
-    return entries.new_zeros(*entries.shape[:-1], subkeys).scatter_(-1, reads.half_indices, entries)
+def _coefficients(ds: Tensor, reads: Reads, score: str) -> Tensor:
+    """c of ∂s [H,2,n,k]: ds (dot) or −2·ds·exp(s) (idw)."""
+    return ds if score == "dot" else -2 * ds * reads.half_scores.exp()
 
 
-def scores_to_keys(ds: Tensor, reads: Reads, query: Tensor, keys: Tensor, score: str) -> Tensor:
+def scores_to_keys(ds: Tensor, reads: Reads, sort: SubkeySort, query: Tensor, keys: Tensor, score: str) -> Tensor:
     """Σ ds·∂s/∂K [H,2,S,d]; ∂s/∂K is q (dot) or −2(K − q)·exp(s) (idw)."""
-    c = _spread(ds, reads, keys.shape[2], score)
-    dots = c.transpose(-1, -2) @ query
-    return dots if score == "dot" else c.sum(2).unsqueeze(-1) * keys - dots
+    c = _coefficients(ds, reads, score)
+    dots = sort.sum(query, c).view(keys.shape)
+    return dots if score == "dot" else sort.total(c).view(keys.shape[:3]).unsqueeze(-1) * keys - dots
 
 
 def scores_to_query(ds: Tensor, reads: Reads, query: Tensor, keys: Tensor, score: str) -> Tensor:
     """Σ ds·∂s/∂q [H,2,n,d]; ∂s/∂q is K (dot) or 2(K − q)·exp(s) (idw)."""
-    c = _spread(ds, reads, keys.shape[2], score)
-    return c @ keys if score == "dot" else c.sum(-1, keepdim=True) * query - c @ keys
+    c = _coefficients(ds, reads, score)
+    dots = _sum_selected(c, reads, keys)
+    return dots if score == "dot" else c.sum(-1, keepdim=True) * query - dots
 
 
-def key_step(ds: Tensor, reads: Reads, query: Tensor, keys: Tensor, score: str) -> Tensor:
-    """`scores_to_keys` for any number of tokens, in blocks."""
-    total = torch.zeros_like(keys)
-    for start in range(0, query.shape[2], LOOKUP_BLOCK):
-        part = slice(start, start + LOOKUP_BLOCK)
-        block = Reads(
-            reads.half_indices[:, :, part],
-            reads.half_scores[:, :, part],
-            reads.first,
-            reads.second,
-            reads.slots,
-            reads.weights,
-        )
-        total += scores_to_keys(ds[:, :, part], block, query[:, :, part], keys, score)
-    return total
+def _sum_selected(c: Tensor, reads: Reads, table: Tensor) -> Tensor:
+    """Σ over a query's selected sub-keys of c·x: c [H,2,n,k], table [H,2,S,d] → [H,2,n,d]."""
+    numbers = _subkey_numbers(reads.half_indices, table.shape[2])
+    flat = table.flatten(0, 2)
+    summed = F.embedding_bag(numbers.flatten(0, 2), flat, per_sample_weights=c.flatten(0, 2), mode="sum")
+    return summed.view(*c.shape[:3], -1)
 
 
 @dataclass(frozen=True)
@@ -242,28 +300,33 @@ class KeyStepGradient:
 
 
 def key_step_backward(
-    cotangent: Tensor, ds: Tensor, reads: Reads, query: Tensor, keys: Tensor, score: str
+    cotangent: Tensor, ds: Tensor, reads: Reads, sort: SubkeySort, query: Tensor, keys: Tensor, score: str
 ) -> KeyStepGradient:
     """The gradient of ⟨X, scores_to_keys(ds, …)⟩, X [H,2,S,d]."""
-    c = _spread(ds, reads, keys.shape[2], score)
+    c = _coefficients(ds, reads, score)
     along = (query @ cotangent.transpose(-1, -2)).gather(-1, reads.half_indices)  # X_i·q_t
     if score == "dot":
-        return KeyStepGradient(ds=along, scores=None, query=c @ cotangent, keys=None)
+        return KeyStepGradient(ds=along, scores=None, query=_sum_selected(c, reads, cotangent), keys=None)
     own = (cotangent * keys).sum(-1).unsqueeze(2).expand(-1, -1, query.shape[2], -1).gather(-1, reads.half_indices)
     slope = -2 * reads.half_scores.exp() * (own - along)
-    return KeyStepGradient(ds=slope, scores=ds * slope, query=-(c @ cotangent), keys=c.sum(2).unsqueeze(-1) * cotangent)
+    return KeyStepGradient(
+        ds=slope,
+        scores=ds * slope,
+        query=-_sum_selected(c, reads, cotangent),
+        keys=sort.total(c).view(keys.shape[:3]).unsqueeze(-1) * cotangent,
+    )
 
 
-def addressing_backward(dds: Tensor, reads: Reads, subkeys: int, weight: float) -> Tensor:
+def addressing_backward(dds: Tensor, reads: Reads, sort: SubkeySort, weight: float) -> Tensor:
     """The gradient of ⟨dds, addressing_ds⟩ with respect to the sub-scores [H,2,n,k] (second order of the entropy)."""
     p = reads.half_scores.softmax(-1)
     count = p.shape[0] * p.shape[2]
-    mean = mean_probabilities(p, reads.half_indices, subkeys)
+    mean = mean_probabilities(p, sort)
     dp = take_halves(entropy_slope(mean, weight) / count, reads.half_indices)
     centred = dds - (p * dds).sum(-1, keepdim=True)
     direct = dds * (dp - (p * dp).sum(-1, keepdim=True)) - (p * dds).sum(-1, keepdim=True) * dp
     # dp depends on p̄, and p̄ on every token's p: φ'(p̄) = λ·(1/(p̄+δ) + δ/(p̄+δ)²).
     shifted = mean + ENTROPY_EPSILON
     curvature = weight * (1 / shifted + ENTROPY_EPSILON / shifted.square())
-    through_mean = mean_probabilities(p * centred, reads.half_indices, subkeys) * curvature / count
+    through_mean = mean_probabilities(p * centred, sort) * curvature / count
     return softmax_backward(p, direct + take_halves(through_mean, reads.half_indices))

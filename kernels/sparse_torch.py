@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -23,13 +24,13 @@ from fwpkm_eval.kernels.types import MemoryRule, ScanResult
 class ChunkStep:
     """One chunk's forward pass: what was read, and what its gradient needs.
 
-    output [n,dv]; old_rows [U,dv]: V's rows before the write; memory_loss [B,written]; addressing_loss [].
+    output [n,dv]; old_rows [U,dv]: V's rows before the write, if logged; memory_loss [B,written]; addressing_loss [].
     """
 
     output: Tensor
     reads: cf.Reads
     sort: cf.SlotSort
-    old_rows: Tensor
+    old_rows: Tensor | None
     memory_loss: Tensor
     addressing_loss: Tensor | None
 
@@ -63,46 +64,42 @@ class ChunkInputs:
         return padded.view(batch * size, -1)
 
 
-def step_chunk(inputs: ChunkInputs, keys: Tensor, values: Tensor, counted: Tensor | None = None) -> ChunkStep:
+def step_chunk(
+    inputs: ChunkInputs, keys: Tensor, values: Tensor, counted: Tensor | None = None, log: bool = False
+) -> ChunkStep:
     """Reads a chunk, then writes it into keys [H,2,S,d] and values [S²,dv] in place.
 
     counted [·,H·k]: slots of the reads to take N_i and the factor C/(C−L) from, instead of the chunk's own; only the
-    published streaming rule needs it.
+    published streaming rule needs it. log: keeps the rows that are overwritten, for the gradient.
     """
-    rule, heads, subkeys = inputs.rule, keys.shape[0], keys.shape[2]
+    rule, heads = inputs.rule, keys.shape[0]
     query = split_query(inputs.query, heads)
     reads = cf.find_reads(query, keys, rule.topk, rule.score)
     output = cf.read_rows(values, reads.slots, reads.weights)
     sort = cf.sort_reads(reads.slots)
-    old_rows = values[sort.slots]
+    by_subkey = cf.sort_subkeys(reads, keys.shape[2])
+    old_rows = values[sort.slots] if log or rule.addressing == "none" else None
 
     error = inputs.error(output)
     squared = error.square().mean(-1)
     memory_loss = squared if inputs.gate is None else inputs.gate[:, : inputs.written] * squared
     gated = inputs.gated(error)
-    new_keys_step, addressing_loss = None, None
+    ds, addressing_loss = None, None
     if rule.addressing == "entropy":
-        addressing_loss, ds = cf.addressing_ds(reads, subkeys, rule.addressing_weight)
-        new_keys_step = cf.key_step(ds, reads, query, keys, rule.score)
+        addressing_loss, ds = cf.addressing_ds(reads, by_subkey, rule.addressing_weight)
     elif inputs.written:
+        assert old_rows is not None
         ds = _memorisation_ds(gated, old_rows, reads, sort, inputs)
-        new_keys_step = cf.key_step(ds, reads, query, keys, rule.score)
     if inputs.written:
         read, counts = inputs.query.shape[1], sort.counts
         if counted is not None:
             read, counts = len(counted) // inputs.query.shape[0], cf.count_reads(counted, sort.slots)
         scale = cf.write_scale(rule, heads, read, inputs.written)
-        step = cf.sum_by_slot(gated, reads.weights, sort) * (scale / counts.to(gated.dtype)).unsqueeze(-1)
-        values.index_copy_(0, sort.slots, old_rows - step)
-    if new_keys_step is not None:
-        keys.sub_(new_keys_step, alpha=rule.learning_rate)
+        cf.add_by_slot_(values, gated, reads.weights, sort, -scale / counts.to(gated.dtype))
+    if ds is not None:
+        key_step = cf.scores_to_keys(ds, reads, by_subkey, query, keys, rule.score)
+        keys.sub_(key_step, alpha=rule.learning_rate)
     return ChunkStep(output, reads, sort, old_rows, memory_loss, addressing_loss)
-
-
-def _per_read(per_token: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-    """⟨per_token_t, rows_u⟩ for every read: per_token [n,dv], rows [U,dv], positions [n·H·k] → [n,H·k]."""
-    gathered = rows[positions].view(per_token.shape[0], -1, per_token.shape[1])
-    return torch.bmm(gathered, per_token.unsqueeze(-1)).squeeze(-1)
 
 
 def _memorisation_ds(
@@ -110,7 +107,7 @@ def _memorisation_ds(
 ) -> Tensor:
     """No-entropy ablation: ∂/∂s [H,2,n,k] of ½·mean over tokens and features of g·(v̂ − y)²."""
     count = inputs.query.shape[0] * inputs.written * gated.shape[-1]
-    dw = _per_read(gated, old_rows, sort.positions()) / count
+    dw = cf.dot_by_read(gated, old_rows, sort.positions().view(reads.slots.shape)) / count
     return cf.pairs_to_halves(cf.softmax_backward(reads.weights, dw), reads)
 
 
@@ -132,52 +129,51 @@ def step_chunk_backward(
 
     keys are those before the chunk; d_output [n,dv]; d_keys [H,2,S,d] of the new keys; d_rows [U,dv] of the new rows.
     """
-    rule, reads, sort = inputs.rule, step.reads, step.sort
+    rule, reads, sort, old_rows = inputs.rule, step.reads, step.sort, step.old_rows
+    assert old_rows is not None, "the step was made without its log"
     batch, size, _ = inputs.query.shape
     heads, _, subkeys, width = keys.shape
     query = split_query(inputs.query, heads)
-    positions = sort.positions()
-    by_token = positions.view(reads.slots.shape)
+    by_subkey = cf.sort_subkeys(reads, subkeys)
+    positions = sort.positions().view(reads.slots.shape)
     error = inputs.error(step.output)
     gated = inputs.gated(error)
     d_gated = torch.zeros_like(gated)
     d_weights = torch.zeros_like(reads.weights)
     d_half = torch.zeros_like(reads.half_scores)
-    d_rows = d_rows.clone()
-    new_d_rows = d_rows
 
     if inputs.written:
-        scale = cf.write_scale(rule, heads, size, inputs.written)
-        pulled = d_rows * (scale / sort.counts.to(d_rows.dtype)).unsqueeze(-1)
-        d_gated -= cf.read_rows(pulled, by_token, reads.weights)
-        d_weights -= _per_read(gated, pulled, positions)
+        # The slots' scales D go with the weights of their reads, so that no copy of the rows is made for them.
+        scale = (cf.write_scale(rule, heads, size, inputs.written) / sort.counts.to(d_rows.dtype))[positions]
+        d_gated -= cf.read_rows(d_rows, positions, scale * reads.weights)
+        d_weights -= scale * cf.dot_by_read(gated, d_rows, positions)
 
     # The step on the keys: K' = K − η·(Σ ds·∂s/∂K), whose ds came from the entropy or from the memorisation loss.
     new_d_keys = d_keys.clone()
-    d_query_step = None
+    d_query_step, from_keys = None, None
     if rule.addressing == "entropy" or inputs.written:
         cotangent = -rule.learning_rate * d_keys
         if rule.addressing == "entropy":
-            _, ds = cf.addressing_ds(reads, subkeys, rule.addressing_weight)
+            _, ds = cf.addressing_ds(reads, by_subkey, rule.addressing_weight)
         else:
-            ds = _memorisation_ds(gated, step.old_rows, reads, sort, inputs)
-        back = cf.key_step_backward(cotangent, ds, reads, query, keys, rule.score)
+            ds = _memorisation_ds(gated, old_rows, reads, sort, inputs)
+        back = cf.key_step_backward(cotangent, ds, reads, by_subkey, query, keys, rule.score)
         d_query_step = back.query
         if back.keys is not None:
             new_d_keys += back.keys
         if back.scores is not None:
             d_half += back.scores
         if rule.addressing == "entropy":
-            d_half += cf.addressing_backward(back.ds, reads, subkeys, rule.addressing_weight)
+            d_half += cf.addressing_backward(back.ds, reads, by_subkey, rule.addressing_weight)
         else:
             count = batch * inputs.written * gated.shape[-1]
             pull = cf.halves_to_pairs(back.ds, reads)
-            w, dw = reads.weights, _per_read(gated, step.old_rows, positions) / count
+            w, dw = reads.weights, cf.dot_by_read(gated, old_rows, positions) / count
             mean_pull = (w * pull).sum(-1, keepdim=True)
             d_weights += pull * (dw - (w * dw).sum(-1, keepdim=True)) - mean_pull * dw
             d_dw = w * (pull - mean_pull) / count
-            d_gated += cf.read_rows(step.old_rows, by_token, d_dw)
-            new_d_rows = new_d_rows + cf.sum_by_slot(gated, d_dw, sort)
+            d_gated += cf.read_rows(old_rows, positions, d_dw)
+            from_keys = cf.sum_by_slot(gated, d_dw, sort)
 
     # e = g·(v̂ − y) on the tokens written.
     d_error = d_gated.view(batch, size, -1)[:, : inputs.written]
@@ -192,11 +188,13 @@ def step_chunk_backward(
     d_read.view(batch, size, -1)[:, : inputs.written] += d_error
 
     # v̂ = A·R, then through the softmax and the scores.
-    new_d_rows = new_d_rows + cf.sum_by_slot(d_read, reads.weights, sort)
-    d_weights += _per_read(d_read, step.old_rows, positions)
+    new_d_rows = cf.sum_by_slot(d_read, reads.weights, sort).add_(d_rows)
+    if from_keys is not None:
+        new_d_rows += from_keys
+    d_weights += cf.dot_by_read(d_read, old_rows, positions)
     d_half += cf.pairs_to_halves(cf.softmax_backward(reads.weights, d_weights), reads)
     d_query = cf.scores_to_query(d_half, reads, query, keys, rule.score)
-    new_d_keys += cf.scores_to_keys(d_half, reads, query, keys, rule.score)
+    new_d_keys += cf.scores_to_keys(d_half, reads, by_subkey, query, keys, rule.score)
     if d_query_step is not None:
         d_query = d_query + d_query_step
     d_query = d_query.permute(2, 0, 1, 3).reshape(batch, size, heads * 2 * width)
@@ -221,11 +219,13 @@ class _Scan(torch.autograd.Function):
         if not inplace:
             keys, values = keys.clone(), values.clone()
         batch, tokens, _ = query.shape
+        differentiated = any(ctx.needs_input_grad)
         steps, old_keys = [], []
         for start in range(0, tokens, chunk_size):
             inputs = _chunk(query, target, gate, rule, start, chunk_size)
-            old_keys.append(keys.clone())
-            steps.append(step_chunk(inputs, keys, values))
+            if differentiated:
+                old_keys.append(keys.clone())
+            steps.append(step_chunk(inputs, keys, values, log=differentiated))
         shape = (batch, -1, keys.shape[0], rule.topk)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(query, target, gate)
@@ -275,9 +275,16 @@ class _Scan(torch.autograd.Function):
                 d_gate[:, part] = back.gate
         d_first_values = None
         if ctx.needs_input_grad[4]:
-            d_first_values = query.new_zeros(ctx.values_shape) if d_values is None else d_values.clone()
+            d_first_values = _zeros(query, ctx.values_shape) if d_values is None else d_values.clone()
             d_first_values[touched] = d_touched
         return d_query, d_target, d_gate, d_keys, d_first_values, None, None, None
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of which, on a CPU, the system makes only the pages that are written: most slots were never read."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(numpy.zeros(shape, dtype=str(like.dtype).removeprefix("torch.")))
 
 
 def _chunk(query: Tensor, target: Tensor, gate: Tensor | None, rule: MemoryRule, start: int, size: int) -> ChunkInputs:
