@@ -142,7 +142,8 @@ def _perplexity(
 
 
 def _niah(model: Any, text_set: TextSet, settings: dict[str, Any], progress: Callable[[int], None] | None) -> list[Row]:
-    from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah, niah_rows
+    from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah
+    from fwpkm_eval.tasks.niah_rows import niah_rows
 
     # One value may stand for a list of one: lengths=4096.
     several = {"lengths", "passes", "write_chunks", "needles", "protocols", "depths"}

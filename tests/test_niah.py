@@ -18,7 +18,8 @@ from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.tasks import niah
 from fwpkm_eval.tasks.needles import NeedleSample, build_sample, sample_rng
-from fwpkm_eval.tasks.niah import NiahResult, NiahSettings, SampleAnswer, evaluate_niah, guess_rows, niah_rows
+from fwpkm_eval.tasks.niah import NiahResult, NiahSettings, SampleAnswer, evaluate_niah
+from fwpkm_eval.tasks.niah_rows import guess_rows, niah_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENIZER = ByteTokenizer()
@@ -356,19 +357,25 @@ def test_rows_add_up() -> None:
     result = ask(model, **changes)
     rows = niah_rows(model, TEXT, settings(**changes), result)
     whole = [row for row in rows if row.depth is None]
-    assert [row.metric for row in whole[:4]] == [
+    assert [row.metric for row in whole[:6]] == [
         "exact_match",
         "digit_accuracy",
         "distractor_rate",
+        "other_number_rate",
+        "no_number_rate",
         "answer_logprob",
     ]
-    assert len(whole) == 4 * 2 * 2
+    assert len(whole) == 6 * 2 * 2
     for row in whole:
         answers = [a for a in result.answers if (a.protocol, a.passes) == (row.protocol, row.passes)]
         value = {
             "exact_match": np.mean([a.answered == a.expected for a in answers]),
             "digit_accuracy": np.mean([a.digits_right for a in answers]) / 6,
             "distractor_rate": np.mean([a.distractor for a in answers]),
+            "other_number_rate": np.mean(
+                [a.answered.isdigit() and not a.distractor and a.answered != a.expected for a in answers]
+            ),
+            "no_number_rate": np.mean([not a.answered.isdigit() for a in answers]),
             "answer_logprob": np.mean([a.logprob for a in answers]),
         }[row.metric]
         assert row.value == pytest.approx(value)
@@ -411,6 +418,22 @@ def test_an_answer_that_is_another_needles_value_is_told_apart() -> None:
     assert samples.grade(asked, 0, shifted, **which).digits_right == sum(
         a == b for a, b in zip(" " + truth, truth, strict=False)
     )
+    assert samples.grade(asked, 0, shifted, **which).instead == "text"
+    assert graded.instead == "number"
+    for number, needle in enumerate(asked.needles):
+        answer = niah.Answer(tuple(needle.value.encode()), -1.0)
+        assert samples.grade(asked, 0, answer, **which).instead == (None if number == asked.asked else "needle")
+
+
+def test_right_answers_and_what_was_answered_instead_add_up() -> None:
+    model = HonestModel(broken_from=LENGTH + 5)
+    changes = {"protocols": ("open-book", "closed-book"), "passes": (1,), "samples": 3}
+    rows = niah_rows(model, TEXT, settings(**changes), ask(model, **changes))
+    kinds = ("exact_match", "distractor_rate", "other_number_rate", "no_number_rate")
+    for protocol in ("open-book", "closed-book"):
+        values = [row.value for row in rows if row.protocol == protocol and row.metric in kinds and row.depth is None]
+        assert len(values) == 4
+        assert sum(value or 0 for value in values) == pytest.approx(1)
 
 
 def test_depths_put_the_asked_needle_where_they_say() -> None:

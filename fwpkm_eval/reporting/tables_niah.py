@@ -176,7 +176,7 @@ def _add_needle_lines(
 
 def detail_tables(frame: pandas.DataFrame, exact: NiahResults) -> list[Table]:
     """For each protocol the other measures of an answer, in all settings."""
-    metrics = ("digit_accuracy", "distractor_rate", "answer_logprob")
+    metrics = ("digit_accuracy", "distractor_rate", "other_number_rate", "no_number_rate", "answer_logprob")
     by_metric = {metric: niah_results(frame, metric) for metric in metrics}
     tables = []
     contexts = list(exact.overall)
@@ -188,15 +188,15 @@ def detail_tables(frame: pandas.DataFrame, exact: NiahResults) -> list[Table]:
         if not rows.rows:
             continue
         labels = ("model", "length", "needles", "a write every", "readings")
-        values = ("digits right", "another needle's number", "log-probability of the answer")
+        values = ("digits right", "another needle's number", "no needle's number", "no number", "log-probability")
         tables.append(
             Table(
                 name=slug("niah-detail", wording.context_slug(context, contexts)),
                 title=f"How answers go wrong: {wording.context_name(context, contexts)}",
                 columns=(*labels, *values),
                 rows=rows.done(),
-                note="Digits that are right in their place; answers that are the number of another needle; "
-                "natural logarithm of the probability given to the true answer (guessing: −13.8).",
+                note="Digits that are right in their place; answers that are the number of another needle, digits of "
+                "none, or not digits alone; natural logarithm of the probability of the true answer (guessing: −13.8).",
                 labels=len(labels),
                 detail=True,
             )

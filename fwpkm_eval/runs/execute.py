@@ -50,7 +50,8 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
 
 
 def _guess(text_set: TextSet, settings: Mapping[str, Any]) -> list[Any]:
-    from fwpkm_eval.tasks.niah import NiahSettings, guess_rows
+    from fwpkm_eval.tasks.niah import NiahSettings
+    from fwpkm_eval.tasks.niah_rows import guess_rows
 
     return guess_rows(text_set, NiahSettings(**_tuples(settings["task"])))
 
@@ -66,7 +67,8 @@ def _perplexity(model: Any, text_set: TextSet, settings: Mapping[str, Any], repo
 
 def _niah(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> dict[str, Any]:
     from fwpkm_eval.api import tokenizer_of
-    from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah, niah_rows
+    from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah
+    from fwpkm_eval.tasks.niah_rows import niah_rows
 
     task = NiahSettings(**_tuples(settings["task"]))
     result = evaluate_niah(model, text_set, task, tokenizer_of(model.config), report)
