@@ -30,8 +30,17 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
             os._exit(7)
         case "sleep":
             time.sleep(60)
+        case "slow":
+            time.sleep(1)
+        case "die once":
+            if _lines(settings["log"]).count(job.label) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
     row = Row(task=job.cell.task, model=job.cell.model, metric="threads", value=float(settings["number"]) / 3)
     return {"settings": settings, "rows": [row], "version": "0"}
+
+
+def _lines(log: str) -> list[str]:
+    return Path(log).read_text(encoding="utf-8").splitlines()
 
 
 def count_threads(job: Job, report: Report) -> dict[str, Any]:

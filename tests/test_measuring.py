@@ -119,14 +119,14 @@ def run(*arguments: str) -> int:
 def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells are run in this process: workers take seconds to start, and have tests of their own."""
 
-    def one_by_one(crew: engine._Crew, jobs: list[Job], workers: int) -> Iterator[tuple[Job, engine.Event]]:
-        for job in jobs:
+    def one_by_one(crew: engine.LocalCrew, agenda: engine.Agenda, workers: int) -> Iterator[tuple[Job, engine.Event]]:
+        while job := agenda.next():
             try:
                 yield job, (crew.execute(job, lambda tokens: None), 0.1)
             except UserError as error:
                 yield job, engine.Failure(job, str(error))
 
-    monkeypatch.setattr(engine._Crew, "run", one_by_one)
+    monkeypatch.setattr(engine.LocalCrew, "run", one_by_one)
 
 
 def models(folder: Path) -> str:
@@ -172,6 +172,28 @@ def test_ppl_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert all(row.tokens == 300 and math.isfinite(row.value or math.nan) for row in whole.values())
     assert whole["tales", FWPKM, ""].value != whole["tales", FWPKM, "frozen"].value
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_parts_of_a_run_measured_one_after_the_other_make_the_whole(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["ppl", "--models", models(folder), "--data", str(folder / "data"), "--tokens", "300"]
+    counts = []
+    for part in ("1/3", "2/3", "3/3"):
+        assert run(*command, "--out", str(tmp_path / "parts"), "--shard", part) == 0
+        counts.append(len(list((tmp_path / "parts" / "cells").iterdir())))
+        left = counts[-1] < 6
+        assert ("cells are left to other parts" in capsys.readouterr().err) == left
+        assert json.loads((tmp_path / "parts" / "manifest.json").read_text())["finished"] != left
+    assert counts[0] < counts[-1] == 6
+    assert run(*command, "--out", str(tmp_path / "whole")) == 0
+
+    def values(name: str) -> list[tuple[object, ...]]:
+        rows = read_rows_csv(tmp_path / name / "rows.csv")
+        return [(row.model, row.dataset, row.arm, row.metric, row.value) for row in rows if row.unit != "tokens/s"]
+
+    assert values("parts") == values("whole")
 
 
 @pytest.mark.usefixtures("without_workers")

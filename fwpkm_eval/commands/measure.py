@@ -17,7 +17,7 @@ from fwpkm_eval.commands.text_table import aligned
 
 if TYPE_CHECKING:
     from fwpkm_eval.runs.cells import CellStore
-    from fwpkm_eval.runs.engine import Job, Outcome
+    from fwpkm_eval.runs.engine import Crew, Job, Outcome
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
     from fwpkm_eval.runs.rows import Row
 
@@ -44,8 +44,10 @@ def run_cells(
 ) -> Measured:
     """Runs the jobs and keeps manifest, cells and rows.csv in ``out`` (None: keeps nothing).
 
-    Raises UserError, before anything is run, if ``out`` holds another run.
+    ``--engine`` and ``--shard`` of the running command say who runs them, and which part. The rows are those of all
+    jobs that are finished, also of other parts. Raises UserError, before anything is run, if ``out`` holds another run.
     """
+    from fwpkm_eval.commands.options import how_to_run
     from fwpkm_eval.runs.cells import CellStore
     from fwpkm_eval.runs.engine import run_jobs, usable_workers
     from fwpkm_eval.runs.execute import execute
@@ -63,19 +65,33 @@ def run_cells(
             weights={model.name: model.weights_hash for model in models},
         )
     device = models[0].device if models else "cpu"
+    engine, shard = how_to_run()
+    mine = shard.select(jobs)
+    crew: Crew | None = None
+    if engine == "ray":
+        from fwpkm_eval.runs.ray_crew import RayCrew
+
+        cluster = RayCrew(execute)
+        crew, room = cluster, cluster.room
+    else:
+        room = usable_workers(len(mine), device="cpu" if device in ("auto", "cpu") else device)
     with _folder(out) as folder:
         store = CellStore(folder)
         outcome = run_jobs(
-            jobs,
+            mine,
             store,
             execute,
-            workers=workers or usable_workers(len(jobs), device="cpu" if device in ("auto", "cpu") else device),
+            workers=workers or room,
             progress=for_terminal(quiet=quiet),
+            crew=crew,
         )
+        if len(mine) < len(jobs):
+            outcome.keys = [key for key in dict.fromkeys(job.cell.key for job in jobs) if store.has(key)]
+            outcome.missing = len({job.cell.key for job in jobs}) - len(outcome.keys) - len(outcome.failures)
         rows = store.rows(outcome.keys)
         if out is not None:
             write_rows_csv(rows, out / "rows.csv")
-            update_manifest(out, cells=outcome.keys, finished=not outcome.failures)
+            update_manifest(out, cells=outcome.keys, finished=not outcome.failures and not outcome.missing)
         return Measured(rows, outcome, _peak_memory(store, outcome.keys))
 
 
@@ -91,6 +107,8 @@ def report_on(out: Path | None, measured: Measured, as_json: bool) -> None:
 def end(measured: Measured) -> None:
     """Says what failed, and ends the command with exit code 1 if anything did."""
     failures = measured.outcome.failures
+    if measured.outcome.missing:
+        click.echo(f"{measured.outcome.missing} cells are left to other parts of the run", err=True)
     for failure in failures:
         click.echo(f"failed: {failure.job.label}: {failure.reason}", err=True)
         if failure.details:

@@ -8,6 +8,7 @@ torch.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +16,11 @@ from typing import Any, TypeVar
 import click
 
 from fwpkm_eval.devices import DTYPES, check_device_name
-from fwpkm_eval.errors import UserError
+from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.runs.shards import Shard, parse_shard
 from fwpkm_eval.sizes import parse_size, parse_sizes
 
+ENGINES = ("local", "ray")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -50,10 +53,10 @@ def _model_names(text: str) -> tuple[str, ...]:
 
 
 def _engine(text: str) -> str:
-    if text == "ray":
-        raise UserError("engine 'ray' comes with a later version; use local, with --workers for several processes")
-    if text != "local":
-        raise UserError(f"unknown engine {text!r}; valid: local, ray")
+    if text not in ENGINES:
+        raise unknown("engine", text, ENGINES)
+    if text == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("engine 'ray' needs the package ray: pip install 'fwpkm-eval[cluster]'")
     return text
 
 
@@ -111,13 +114,42 @@ out = click.option(
     metavar="DIR",
     help="Folder for rows, tables, plots, report; a run goes on where it stopped. [default: only print]",
 )
+
+
+def _kept(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback that keeps an option's value where `how_to_run` finds it."""
+
+    def keep(context: click.Context, option: click.Parameter, value: Any) -> Any:
+        context.meta[f"{__name__}.{name}"] = value
+        return value
+
+    return keep
+
+
+def how_to_run() -> tuple[str, Shard]:
+    """The engine and the part of the work that the running command was given: what only the engine needs to know."""
+    context = click.get_current_context(silent=True)
+    meta = {} if context is None else context.meta
+    return meta.get(f"{__name__}.engine", "local"), meta.get(f"{__name__}.shard") or Shard()
+
+
 engine = click.option(
     "--engine",
+    callback=_kept("engine"),
     type=Parsed("engine", _engine),
     default="local",
     show_default=True,
     metavar="local|ray",
-    help="What runs the work.",
+    help="Processes of this machine, or a Ray cluster (the one of RAY_ADDRESS, else a local one).",
+)
+shard = click.option(
+    "--shard",
+    callback=_kept("shard"),
+    expose_value=False,
+    type=Parsed("shard", parse_shard),
+    default=None,
+    metavar="I/N",
+    help="Measure only the I-th of N parts of the work, such as 2/8. [default: all of it]",
 )
 workers = click.option(
     "--workers",
@@ -130,7 +162,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 
 
 def measuring(command: Command) -> Command:
-    """The options of a command that runs models: data, seed, device, dtype, out, engine, workers, …"""
-    for option in reversed((data, seed, device, dtype, out, engine, workers, quiet, as_json)):
+    """The options of a command that runs models: data, seed, device, dtype, out, engine, shard, workers, …"""
+    for option in reversed((data, seed, device, dtype, out, engine, shard, workers, quiet, as_json)):
         command = option(command)
     return command

@@ -1,8 +1,8 @@
-"""The local engine: runs cells in worker processes and stores each as soon as it is finished.
+"""Runs cells and stores each as soon as it is finished; here with processes of this machine.
 
 A cell is measured in one process, on one thread unless told otherwise, so that its values do not depend on
 how many workers there are. What goes wrong in a cell, a worker that is killed included, is reported with
-the cell's name, and the others go on.
+the cell's name, and the others go on. Runs that share an output folder share the work.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.malloc import tune_malloc
 from fwpkm_eval.runs.cells import Cell, CellStore
+from fwpkm_eval.runs.claims import Claims
 from fwpkm_eval.runs.progress import Progress, Quiet
 
 SECONDS_BETWEEN_REPORTS = 0.5
+SECONDS_BETWEEN_LOOKS = 0.3
+"""How often to look whether a cell that another run has taken is finished."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,56 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """``keys`` of the cells that are stored now, in the order of the jobs, and how it went."""
+    """``keys`` of the cells that are stored now, in the order of the jobs, and how it went.
+
+    ``missing`` cells were left to other parts of a run that is cut into parts.
+    """
 
     keys: list[str] = field(default_factory=list)
     found_finished: int = 0
+    missing: int = 0
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+
+
+class Agenda:
+    """The jobs still to be begun, less those that other runs on the same folder are at, as long as they are.
+
+    ``by_others`` are the jobs that were found finished by other runs.
+    """
+
+    def __init__(self, jobs: Iterable[Job], store: CellStore, claims: Claims) -> None:
+        self._jobs = deque(jobs)
+        self._store, self._claims = store, claims
+        self.by_others: list[Job] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs)
+
+    def next(self) -> Job | None:
+        """A job for this run, taken off the list; None if there is none now (``bool`` tells if there may be later)."""
+        for _ in range(len(self._jobs)):
+            job = self._jobs.popleft()
+            if not self._claims.take(job.cell.key):
+                self._jobs.append(job)
+            elif self._store.has(job.cell.key):
+                self._claims.release(job.cell.key)
+                self.by_others.append(job)
+            else:
+                return job
+        return None
+
+
+class Crew(Protocol):
+    """What measures cells somewhere."""
+
+    def run(self, agenda: Agenda, workers: int) -> Iterable[tuple[Job, Event]]:
+        """Yields what is heard of the agenda's jobs, at most ``workers`` at a time, until each is done or failed."""
+        ...
+
+    def stop(self) -> None:
+        """Ends all that is still running; its results are lost."""
+        ...
 
 
 def run_jobs(
@@ -79,12 +126,14 @@ def run_jobs(
     workers: int = 1,
     threads: int = 1,
     progress: Progress | None = None,
+    crew: Crew | None = None,
 ) -> Outcome:
     """Runs the jobs that are not in the store yet, in their order, in ``workers`` processes.
 
-
     ``execute`` must be importable by name, as processes are spawned. An interrupt ends the workers and
-    leaves the finished cells. Raises UserError if a finished cell cannot be stored.
+    leaves the finished cells. A cell that another run on the same folder is measuring is left to it, unless
+    that run ends without a result. ``crew``: who measures (None: processes of this machine).
+    Raises UserError if a finished cell cannot be stored.
     """
     started = time.perf_counter()
     progress = progress or Quiet()
@@ -92,23 +141,28 @@ def run_jobs(
     missing = [job for job in distinct if not store.has(job.cell.key)]
     outcome = Outcome(found_finished=len(distinct) - len(missing))
     progress.start(len(missing), sum(job.work for job in missing), outcome.found_finished)
-    crew = _Crew(execute, threads)
+    crew = crew or LocalCrew(execute, threads)
     stored = {job.cell.key for job in distinct} - {job.cell.key for job in missing}
-    try:
-        for job, event in crew.run(missing, workers):
-            if isinstance(event, int):
-                progress.advance(event)
-            elif isinstance(event, Failure):
-                outcome.failures.append(event)
-                progress.failed(job.label, event.reason)
-            else:
-                payload, seconds = event
-                store.save(job.cell.key, payload)
-                stored.add(job.cell.key)
-                progress.finished(job.label, seconds)
-    finally:
-        crew.stop()
-        progress.close()
+    with Claims(store.folder.parent) as claims:
+        agenda = Agenda(missing, store, claims)
+        try:
+            for job, event in crew.run(agenda, workers):
+                if isinstance(event, int):
+                    progress.advance(event)
+                    continue
+                if isinstance(event, Failure):
+                    outcome.failures.append(event)
+                    progress.failed(job.label, event.reason)
+                else:
+                    payload, seconds = event
+                    store.save(job.cell.key, payload)
+                    stored.add(job.cell.key)
+                    progress.finished(job.label, seconds)
+                claims.release(job.cell.key)
+        finally:
+            crew.stop()
+            progress.close()
+        stored |= {job.cell.key for job in agenda.by_others}
     outcome.keys = [job.cell.key for job in distinct if job.cell.key in stored]
     outcome.seconds = time.perf_counter() - started
     return outcome
@@ -132,26 +186,25 @@ class _Worker:
     job: Job | None = None
 
 
-class _Crew:
-    """Worker processes, and the jobs handed to them one at a time."""
+class LocalCrew:
+    """Worker processes of this machine, and the jobs handed to them one at a time."""
 
     def __init__(self, execute: Execute, threads: int) -> None:
         self.execute, self.threads = execute, threads
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
 
-    def run(self, jobs: Iterable[Job], workers: int) -> Iterable[tuple[Job, Event]]:
+    def run(self, agenda: Agenda, workers: int) -> Iterable[tuple[Job, Event]]:
         """Yields what is heard of the jobs until each is done or failed."""
-        queue = deque(jobs)
-        while queue or any(worker.job for worker in self.workers):
+        while agenda or any(worker.job for worker in self.workers):
             self.workers = [worker for worker in self.workers if worker.job or worker.process.is_alive()]
-            while queue and len(self.workers) < workers:
-                self._hire()
-            for worker in self.workers:
-                if worker.job is None and queue:
-                    self._hand(worker, queue.popleft())
+            idle = [worker for worker in self.workers if worker.job is None]
+            while len(self.workers) - len(idle) < workers and (next_job := agenda.next()):
+                self._hand(idle.pop() if idle else self._hire(), next_job)
             busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
-            for connection in wait(list(busy)):
+            if not busy and agenda:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            for connection in wait(list(busy), SECONDS_BETWEEN_LOOKS if agenda else None) if busy else ():
                 assert isinstance(connection, Connection)
                 worker = busy[connection]
                 job = worker.job
@@ -178,7 +231,7 @@ class _Crew:
                 worker.process.join()
         self.workers.clear()
 
-    def _hire(self) -> None:
+    def _hire(self) -> _Worker:
         ours, theirs = self.context.Pipe()
         process = self.context.Process(
             target=_work, args=(theirs, self.execute, self.threads), name="fwpkm-eval worker", daemon=True
@@ -186,6 +239,7 @@ class _Crew:
         process.start()
         theirs.close()  # or the end of the process would not be noticed here
         self.workers.append(_Worker(process, ours))
+        return self.workers[-1]
 
     def _hand(self, worker: _Worker, job: Job) -> None:
         worker.job = job
