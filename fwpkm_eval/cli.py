@@ -21,6 +21,7 @@ COMMANDS = {
     "ppl": "Measure perplexity on long text, with and without memory writes.",
     "niah": "Measure recall: needles in a haystack, read once or several times.",
     "train": "Train one model.",
+    "soak": "Try to lose results: kills, damaged and hostile input, repetition, very long readings.",
     "bench": "Measure speed and memory, with the agreement checked in the same run.",
     "data": "Show the text sets there are, or prepare them.",
     "models": "Show backbones, memories and scales, and count parameters.",

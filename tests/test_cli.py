@@ -275,7 +275,6 @@ def test_shared_options_read(capsys: pytest.CaptureFixture[str]) -> None:
         (["--models", "gdn,gdn:fwpmk@2"], ["--models", "did you mean 'fwpkm'?"]),
         (["--device", "tpu"], ["unknown device 'tpu'", "valid: auto, cpu, cuda, cuda:N"]),
         (["--dtype", "float8"], ["float8", "bfloat16"]),
-        (["--engine", "ray"], ["engine 'ray'", "later version"]),
         (["--engine", "spark"], ["unknown engine 'spark'", "local, ray"]),
         (["--seed", "-1"], ["--seed", "-1"]),
         (["--workers", "0"], ["--workers", "0"]),
@@ -288,3 +287,13 @@ def test_shared_options_refuse(arguments: list[str], words: list[str], capsys: p
     assert len(captured.err.splitlines()) == 1
     for word in words:
         assert word in captured.err
+
+
+def test_ray_where_it_is_not_installed_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["ppl", "--engine", "ray"]) == 2
+    error = capsys.readouterr().err
+    assert "engine 'ray' needs the package ray: pip install 'fwpkm-eval[cluster]'" in error
+    assert error.count("\n") == 1
