@@ -2,6 +2,7 @@
 # make reproduce RETRAIN=1  the same, with every model trained anew first
 # make test                 environment, lint, type check and tests
 # make lint                 ruff and mypy alone
+# make soak                 long: kills, damaged and hostile input, fuzzing -> results/reliability.md
 # PYTHON=python3.12 chooses the interpreter that the environment is made with (3.11 or later).
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
 
-.PHONY: reproduce test lint install clean
+.PHONY: reproduce test lint soak install clean
 
 reproduce: $(INSTALLED)
 	$(BIN)/fwpkm-eval reproduce --scale micro --out $(OUT) $(if $(filter-out 0,$(RETRAIN)),--retrain)
@@ -25,6 +26,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: $(INSTALLED)
+	$(BIN)/python -P -m pytest -q --hypothesis-profile=soak tests/test_fuzz.py
+	$(BIN)/fwpkm-eval soak --out results
 
 install: $(INSTALLED)
 

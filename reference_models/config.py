@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.reference_models.notation import ModelSpec, parse_model_name
@@ -138,17 +138,23 @@ class ModelConfig:
         try:
             return ModelConfig(**{k: parts[k](**v) if k in parts else v for k, v in data.items()})
         except TypeError as problem:
-            raise UserError(f"not a model configuration: {problem}") from None
+            raise UserError(f"not a model configuration: {' '.join(str(problem).split())}") from None
 
 
 _MAY_BE_ZERO = ("lookahead", "query_conv")
 
 
-def _check_numbers(config: ModelConfig) -> None:
-    """Every whole number is one, and at least 1 (0 for a lookahead or a convolution); a name is text."""
+def _check_types(config: ModelConfig) -> None:
+    """Every whole number is one, and at least 1 (0 for a lookahead or a convolution); a choice is one of its values."""
     for owner, part in (("", config), *((n, getattr(config, n)) for n in ("backbone", "fwpkm", "pkm", "fwmlp"))):
+        hints = get_type_hints(type(part))
         for entry in fields(part):
             value, label = getattr(part, entry.name), f"{owner}.{entry.name}".lstrip(".")
+            choices = get_args(hints[entry.name]) if get_origin(hints[entry.name]) is Literal else ()
+            if choices and value not in choices:
+                raise UserError(f"{label} is {value!r}; it must be one of {', '.join(choices)}")
+            if entry.type == "bool" and not isinstance(value, bool):
+                raise UserError(f"{label} is {value!r}; it must be true or false")
             if entry.type == "int":
                 least = 0 if entry.name in _MAY_BE_ZERO else 1
                 if type(value) is not int or value < least:
@@ -162,7 +168,7 @@ def _check_numbers(config: ModelConfig) -> None:
 def check_sizes(config: ModelConfig) -> None:
     """Refuses sizes that do not fit each other, in one line that says what would."""
     back, fw, pkm = config.backbone, config.fwpkm, config.pkm
-    _check_numbers(config)
+    _check_types(config)
     for owner, memory in (("fwpkm", fw), ("pkm", pkm)):
         if memory.key_dim % 2:
             raise UserError(f"{owner}.key_dim is {memory.key_dim}; it must be even, since a query is split into halves")

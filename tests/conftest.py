@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# For `make soak`: --hypothesis-profile=soak.
+settings.register_profile("soak", max_examples=20_000, deadline=None)
 
 # With --import-mode=importlib pytest leaves sys.path alone; tests import helpers (tolerances, …) by name.
 if str(Path(__file__).parent) not in sys.path:
