@@ -190,14 +190,14 @@ def test_a_wrong_implementation_is_caught_and_not_timed(
 
     monkeypatch.setattr(closed_form, name, wrong)
     result = run.run_ops(SMALL, repeats=1, runner=here)
-    assert set(result.failures) == {COPYING.name, IN_PLACE.name}
-    for wrongs in result.failures.values():
+    assert set(result.failures) >= {COPYING.name, IN_PLACE.name}
+    for arm in (COPYING.name, IN_PLACE.name):
+        wrongs = result.failures[arm]
         assert any(line.startswith(f"{noticed} is off by") for line in wrongs)
     assert {case.arm for case in result.measured} == {REFERENCE}
     found = rows.bench_rows(result)
-    assert {row.metric for row in found if row.arm != "scan/reference" and row.backend == "torch"} == {
-        "max_relative_error"
-    }
+    scans = [row for row in found if row.arm.startswith("scan/torch")]
+    assert {row.metric for row in scans} == {"max_relative_error"}
 
 
 def test_nothing_is_timed_if_the_check_cannot_be_made() -> None:
@@ -213,10 +213,11 @@ def test_rows_hold_every_figure_of_every_case() -> None:
     result = run.run_ops(SMALL, repeats=2, threads=1, runner=here, tell=told.append)
     found = rows.bench_rows(result)
     assert told[0].startswith("check against the reference: S 12,")
-    assert len(told) == 1 + 2 * (3 + 3 + 2)
+    assert len(told) == 1 + 2 * (3 + 3 + 2) + 3
     keys = [(row.arm, row.metric) for row in found]
     assert len(set(keys)) == len(keys)
-    assert {row.arm for row in found} == {f"{arm}{suffix}" for arm in ops.ARMS for suffix in ("", ", tuned malloc")}
+    scans = {row.arm for row in found if row.arm.startswith("scan/")}
+    assert scans == {f"{arm}{suffix}" for arm in ops.ARMS for suffix in ("", ", tuned malloc")}
     mine = by_metric(found, IN_PLACE.name)
     assert set(mine) == {"max_relative_error"} | {
         name
@@ -366,9 +367,8 @@ def test_the_command_fails_if_an_arm_does_not_agree(
     monkeypatch.setattr(run, "run_ops", functools.partial(run.run_ops, runner=here))
     assert cli.main(["bench", "--repeats", "1", "--quiet", "--json"]) == 1
     shown = capsys.readouterr()
-    assert {row["arm"] for row in json.loads(shown.out) if row["metric"].endswith("seconds")} == {
-        "scan/reference", "scan/reference, tuned malloc",
-    }  # fmt: skip
+    timed = {row["arm"] for row in json.loads(shown.out) if row["metric"].endswith("seconds")}
+    assert {arm for arm in timed if arm.startswith("scan/")} == {"scan/reference", "scan/reference, tuned malloc"}
     assert "scan/torch in place does not agree with the reference and was not timed: " in shown.err
 
 
@@ -380,7 +380,7 @@ def test_the_command_with_its_processes(monkeypatch: pytest.MonkeyPatch, capsys:
     found = [Row.from_json(row) for row in json.loads(capsys.readouterr().out)]
     assert {row.scale for row in found} == {"micro"}
     assert {row.protocol for row in found} == {"threads 1"}
-    assert all(row.value is not None and row.value > 0 for row in found)
+    assert all(row.value is not None and row.value >= 0 for row in found)
     mine, reference = by_metric(found, IN_PLACE.name), by_metric(found, REFERENCE.name)
     assert (mine["peak_bytes_forward"].value or 0) < (reference["peak_bytes_forward"].value or 0) / 2
 

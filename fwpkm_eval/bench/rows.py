@@ -10,6 +10,7 @@ import numpy as np
 
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.ops import ARMS, REFERENCE, Arm, Measurement, OpSize
+from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
 from fwpkm_eval.bench.run import SCALING_CASE, BenchResult, Case
 from fwpkm_eval.runs.rows import Row
 
@@ -36,6 +37,7 @@ def bench_rows(result: BenchResult) -> list[Row]:
     ]
     for case, measured in result.measured.items():
         rows += _rows_of(result, case, measured)
+    rows += _piece_rows(result)
     for size, measured in result.scaling:
         tokens = size.tokens * size.batch
         low, middle, high = (seconds / tokens for seconds in percentiles(measured.seconds))
@@ -54,6 +56,38 @@ def bench_rows(result: BenchResult) -> list[Row]:
             )
         )
     return rows
+
+
+def _piece_rows(result: BenchResult) -> Iterator[Row]:
+    """The operations one by one; arms are named like ``read/torch``.
+
+    share_of_bandwidth: the bytes that a call must move (see `pieces`), over its time and the bandwidth of a large copy.
+    """
+
+    def row(piece: str, backend: str, metric: str, value: float, unit: str, **more: Any) -> Row:
+        arm = Arm(f"{piece}/{backend}", backend)
+        return _row(result, result.size, arm, arm.name, metric, value, unit, **more)
+
+    if result.bandwidth:
+        yield row("copy", "torch", "bytes_per_second", result.bandwidth, "bytes/s")
+    for backend, errors in result.piece_errors.items():
+        for piece, error in errors.items():
+            yield row(piece, backend, "max_relative_error", error, "ratio")
+    for (piece, what, backend), measured in result.pieces.items():
+        low, middle, high = percentiles(measured.seconds)
+        calls = len(measured.seconds)
+        yield row(piece, backend, f"{what}_seconds", middle, "seconds", n=calls, low=low, high=high)
+        yield row(piece, backend, f"peak_bytes_above_inputs_{what}", measured.above_inputs_bytes, "bytes", n=calls)
+        if what == "forward":
+            yield row(piece, backend, "bytes_moved_forward", measured.bytes_moved, "bytes")
+            if result.bandwidth:
+                share = measured.bytes_moved / middle / result.bandwidth
+                yield row(piece, backend, "share_of_bandwidth_forward", share, "fraction", n=calls)
+        reference = result.pieces.get((piece, what, REFERENCE_BACKEND))
+        if reference is not None and backend != REFERENCE_BACKEND:
+            other_low, other_middle, other_high = percentiles(reference.seconds)
+            bounds = {"low": other_low / high, "high": other_high / low}
+            yield row(piece, backend, f"speedup_{what}", other_middle / middle, "ratio", n=calls, **bounds)
 
 
 def arm_name(case: Case) -> str:

@@ -7,13 +7,18 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from fwpkm_eval.bench.correctness import Agreement
+from fwpkm_eval.bench.correctness import TOLERANCE, Agreement
 from fwpkm_eval.bench.ops import ARMS, IN_PLACE, REFERENCE, Arm, Measurement, OpSize
+from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND, PieceMeasurement
 from fwpkm_eval.bench.worker import ALLOCATORS, Runner, run_in_process_of_its_own
 
 SECONDS_A_MEASUREMENT = 20.0
 """After about so long a measurement ends, with three calls or more."""
+SECONDS_A_PIECE = 3.0
+BACKENDS = ("torch",)
+"""Those compared with the reference, operation by operation."""
 SCALING_SUBKEYS = (128, 256, 512, 1024)
 SCALING_TOKENS = (512, 1024, 2048, 4096, 8192)
 
@@ -38,14 +43,19 @@ SCALING_CASE = Case(IN_PLACE, "forward", "tuned")
 class BenchResult:
     """Everything measured in one run.
 
-    `scaling` holds `SCALING_CASE` at other sizes; `load` the system's load average (runnable
-    processes) just before and after, None where it is not known; `threads` those of each measuring process.
+    `pieces` are the operations by (operation, pass, backend), `piece_errors` how far they are from the reference, by
+    backend and operation, and `bandwidth` bytes per second of a large copy. `scaling` holds `SCALING_CASE` at other
+    sizes; `load` the system's load average (runnable processes) just before and after, None where it is not known;
+    `threads` those of each measuring process.
     """
 
     size: OpSize
     agreement: Agreement
     measured: dict[Case, Measurement] = field(default_factory=dict)
     scaling: list[tuple[OpSize, Measurement]] = field(default_factory=list)
+    pieces: dict[tuple[str, str, str], PieceMeasurement] = field(default_factory=dict)
+    piece_errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    bandwidth: float | None = None
     load: tuple[float | None, float | None] = (None, None)
     seconds: float = 0.0
 
@@ -57,6 +67,9 @@ class BenchResult:
     def failures(self) -> dict[str, list[str]]:
         """What is wrong with each arm that does not agree with the reference."""
         found = {arm: self.agreement.failures(arm) for arm in self.agreement.errors}
+        for backend, errors in self.piece_errors.items():
+            wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE["gradient"]}
+            found |= {f"{name}/{backend}": [f"it is off by {error:.1e}"] for name, error in wrong.items()}
         return {arm: wrong for arm, wrong in found.items() if wrong}
 
 
@@ -96,6 +109,7 @@ def run_ops(
             for what in arm.passes:
                 tell(f"{arm.name}, {what}, {allocator} malloc")
                 result.measured[Case(arm, what, allocator)] = measure(size, arm, what, allocator)
+    add_pieces(result, runner, common, tell)
     if scaling and IN_PLACE in sound:
         for other in scaling_sizes(size):
             tell(f"{SCALING_CASE.arm.name}, {SCALING_CASE.what}: {other}")
@@ -103,6 +117,22 @@ def run_ops(
     result.load = (load, _load())
     result.seconds = time.monotonic() - started
     return result
+
+
+def add_pieces(result: BenchResult, runner: Runner, common: dict[str, Any], tell: Callable[[str], None]) -> None:
+    """The operations one by one: the agreement, then the reference and each backend in a process of its own."""
+    job = {"size": dataclasses.asdict(result.size), "seed": result.agreement.seed, **common}
+    job["budget"] = SECONDS_A_PIECE
+    tell("check of the single operations against the reference")
+    result.piece_errors = runner({**job, "what": "check-pieces", "backends": BACKENDS}, "default")
+    for backend in (REFERENCE_BACKEND, *BACKENDS):
+        tell(f"single operations, {backend}, tuned malloc")
+        found = runner({**job, "what": "pieces", "backend": backend}, "tuned")
+        # The bandwidth of the reference's process would do as well; the last one stays.
+        result.bandwidth = found["bandwidth"]
+        for name, what, measured in found["measured"]:
+            if f"{name}/{backend}" not in result.failures:
+                result.pieces[name, what, backend] = PieceMeasurement(**measured)
 
 
 def scaling_sizes(size: OpSize) -> list[OpSize]:

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from fwpkm_eval.bench.correctness import TOLERANCE
 from fwpkm_eval.bench.ops import REFERENCE
+from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
+from fwpkm_eval.bench.pieces import PIECES
 from fwpkm_eval.bench.rows import memory_share, percentiles, speedup
 from fwpkm_eval.bench.run import SCALING_CASE, BenchResult, Case
 
@@ -31,6 +33,8 @@ def tables(result: BenchResult) -> Iterator[Table | str]:
         " and values. training: of query, target and gate.\nin place: the memory given is overwritten, as models run"
         " it; the others copy it."
     )
+    if result.pieces:
+        yield _pieces(result)
     if result.scaling:
         yield _scaling(result)
     yield _conditions(result)
@@ -73,6 +77,33 @@ def _speed(result: BenchResult, allocator: str, title: str) -> Table:
 def _ratios(result: BenchResult, case: Case) -> tuple[str, str]:
     share = memory_share(result, case)
     return f"{speedup(result, case)[1]:.1f}×", f"1/{1 / share:.1f}" if share else ""
+
+
+def _pieces(result: BenchResult) -> Table:
+    limit = f"; a large copy moves {result.bandwidth / 1e9:.1f} GB/s" if result.bandwidth else ""
+    title = f"single operations on a chunk of {result.size.chunk}, tuned malloc{limit}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("calls", "milliseconds", "speed", "share of the bandwidth", "above inputs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for (piece, what, backend), measured in result.pieces.items():
+        low, middle, high = (1000 * seconds for seconds in percentiles(measured.seconds))
+        reference = result.pieces.get((piece, what, REFERENCE_BACKEND))
+        ratio = ""
+        if reference is not None and backend != REFERENCE_BACKEND:
+            ratio = f"{1000 * percentiles(reference.seconds)[1] / middle:.1f}×"
+        share = ""
+        if result.bandwidth and what == "forward":
+            share = f"{1000 * measured.bytes_moved / middle / result.bandwidth:.0%}"
+        table.add_row(
+            f"{PIECES[piece].title}, {PASS_NAMES[what]}, {backend}",
+            str(len(measured.seconds)),
+            f"{middle:.3f} ({low:.3f} to {high:.3f})",
+            ratio,
+            share,
+            f"{measured.above_inputs_bytes / 2**20:,.0f} MiB",
+        )
+    return table
 
 
 def _scaling(result: BenchResult) -> Table:

@@ -59,7 +59,7 @@ def run_in_process_of_its_own(job: Mapping[str, Any], allocator: str) -> dict[st
 
 
 def do(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Does a job: ``what`` is "check" or a pass of ``arm``, ``size`` the fields of an `OpSize`."""
+    """Does a job: ``what`` is "check", a pass of ``arm``, or of `pieces`; ``size`` the fields of an `OpSize`."""
     import torch
 
     from fwpkm_eval.bench import correctness
@@ -68,6 +68,10 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
     size = OpSize(**job["size"])
+    if job["what"] in ("check-pieces", "pieces"):
+        from fwpkm_eval.bench.piece_measure import do_pieces
+
+        return do_pieces(job, size)
     if job["what"] == "check":
         return dataclasses.asdict(correctness.check(size))
     measured = measure(

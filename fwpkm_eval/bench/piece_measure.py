@@ -1,0 +1,135 @@
+"""Checks and times the operations of `pieces`, one backend in a process."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwpkm_eval.bench import memory
+from fwpkm_eval.bench.correctness import relative_error
+from fwpkm_eval.bench.ops import OpSize
+from fwpkm_eval.bench.pieces import PIECES, Chunk, Piece, chunks_of
+
+REFERENCE_BACKEND = "reference"
+BANDWIDTH_BYTES = 2**28
+"""Size of the buffers that are copied to measure the bandwidth: larger than any cache."""
+
+
+@dataclass(frozen=True)
+class PieceMeasurement:
+    """seconds of each call; bytes_moved: by each, at least; above_inputs_bytes: the most memory held beyond inputs."""
+
+    seconds: list[float]
+    bytes_moved: int
+    above_inputs_bytes: int
+    tokens: int
+
+
+def check_pieces(size: OpSize, seed: int, backends: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """The largest relative error of each backend's operations against the reference: {backend: {operation: error}}."""
+    found: dict[str, dict[str, float]] = {backend: {} for backend in backends}
+    (chunk,) = chunks_of(size, seed, count=1)
+    for piece in PIECES.values():
+        for what in piece.passes:
+            expected = _computed(piece, REFERENCE_BACKEND, what, chunk)
+            for backend in backends:
+                if backend in piece.arms:
+                    error = worst_error(_computed(piece, backend, what, chunk), expected)
+                    found[backend][piece.name] = max(error, found[backend].get(piece.name, 0.0))
+    return found
+
+
+def worst_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest relative error; infinite where other slots are read, or something is missing or no number."""
+    if set(found) != set(expected):
+        return float("inf")
+    worst = 0.0
+    for name, value in expected.items():
+        if value.dtype == torch.int64:
+            error = 0.0 if torch.equal(found[name].sort(-1).values, value.sort(-1).values) else float("inf")
+        else:
+            ours = found[name]
+            if name == "weights":  # equal scores may come in any order
+                ours, value = ours.sort(-1).values, value.sort(-1).values
+            error = relative_error(ours, value)
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+def measure_pieces(
+    size: OpSize, seed: int, backend: str, repeats: int, budget: float
+) -> dict[tuple[str, str], PieceMeasurement]:
+    """Every operation of a backend, {(operation, pass): measurement}: a call to warm up, then by turns over chunks."""
+    chunks = chunks_of(size, seed)
+    found = {}
+    for piece in PIECES.values():
+        if backend not in piece.arms:
+            continue
+        for what in piece.passes:
+            found[piece.name, what] = _measure(piece, backend, what, chunks, repeats, budget)
+    return found
+
+
+def _measure(
+    piece: Piece, backend: str, what: str, chunks: list[Chunk], repeats: int, budget: float
+) -> PieceMeasurement:
+    gc.collect()
+    before = memory.resident_bytes()
+    memory.reset_peak()
+    _call(piece, backend, what, chunks[0])
+    seconds: list[float] = []
+    while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < budget):
+        seconds.append(_call(piece, backend, what, chunks[len(seconds) % len(chunks)]))
+    above = max(0, memory.peak_bytes() - before)
+    return PieceMeasurement(seconds, piece.bytes_moved(chunks[0]), above, chunks[0].tokens)
+
+
+def _call(piece: Piece, backend: str, what: str, chunk: Chunk) -> float:
+    # On a copy of the chunk's record: the reference's write puts new values into it.
+    chunk = dataclasses.replace(chunk)
+    started = time.perf_counter()
+    result = piece.call(backend, what, chunk)
+    seconds = time.perf_counter() - started
+    del result
+    return seconds
+
+
+def measure_bandwidth(repeats: int = 5) -> float:
+    """Bytes per second of a large copy, read and written: the best of some."""
+    source, target = torch.ones(BANDWIDTH_BYTES // 4), torch.empty(BANDWIDTH_BYTES // 4)
+    target.copy_(source)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - started)
+    return 2 * BANDWIDTH_BYTES / best
+
+
+def _computed(piece: Piece, backend: str, what: str, chunk: Chunk) -> dict[str, Tensor]:
+    """What is compared; of values that were written what they changed by, in the rows that were read."""
+    own = dataclasses.replace(chunk, values=chunk.values.clone()) if piece.name == "write" else chunk
+    found = piece.call(backend, what, own)
+    if "values" in found:
+        rows = chunk.reads.slots.unique()
+        found["values"] = found["values"][rows] - chunk.values[rows]
+    return found
+
+
+def do_pieces(job: Mapping[str, Any], size: OpSize) -> dict[str, Any]:
+    """A worker's job ``check-pieces`` or ``pieces``; JSON values."""
+    if job["what"] == "check-pieces":
+        return check_pieces(size, job["seed"], tuple(job["backends"]))
+    measured = measure_pieces(size, job["seed"], job["backend"], job["repeats"], job["budget"])
+    return {
+        "bandwidth": measure_bandwidth(),
+        "threads": torch.get_num_threads(),
+        "measured": [[name, what, dataclasses.asdict(one)] for (name, what), one in measured.items()],
+    }
