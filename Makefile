@@ -2,6 +2,7 @@
 # make reproduce RETRAIN=1  the same, with every model trained anew first
 # make test                 environment, lint, type check and tests
 # make lint                 ruff and mypy alone
+# make bench-gpu            speed and memory of operations and models on a GPU -> results/bench-gpu
 # make soak                 long: kills, damaged and hostile input, fuzzing -> results/reliability.md
 # PYTHON=python3.12 chooses the interpreter that the environment is made with (3.11 or later).
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
 
-.PHONY: reproduce test lint soak install clean
+.PHONY: reproduce test lint bench-gpu soak install clean
 
 reproduce: $(INSTALLED)
 	$(BIN)/fwpkm-eval reproduce --scale micro --out $(OUT) $(if $(filter-out 0,$(RETRAIN)),--retrain)
@@ -26,6 +27,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-gpu: $(INSTALLED)
+	$(BIN)/fwpkm-eval bench --what ops,models --size paper --batch 8 --scaling --device cuda --out results/bench-gpu
 
 soak: $(INSTALLED)
 	$(BIN)/python -P -m pytest -q --hypothesis-profile=soak tests/test_fuzz.py

@@ -78,7 +78,9 @@ def test_only_the_in_place_arm_changes_the_memory_it_is_given() -> None:
         assert (not torch.equal(inputs.keys, keys)) == changed
 
 
-@pytest.mark.parametrize(("arm", "what"), [(arm.name, what) for arm in ops.ARMS.values() for what in arm.passes])
+@pytest.mark.parametrize(
+    ("arm", "what"), [(arm.name, what) for arm in ops.arms_on("cpu").values() for what in arm.passes]
+)
 def test_every_arm_can_be_measured_again_and_again(arm: str, what: str) -> None:
     found = ops.measure(SMALL, ops.ARMS[arm], what, seed=0, repeats=4, budget=60)
     assert len(found.seconds) == 4
@@ -217,7 +219,7 @@ def test_rows_hold_every_figure_of_every_case() -> None:
     keys = [(row.arm, row.metric) for row in found]
     assert len(set(keys)) == len(keys)
     scans = {row.arm for row in found if row.arm.startswith("scan/")}
-    assert scans == {f"{arm}{suffix}" for arm in ops.ARMS for suffix in ("", ", tuned malloc")}
+    assert scans == {f"{arm}{suffix}" for arm in ops.arms_on("cpu") for suffix in ("", ", tuned malloc")}
     mine = by_metric(found, IN_PLACE.name)
     assert set(mine) == {"max_relative_error"} | {
         name
@@ -340,7 +342,7 @@ def test_a_killed_measurement_is_one_line_and_a_failed_one_is_a_fault(monkeypatc
 def test_the_command_measures_stores_and_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ops, "op_size", lambda name: SMALL)
+    monkeypatch.setattr(ops, "op_size", lambda *asked: SMALL)
     monkeypatch.setattr(run, "run_ops", functools.partial(run.run_ops, runner=here))
     out = tmp_path / "bench"
     assert cli.main(["bench", "--repeats", "1", "--out", str(out)]) == 0
@@ -363,7 +365,7 @@ def test_the_command_fails_if_an_arm_does_not_agree(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(closed_form, "write_scale", _double(closed_form.write_scale))
-    monkeypatch.setattr(ops, "op_size", lambda name: SMALL)
+    monkeypatch.setattr(ops, "op_size", lambda *asked: SMALL)
     monkeypatch.setattr(run, "run_ops", functools.partial(run.run_ops, runner=here))
     assert cli.main(["bench", "--repeats", "1", "--quiet", "--json"]) == 1
     shown = capsys.readouterr()
@@ -375,7 +377,7 @@ def test_the_command_fails_if_an_arm_does_not_agree(
 def test_the_command_with_its_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # Each starts Python and torch: these few show what there is to show.
     monkeypatch.setattr(run, "ALLOCATORS", ("default",))
-    monkeypatch.setattr(run, "ARMS", {arm.name: arm for arm in (REFERENCE, IN_PLACE)})
+    monkeypatch.setattr(run, "arms_on", lambda device: {arm.name: arm for arm in (REFERENCE, IN_PLACE)})
     assert cli.main(["bench", "--size", "micro", "--repeats", "1", "--threads", "1", "--quiet", "--json"]) == 0
     found = [Row.from_json(row) for row in json.loads(capsys.readouterr().out)]
     assert {row.scale for row in found} == {"micro"}
@@ -388,9 +390,11 @@ def test_the_command_with_its_processes(monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--what", "models"], "'models' comes with a later version; there is: ops"),
+        (["--what", "ops,modles"], "unknown benchmark 'modles', did you mean 'models'?"),
         (["--what", "opps"], "unknown benchmark 'opps', did you mean 'ops'?"),
-        (["--size", "huge"], "'huge' is not one of 'micro', 'paper'"),
+        (["--size", "huge"], "unknown size 'huge'; valid: micro, paper"),
+        (["--what", "models", "--models", "gdn:fwpm"], "did you mean 'fwpkm'?"),
+        (["--device", "cuda"], "device 'cuda' cannot be used"),
         (["--repeats", "0"], "0 is not in the range"),
     ],
 )

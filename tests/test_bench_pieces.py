@@ -85,7 +85,7 @@ def test_measurements_go_over_all_operations_and_passes() -> None:
     assert set(found) == {(piece.name, what) for piece in PIECES.values() for what in piece.passes}
     assert all(len(one.seconds) == 4 and one.tokens == 16 for one in found.values())
     assert ("pkm", "forward_backward") in found
-    assert measure_bandwidth(1) > 1e8
+    assert measure_bandwidth(repeats=1) > 1e8
 
 
 def test_rows_and_table_of_the_operations() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fwpkm_eval.bench.ops import ARMS, PASSES, REFERENCE, Arm, Inputs, OpSize, draw, scan
+from fwpkm_eval.bench.ops import PASSES, REFERENCE, Arm, Inputs, OpSize, arms_on, draw, scan
 from fwpkm_eval.kernels.types import ScanResult
 
 TOLERANCE = {
@@ -71,10 +71,10 @@ def compare(size: OpSize, seed: int) -> Agreement:
     """The distance of every arm from the reference on the inputs of one seed."""
     inputs = draw(size, seed)
     random = torch.Generator().manual_seed(seed + 1)
-    key_cotangent = torch.randn(inputs.keys.shape, generator=random)
+    key_cotangent = torch.randn(inputs.keys.shape, generator=random).to(size.device)
     expected = scan_with_gradients(inputs, REFERENCE, size, key_cotangent)
     elsewhere, errors = {}, {}
-    for arm in ARMS.values():
+    for arm in arms_on(size.device).values():
         if arm == REFERENCE:
             continue
         mine = _own_memory(inputs) if arm.inplace else inputs

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fwpkm_eval.bench import memory
+from fwpkm_eval.bench.stopwatch import stopwatch
 from fwpkm_eval.errors import unknown
 from fwpkm_eval.kernels import fwpkm_scan
 from fwpkm_eval.kernels.types import ScanResult
 from fwpkm_eval.reference_models.config import SCALES, model_config
 
-TOKENS = {"micro": 1024, "paper": 2048}
+TOKENS = {"micro": 1024, "small": 4096, "paper": 2048}
 """T at each scale; all other sizes are those of the scale's FwPKM."""
 
 
@@ -36,6 +38,7 @@ class OpSize:
     chunk: int
     tokens: int
     batch: int = 1
+    device: str = "cpu"
 
     def __str__(self) -> str:
         return (
@@ -62,7 +65,15 @@ REFERENCE = Arm("scan/reference", "reference")
 COPYING = Arm("scan/torch", "torch")
 IN_PLACE = Arm("scan/torch in place", "torch", inplace=True)
 """How models run it, in training and in evaluation: the memory is theirs to overwrite."""
-ARMS = {arm.name: arm for arm in (REFERENCE, COPYING, IN_PLACE)}
+TRITON = Arm("scan/triton", "triton")
+TRITON_IN_PLACE = Arm("scan/triton in place", "triton", inplace=True)
+ARMS = {arm.name: arm for arm in (REFERENCE, COPYING, IN_PLACE, TRITON, TRITON_IN_PLACE)}
+
+
+def arms_on(device: str) -> dict[str, Arm]:
+    """The arms that can be timed on a device: Triton's kernels run on a GPU (its interpreter is for tests)."""
+    return {name: arm for name, arm in ARMS.items() if device != "cpu" or arm.backend != "triton"}
+
 
 PASSES = {
     "forward": (),
@@ -96,13 +107,14 @@ class Measurement:
     peak_bytes: int
     above_inputs_bytes: int
     threads: int
+    device_name: str = "cpu"
 
 
-def op_size(scale: str) -> OpSize:
+def op_size(scale: str, batch: int = 1, device: str = "cpu") -> OpSize:
     """The size of a scale's FwPKM layer."""
-    if scale not in TOKENS:
-        raise unknown("size", scale, TOKENS)
-    assert scale in SCALES
+    sizes = [name for name in TOKENS if name in SCALES]
+    if scale not in sizes:
+        raise unknown("size", scale, sizes)
     config = model_config("gdn:fwpkm", scale)
     fwpkm = config.fwpkm
     return OpSize(
@@ -114,6 +126,8 @@ def op_size(scale: str) -> OpSize:
         topk=fwpkm.topk,
         chunk=config.chunk_size,
         tokens=TOKENS[scale],
+        batch=batch,
+        device=device,
     )
 
 
@@ -129,7 +143,7 @@ def draw(size: OpSize, seed: int) -> Inputs:
     query = keys.gather(2, nearest.expand(-1, -1, -1, half))
     query += torch.randn(query.shape, generator=random) * spread / 2
     shape = (size.batch, size.tokens)
-    return Inputs(
+    inputs = Inputs(
         query=query.permute(2, 0, 1, 3).reshape(*shape, heads * size.key_dim),
         target=torch.randn(*shape, size.value_dim, generator=random),
         gate=torch.rand(*shape, generator=random),
@@ -137,6 +151,9 @@ def draw(size: OpSize, seed: int) -> Inputs:
         values=values,
         cotangent=torch.randn(*shape, size.value_dim, generator=random),
     )
+    if size.device == "cpu":
+        return inputs
+    return Inputs(**{name: tensor.to(size.device) for name, tensor in vars(inputs).items()})
 
 
 def scan(inputs: Inputs, arm: Arm, size: OpSize) -> ScanResult:
@@ -161,38 +178,41 @@ def measure(size: OpSize, arm: Arm, what: str, *, seed: int, repeats: int, budge
     Meant for a fresh process, so that neither memory nor caches are another measurement's. An arm that writes in
     place goes on with the memory it wrote.
     """
-    _call(draw(_TINY, seed), arm, what, _TINY)  # libraries are loaded and their buffers made before memory counts
+    watch = stopwatch(size.device)
+    tiny = replace(_TINY, device=size.device)
+    watch.seconds(_call(draw(tiny, seed), arm, what, tiny))  # libraries are loaded, buffers made before memory counts
     gc.collect()
-    before = memory.resident_bytes()
+    before = watch.held_bytes()
     inputs = draw(size, seed)
-    with_inputs = memory.resident_bytes()
-    memory.reset_peak()
+    with_inputs = watch.held_bytes()
+    watch.reset_peak()
     gc.disable()
-    _call(inputs, arm, what, size)
+    call = _call(inputs, arm, what, size)
+    watch.seconds(call)
     seconds: list[float] = []
     processor = time.process_time()
     while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < budget):
-        seconds.append(_call(inputs, arm, what, size))
+        seconds.append(watch.seconds(call))
     processor = time.process_time() - processor
     gc.enable()
-    peak = memory.peak_bytes()
-    return Measurement(seconds, processor / sum(seconds), peak - before, peak - with_inputs, torch.get_num_threads())
+    peak = watch.peak_bytes()
+    return Measurement(
+        seconds, processor / sum(seconds), peak - before, peak - with_inputs, torch.get_num_threads(), watch.device_name
+    )
 
 
 _TINY = OpSize("tiny", subkeys=16, key_dim=8, value_dim=8, heads=1, topk=2, chunk=16, tokens=32)
 
 
-def _call(inputs: Inputs, arm: Arm, what: str, size: OpSize) -> float:
-    """Seconds of one pass; what it returned is freed after the clock was read."""
+def _call(inputs: Inputs, arm: Arm, what: str, size: OpSize) -> Callable[[], Any]:
+    """One pass, to be timed; it returns all it made."""
     wanted = [getattr(inputs, name).requires_grad_() for name in PASSES[what]]
-    with torch.set_grad_enabled(bool(wanted)):
-        start = time.perf_counter()
-        result = scan(inputs, arm, size)
-        if wanted:
-            gradients = torch.autograd.grad((result.output * inputs.cotangent).sum(), wanted)
-            seconds = time.perf_counter() - start
-            del gradients
-        else:
-            seconds = time.perf_counter() - start
-    del result
-    return seconds
+
+    def call() -> Any:
+        with torch.set_grad_enabled(bool(wanted)):
+            result = scan(inputs, arm, size)
+            if not wanted:
+                return result
+            return result, torch.autograd.grad((result.output * inputs.cotangent).sum(), wanted)
+
+    return call

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwpkm_eval.bench import memory
 from fwpkm_eval.bench.correctness import relative_error
 from fwpkm_eval.bench.ops import OpSize
 from fwpkm_eval.bench.pieces import PIECES, Chunk, Piece, chunks_of
+from fwpkm_eval.bench.stopwatch import Stopwatch, stopwatch
 
 REFERENCE_BACKEND = "reference"
 BANDWIDTH_BYTES = 2**28
@@ -67,50 +66,41 @@ def measure_pieces(
     size: OpSize, seed: int, backend: str, repeats: int, budget: float
 ) -> dict[tuple[str, str], PieceMeasurement]:
     """Every operation of a backend, {(operation, pass): measurement}: a call to warm up, then by turns over chunks."""
-    chunks = chunks_of(size, seed)
+    chunks, watch = chunks_of(size, seed), stopwatch(size.device)
     found = {}
     for piece in PIECES.values():
         if backend not in piece.arms:
             continue
         for what in piece.passes:
-            found[piece.name, what] = _measure(piece, backend, what, chunks, repeats, budget)
+            found[piece.name, what] = _measure(piece, backend, what, chunks, repeats, budget, watch)
     return found
 
 
 def _measure(
-    piece: Piece, backend: str, what: str, chunks: list[Chunk], repeats: int, budget: float
+    piece: Piece, backend: str, what: str, chunks: list[Chunk], repeats: int, budget: float, watch: Stopwatch
 ) -> PieceMeasurement:
+    def call(number: int) -> float:
+        # On a copy of the chunk's record: the reference's write puts new values into it.
+        chunk = dataclasses.replace(chunks[number % len(chunks)])
+        return watch.seconds(lambda: piece.call(backend, what, chunk))
+
     gc.collect()
-    before = memory.resident_bytes()
-    memory.reset_peak()
-    _call(piece, backend, what, chunks[0])
+    before = watch.held_bytes()
+    watch.reset_peak()
+    call(0)
     seconds: list[float] = []
     while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < budget):
-        seconds.append(_call(piece, backend, what, chunks[len(seconds) % len(chunks)]))
-    above = max(0, memory.peak_bytes() - before)
+        seconds.append(call(len(seconds)))
+    above = max(0, watch.peak_bytes() - before)
     return PieceMeasurement(seconds, piece.bytes_moved(chunks[0]), above, chunks[0].tokens)
 
 
-def _call(piece: Piece, backend: str, what: str, chunk: Chunk) -> float:
-    # On a copy of the chunk's record: the reference's write puts new values into it.
-    chunk = dataclasses.replace(chunk)
-    started = time.perf_counter()
-    result = piece.call(backend, what, chunk)
-    seconds = time.perf_counter() - started
-    del result
-    return seconds
-
-
-def measure_bandwidth(repeats: int = 5) -> float:
+def measure_bandwidth(device: str = "cpu", repeats: int = 5) -> float:
     """Bytes per second of a large copy, read and written: the best of some."""
-    source, target = torch.ones(BANDWIDTH_BYTES // 4), torch.empty(BANDWIDTH_BYTES // 4)
-    target.copy_(source)
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        target.copy_(source)
-        best = min(best, time.perf_counter() - started)
-    return 2 * BANDWIDTH_BYTES / best
+    watch = stopwatch(device)
+    source = torch.ones(BANDWIDTH_BYTES // 4, device=device)
+    target = torch.zeros_like(source)
+    return 2 * BANDWIDTH_BYTES / min(watch.seconds(lambda: target.copy_(source)) for _ in range(repeats))
 
 
 def _computed(piece: Piece, backend: str, what: str, chunk: Chunk) -> dict[str, Tensor]:
@@ -129,7 +119,7 @@ def do_pieces(job: Mapping[str, Any], size: OpSize) -> dict[str, Any]:
         return check_pieces(size, job["seed"], tuple(job["backends"]))
     measured = measure_pieces(size, job["seed"], job["backend"], job["repeats"], job["budget"])
     return {
-        "bandwidth": measure_bandwidth(),
+        "bandwidth": measure_bandwidth(size.device),
         "threads": torch.get_num_threads(),
         "measured": [[name, what, dataclasses.asdict(one)] for (name, what), one in measured.items()],
     }

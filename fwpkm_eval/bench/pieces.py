@@ -118,6 +118,7 @@ def _chunk(inputs: Inputs, size: OpSize, number: int) -> Chunk:
         "pkm_keys": torch.randn(PKM_HEADS, 2, size.subkeys, half, generator=random) * half**-0.5,
         "cotangent": torch.randn(1, query.shape[2], size.value_dim, generator=random),
     }
+    extra = {name: tensor.to(size.device) for name, tensor in extra.items()}
     return Chunk(query, error, inputs.keys, inputs.values, reads, extra)
 
 

@@ -167,7 +167,7 @@ def _row(
         arm=label,
         score="idw",
         seed=result.agreement.seed,
-        device="cpu",
+        device=result.device_name,
         dtype="float32",
         backend=arm.backend,
         version=__version__,

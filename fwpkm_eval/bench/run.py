@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fwpkm_eval.bench.correctness import TOLERANCE, Agreement
-from fwpkm_eval.bench.ops import ARMS, IN_PLACE, REFERENCE, Arm, Measurement, OpSize
+from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, Arm, Measurement, OpSize, arms_on
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND, PieceMeasurement
 from fwpkm_eval.bench.worker import ALLOCATORS, Runner, run_in_process_of_its_own
 
@@ -64,6 +64,11 @@ class BenchResult:
         return next(iter(self.measured.values())).threads
 
     @property
+    def device_name(self) -> str:
+        """What it ran on."""
+        return next((measured.device_name for measured in self.measured.values()), self.size.device)
+
+    @property
     def failures(self) -> dict[str, list[str]]:
         """What is wrong with each arm that does not agree with the reference."""
         found = {arm: self.agreement.failures(arm) for arm in self.agreement.errors}
@@ -98,13 +103,14 @@ def run_ops(
     # The check is not timed, and with the default malloc it needs the least memory.
     found = runner({"what": "check", "size": dataclasses.asdict(size), **common}, "default")
     result = BenchResult(size, Agreement(**found))
-    sound = [arm for arm in ARMS.values() if arm.name not in result.failures]
+    sound = [arm for arm in arms_on(size.device).values() if arm.name not in result.failures]
 
     def measure(at: OpSize, arm: Arm, what: str, allocator: str) -> Measurement:
         job = {"what": what, "arm": arm.name, "size": dataclasses.asdict(at), "seed": result.agreement.seed}
         return Measurement(**runner(job | common, allocator))
 
-    for allocator in ALLOCATORS:
+    # A GPU's memory is not malloc's.
+    for allocator in ALLOCATORS if size.device == "cpu" else ALLOCATORS[:1]:
         for arm in sound:
             for what in arm.passes:
                 tell(f"{arm.name}, {what}, {allocator} malloc")

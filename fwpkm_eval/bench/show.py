@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.table import Table
 
 from fwpkm_eval.bench.correctness import TOLERANCE
+from fwpkm_eval.bench.models import ModelSpeed, share_of
 from fwpkm_eval.bench.ops import REFERENCE
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
 from fwpkm_eval.bench.pieces import PIECES
@@ -131,3 +132,23 @@ def _conditions(result: BenchResult) -> str:
             " and ratios; run again on a quiet machine, or at least with --threads 1."
         )
     return line
+
+
+def model_table(found: Sequence[ModelSpeed]) -> Table:
+    """Whole models beside the first of them."""
+    case = found[0].case
+    title = f"models at scale {case.scale}, {case.batch} x {case.length:,} tokens, {found[0].device_name}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    names = ("training, samples/s", "of the first's", "reading, tokens/s", "of the first's", "training holds")
+    for name in (*names, "million parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for speed in found:
+        cells = []
+        for what, tokens in (("training", 1), ("reading", case.length)):
+            rate = case.batch * tokens / percentiles(speed.seconds[what])[1]
+            share = "" if speed is found[0] else f"{share_of(found[0], speed, what)[0]:.0%}"
+            cells += [f"{rate:,.2f}" if tokens == 1 else f"{rate:,.0f}", share]
+        held = f"{speed.peak_bytes['training'] / 2**20:,.0f} MiB"
+        table.add_row(speed.case.name, *cells, held, f"{speed.parameters / 1e6:,.1f}")
+    return table

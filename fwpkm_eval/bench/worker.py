@@ -67,6 +67,10 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
 
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
+    if job["what"] == "model":
+        from fwpkm_eval.bench.models import measure_model
+
+        return measure_model(job)
     size = OpSize(**job["size"])
     if job["what"] in ("check-pieces", "pieces"):
         from fwpkm_eval.bench.piece_measure import do_pieces

@@ -10,19 +10,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fwpkm_eval.commands import options
-from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.errors import unknown
 
 if TYPE_CHECKING:
+    from fwpkm_eval.bench.models import ModelSpeed
     from fwpkm_eval.bench.run import BenchResult
     from fwpkm_eval.runs.rows import Row
 
 
-def _what(text: str) -> str:
-    if text == "models":
-        raise UserError("'models' comes with a later version; there is: ops")
-    if text != "ops":
-        raise unknown("benchmark", text, ("ops", "models"))
-    return text
+WHAT = ("ops", "models")
+MODELS = {
+    "micro": ("gdn+swa", "gdn+swa:pkm", "gdn+swa:fwmlp", "gdn+swa:fwpkm"),
+    "small": ("gdn+swa", "gdn+swa:pkm", "gdn+swa:fwmlp", "gdn+swa:fwpkm"),
+    "paper": ("gdn", "gdn:fwpkm@2,6,10"),
+}
+"""The backbone first: the others' speed is given as a share of its own."""
+
+
+def _what(text: str) -> tuple[str, ...]:
+    parts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for part in parts:
+        if part not in WHAT:
+            raise unknown("benchmark", part, WHAT)
+    return parts
 
 
 @click.command(name="bench")
@@ -31,16 +41,21 @@ def _what(text: str) -> str:
     type=options.Parsed("what", _what),
     default="ops",
     show_default=True,
-    metavar="ops",
-    help="What to measure: the memory operations.",
+    metavar="ops,models",
+    help="The memory operations, whole models, or both.",
 )
 @click.option(
     "--size",
-    type=click.Choice(["micro", "paper"]),
+    type=str,
     default="micro",
     show_default=True,
-    help="Sizes of which scale's memory; paper needs about 12 GB and some minutes.",
+    metavar="micro|small|paper",
+    help="Sizes of which scale; paper needs about 12 GB and some minutes.",
 )
+@click.option("--batch", type=click.IntRange(1, 4096), default=1, show_default=True, help="Sequences in a batch.")
+@options.models
+@click.option("--length", type=options.SIZE, default=None, help="Tokens of a model's sequences. [default: by size]")
+@options.device
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
@@ -59,8 +74,12 @@ def _what(text: str) -> str:
 @options.quiet
 @options.as_json
 def command(
-    what: str,
+    what: tuple[str, ...],
     size: str,
+    batch: int,
+    models: tuple[str, ...] | None,
+    length: int | None,
+    device: str,
     threads: int | None,
     repeats: int,
     scaling: bool,
@@ -68,49 +87,66 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Measure speed and memory of each implementation of a memory operation, and their ratio to the reference.
+    """Measure speed and memory: of the memory operations against the dense reference, and of whole models.
 
-    Outputs, fast weights and gradients are checked against the reference first; what does not agree is not timed.
-    Every measurement has a process of its own, once with malloc as the system has it and once told to keep freed
-    memory, as this program's own commands run.
+    Outputs, fast weights and gradients of the operations are checked against the reference first; what does not agree
+    is not timed. Every measurement has a process of its own, once with malloc as the system has it and once told to
+    keep freed memory, as this program's own commands run. Models are timed beside the first of them, the backbone.
     """
+    from fwpkm_eval.bench.models import ModelCase, model_rows, run_models
     from fwpkm_eval.bench.ops import op_size
     from fwpkm_eval.bench.rows import bench_rows
-    from fwpkm_eval.bench.run import run_ops
+    from fwpkm_eval.bench.run import SECONDS_A_MEASUREMENT, run_ops
+    from fwpkm_eval.devices import resolve_device
+    from fwpkm_eval.reference_models.config import model_config
 
-    chosen = op_size(size)
+    where = str(resolve_device(device))
+    chosen = op_size(size, batch, where)
+    names = [model_config(name, size).name for name in models or MODELS[size]]
+    cases = [ModelCase(name, size, batch, length or chosen.tokens, where) for name in names]
     if out is not None:
         from fwpkm_eval.runs.manifest import check_or_create
 
-        config = {"task": "bench", "what": what, "size": str(chosen), "threads": threads, "scaling": scaling}
-        check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], device={"device": "cpu"})
-    result = run_ops(
-        chosen,
-        threads=threads,
-        repeats=repeats,
-        scaling=scaling,
-        tell=lambda line: None if quiet else click.echo(line, err=True),
-    )
-    rows = bench_rows(result)
+        config = {"task": "bench", "what": list(what), "size": str(chosen), "threads": threads, "scaling": scaling}
+        if "models" in what:
+            config |= {"models": names, "length": cases[0].length}
+        check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], device={"device": where})
+
+    def tell(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    result, rows = None, []
+    if "ops" in what:
+        result = run_ops(chosen, threads=threads, repeats=repeats, scaling=scaling, tell=tell)
+        rows += bench_rows(result)
+    speeds = []
+    if "models" in what:
+        speeds = run_models(cases, threads=threads, repeats=repeats, budget=SECONDS_A_MEASUREMENT, tell=tell)
+        rows += model_rows(speeds)
     if out is not None:
         _store(out, rows, result)
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
-        _show(result)
-    if result.failures:
+        _show(result, speeds)
+    if result is not None and result.failures:
         for arm, wrong in result.failures.items():
             click.echo(f"{arm} does not agree with the reference and was not timed: {'; '.join(wrong)}", err=True)
         raise click.exceptions.Exit(1)
 
 
-def _store(out: Path, rows: list[Row], result: BenchResult) -> None:
+def _store(out: Path, rows: list[Row], result: BenchResult | None) -> None:
     """Writes rows.csv and what the numbers depend on, then tables, plots and report."""
     from fwpkm_eval.reporting import build_report
     from fwpkm_eval.runs.manifest import update_manifest
     from fwpkm_eval.runs.rows import write_rows_csv
 
     write_rows_csv(rows, out / "rows.csv")
+    if result is None:
+        update_manifest(out, finished=True)
+        build_report(out)
+        return
     conditions: dict[str, Any] = {
         "threads": result.threads,
         "lowest_share_of_a_core": round(min(each.cpu_share for each in result.measured.values()), 2),
@@ -122,12 +158,12 @@ def _store(out: Path, rows: list[Row], result: BenchResult) -> None:
     build_report(out)
 
 
-def _show(result: BenchResult) -> None:
+def _show(result: BenchResult | None, speeds: list[ModelSpeed]) -> None:
     from rich.console import Console
 
-    from fwpkm_eval.bench.show import tables
+    from fwpkm_eval.bench.show import model_table, tables
 
     # Where the output is not a terminal nothing may be cut to its width.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    for part in tables(result):
+    for part in [*(tables(result) if result else ()), *([model_table(speeds)] if speeds else [])]:
         console.print(part, highlight=False)

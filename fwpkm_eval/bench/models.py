@@ -1,0 +1,165 @@
+"""What a memory costs a whole model: sequences per second in training and in reading, beside the backbone alone.
+
+Models are untrained: speed does not depend on what the weights hold. A training step is forward, backward and AdamW on
+`batch` sequences of `length` tokens; reading is the forward pass of the same, with writes, without gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fwpkm_eval import __version__
+from fwpkm_eval.bench.rows import percentiles
+from fwpkm_eval.bench.worker import Runner, run_in_process_of_its_own
+from fwpkm_eval.runs.rows import Row
+
+PASSES = ("training", "reading")
+PUBLISHED_SHARE = 0.35
+"""gdn:fwpkm@2,6,10 trained at 19 samples/s where gdn did 54 (arXiv 2601.00671v2), put down to immature kernels."""
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """What is measured: a model's name at a scale, and the batch."""
+
+    name: str
+    scale: str
+    batch: int
+    length: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class ModelSpeed:
+    """One model: seconds of each call by pass, bytes held at most beyond the model, parameters in all and active."""
+
+    case: ModelCase
+    seconds: dict[str, list[float]]
+    peak_bytes: dict[str, int]
+    parameters: int
+    active_parameters: int
+    device_name: str
+    threads: int
+
+
+def run_models(
+    cases: Sequence[ModelCase],
+    *,
+    threads: int | None,
+    repeats: int,
+    budget: float,
+    runner: Runner = run_in_process_of_its_own,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[ModelSpeed]:
+    """Each model in a process of its own, with malloc told to keep freed memory."""
+    found = []
+    for case in cases:
+        tell(f"{case.name} at scale {case.scale}, {case.batch} x {case.length} tokens")
+        job = {"what": "model", "case": dataclasses.asdict(case), "size": {"name": case.name}, "threads": threads}
+        result = runner({**job, "repeats": repeats, "budget": budget}, "tuned")
+        found.append(ModelSpeed(**{**result, "case": ModelCase(**result["case"])}))
+    return found
+
+
+def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A worker's job ``model``; JSON values."""
+    import torch
+
+    from fwpkm_eval.bench.stopwatch import stopwatch
+    from fwpkm_eval.reference_models.config import model_config
+    from fwpkm_eval.reference_models.language_model import LanguageModel
+    from fwpkm_eval.reference_models.parameters import count_parameters
+
+    case = ModelCase(**job["case"])
+    watch = stopwatch(case.device)
+    config = model_config(case.name, case.scale)
+    model = LanguageModel(config).to(case.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(config.vocab_size, (case.batch, case.length + 1), generator=draw).to(case.device)
+    state = model.initial_state()
+
+    def train() -> None:
+        nonlocal state
+        logits, new = model(tokens[:, :-1], state, updates="scan", write_chunk=config.chunk_size, inplace=True)
+        state = new.fresh_sequence()
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    def read() -> None:
+        nonlocal state
+        with torch.no_grad():
+            _, new = model(tokens[:, :-1], state, updates="scan", write_chunk=config.chunk_size, inplace=True)
+        state = new.fresh_sequence()
+
+    seconds, peaks = {}, {}
+    for what, call in (("training", train), ("reading", read)):
+        call()
+        held = watch.held_bytes()
+        watch.reset_peak()
+        times: list[float] = []
+        while len(times) < job["repeats"] and (len(times) < 3 or sum(times) < job["budget"]):
+            times.append(watch.seconds(call))
+        seconds[what], peaks[what] = times, max(0, watch.peak_bytes() - held)
+    total, active = count_parameters(config)
+    return {
+        "case": dataclasses.asdict(case),
+        "seconds": seconds,
+        "peak_bytes": peaks,
+        "parameters": total,
+        "active_parameters": active,
+        "device_name": watch.device_name,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def model_rows(found: Sequence[ModelSpeed]) -> Iterator[Row]:
+    """Sequences and tokens per second, bytes, parameters; and speed as a share of the first model's, the backbone's."""
+    for speed in found:
+        case = speed.case
+        common: dict[str, Any] = {
+            "model": case.name,
+            "scale": case.scale,
+            "task": "bench",
+            "dataset": f"{case.batch} x {case.length} random tokens",
+            "length": case.length,
+            "protocol": f"threads {speed.threads}",
+            "device": speed.device_name,
+            "dtype": "float32",
+            "version": __version__,
+        }
+        for what in PASSES:
+            low, middle, high = percentiles(speed.seconds[what])
+            calls = len(speed.seconds[what])
+            cost: dict[str, Any] = {
+                "n": calls,
+                "seconds": sum(speed.seconds[what]),
+                "tokens": calls * case.batch * case.length,
+            }
+            yield Row(
+                metric=f"samples_per_second_{what}", value=case.batch / middle, unit="samples/s",
+                ci_low=case.batch / high, ci_high=case.batch / low, **common, **cost,
+            )  # fmt: skip
+            rate = case.batch * case.length / middle
+            yield Row(metric=f"tokens_per_second_{what}", value=rate, unit="tokens/s", **common, **cost)
+            yield Row(metric=f"peak_bytes_{what}", value=float(speed.peak_bytes[what]), unit="bytes", **common, **cost)
+            if speed is not found[0]:
+                share, bounds = share_of(found[0], speed, what)
+                yield Row(
+                    metric=f"share_of_backbone_speed_{what}", value=share, unit="fraction",
+                    ci_low=bounds[0], ci_high=bounds[1], **common, **cost,
+                )  # fmt: skip
+        yield Row(metric="parameters", value=float(speed.parameters), unit="parameters", **common)
+        yield Row(metric="active_parameters", value=float(speed.active_parameters), unit="parameters", **common)
+
+
+def share_of(backbone: ModelSpeed, other: ModelSpeed, what: str) -> tuple[float, tuple[float, float]]:
+    """Speed as a share of the backbone's, for the same tokens; with bounds over 10th and 90th percentiles."""
+    low, middle, high = percentiles(backbone.seconds[what])
+    other_low, other_middle, other_high = percentiles(other.seconds[what])
+    return middle / other_middle, (low / other_high, high / other_low)

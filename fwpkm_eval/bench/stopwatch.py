@@ -1,0 +1,93 @@
+"""Time and memory of a call on a device; what differs between processors and GPUs is here and nowhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from fwpkm_eval.bench import memory
+
+
+class Stopwatch(Protocol):
+    """Times calls one by one and watches the memory."""
+
+    device_name: str
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        """How long a call takes, to the end of all it started."""
+        ...
+
+    def held_bytes(self) -> int:
+        """The memory held now."""
+        ...
+
+    def reset_peak(self) -> None:
+        """Starts the count of `peak_bytes` anew."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """The most memory held since `reset_peak`."""
+        ...
+
+
+class ProcessorWatch:
+    """The clock of the system, and the memory of this process."""
+
+    def __init__(self) -> None:
+        self.device_name = "cpu"
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        returned = call()
+        seconds = time.perf_counter() - started
+        del returned  # freed once the clock was read
+        return seconds
+
+    def held_bytes(self) -> int:
+        return memory.resident_bytes()
+
+    def reset_peak(self) -> None:
+        memory.reset_peak()
+
+    def peak_bytes(self) -> int:
+        return memory.peak_bytes()
+
+
+class CudaWatch:
+    """Events on the GPU's stream; before each call its second-level cache is overwritten, outside of the time."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._cuda: Any = torch.cuda
+        self._device = torch.device(device)
+        self.device_name = torch.cuda.get_device_name(self._device)
+        size = torch.cuda.get_device_properties(self._device).L2_cache_size
+        self._flush = torch.empty(max(size, 2**25) // 4, dtype=torch.int32, device=self._device)
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        self._flush.zero_()
+        start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
+        self._cuda.synchronize(self._device)
+        start.record()
+        returned = call()
+        end.record()
+        self._cuda.synchronize(self._device)
+        del returned
+        return float(start.elapsed_time(end)) / 1000
+
+    def held_bytes(self) -> int:
+        return int(self._cuda.memory_allocated(self._device))
+
+    def reset_peak(self) -> None:
+        self._cuda.synchronize(self._device)
+        self._cuda.reset_peak_memory_stats(self._device)
+
+    def peak_bytes(self) -> int:
+        return int(self._cuda.max_memory_allocated(self._device))
+
+
+def stopwatch(device: str) -> Stopwatch:
+    """The stopwatch of a device."""
+    return ProcessorWatch() if device == "cpu" else CudaWatch(device)

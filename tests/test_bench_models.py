@@ -1,0 +1,112 @@
+"""Whole models in the benchmark, and the stopwatch of a GPU, with a GPU that is made up."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fwpkm_eval import cli
+from fwpkm_eval.bench import models, stopwatch, worker
+from fwpkm_eval.bench.models import ModelCase, ModelSpeed, model_rows, run_models
+from fwpkm_eval.runs.rows import read_rows_csv
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def here(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
+    return json.loads(json.dumps(worker.do(json.loads(json.dumps(job)))))
+
+
+def speed(name: str, training: list[float], reading: list[float]) -> ModelSpeed:
+    seconds = {"training": training, "reading": reading}
+    return ModelSpeed(ModelCase(name, "micro", 2, 100), seconds, {"training": 5, "reading": 3}, 10, 9, "cpu", 1)
+
+
+def test_rates_and_shares_of_the_backbone() -> None:
+    found = [speed("gdn", [1.0] * 3, [0.5] * 3), speed("gdn:fwpkm@1", [2.0] * 3, [0.4] * 3)]
+    rows = {(row.model, row.metric): row for row in model_rows(found)}
+    assert rows["gdn", "samples_per_second_training"].value == 2
+    assert rows["gdn", "tokens_per_second_reading"].value == 400
+    assert rows["gdn:fwpkm@1", "share_of_backbone_speed_training"].value == 0.5
+    assert rows["gdn:fwpkm@1", "share_of_backbone_speed_reading"].value == 1.25
+    assert ("gdn", "share_of_backbone_speed_training") not in rows
+    assert rows["gdn:fwpkm@1", "parameters"].value == 10
+    assert rows["gdn", "peak_bytes_training"].value == 5
+
+
+def test_models_are_trained_and_read() -> None:
+    told: list[str] = []
+    cases = [ModelCase(name, "micro", 1, 130) for name in ("gdn", "gdn:fwpkm@1")]
+    found = run_models(cases, threads=1, repeats=3, budget=60, runner=here, tell=told.append)
+    assert [len(one.seconds[what]) for one in found for what in models.PASSES] == [3] * 4
+    assert all(min(one.seconds["training"]) > min(one.seconds["reading"]) for one in found)
+    assert found[1].parameters > found[0].parameters
+    assert found[1].active_parameters < found[1].parameters
+    assert told == [f"{case.name} at scale micro, 1 x 130 tokens" for case in cases]
+
+
+def test_the_command_stores_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "run_models", functools.partial(run_models, runner=here))
+    asked = ["bench", "--what", "models", "--models", "gdn,gdn:fwpkm@1", "--length", "130", "--repeats", "3"]
+    assert cli.main([*asked, "--threads", "1", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "gdn:fwpkm@1" in shown
+    rows = read_rows_csv(tmp_path / "out" / "rows.csv")
+    assert {row.model for row in rows} == {"gdn", "gdn:fwpkm@1"}
+    assert {row.device for row in rows} == {"cpu"}
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_gpus_time_is_that_of_its_events_with_its_cache_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            happened.append("record")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1500.0
+
+    class Flush:
+        def zero_(self) -> None:
+            happened.append("flush")
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "made-up GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=50 * 2**20))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: happened.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: happened.append("reset"))
+    monkeypatch.setattr(torch, "empty", lambda size, **options: Flush() if size * 4 == 50 * 2**20 else None)
+    watch = stopwatch.stopwatch("cuda:0")
+    assert watch.device_name == "made-up GPU"
+    assert watch.seconds(lambda: happened.append("call")) == 1.5
+    assert happened == ["flush", "synchronize", "record", "call", "record", "synchronize"]
+    watch.reset_peak()
+    assert happened[-1] == "reset"
+    assert (watch.held_bytes(), watch.peak_bytes()) == (3, 7)
+
+
+def test_a_processors_time_ends_before_what_was_returned_is_freed() -> None:
+    import time
+
+    class SlowToGo:
+        def __del__(self) -> None:
+            time.sleep(0.2)
+
+    watch = stopwatch.stopwatch("cpu")
+    assert watch.seconds(SlowToGo) < 0.1
+    assert watch.device_name == "cpu"
