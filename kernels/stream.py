@@ -8,7 +8,7 @@ target and drops the last L. So a token sees the writes of every chunk that was 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels import closed_form as cf
 from fwpkm_eval.kernels.fwmlp import mlp, sgd_step, shifted_target
+from fwpkm_eval.kernels.observe import MemoryObserver, Places, Write, first, shift
 from fwpkm_eval.kernels.product_keys import split_query
 from fwpkm_eval.kernels.sparse_torch import ChunkInputs, step_chunk
 from fwpkm_eval.kernels.types import MemoryRule, TargetRule
@@ -31,8 +32,11 @@ class Memory(Protocol):
         """query [B,T,·] → [B,T,dv], with the fast weights as they are."""
         ...
 
-    def write(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
-        """One step, in place: query [B,m,·], target [B,m+L,dv] before the lookahead shift, gate [B,m] or None."""
+    def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
+        """One step, in place: query [B,m,·], target [B,m+L,dv] before the lookahead shift, gate [B,m] or None.
+
+        places: of the m + L tokens, for whoever observes the memory.
+        """
         ...
 
 
@@ -42,12 +46,15 @@ class ProductKeyMemory:
 
     count: whose reads N_i counts at a write. "written", the tokens being written; "read", the tokens read since the
     last write, as the published implementation does, with its factor (tokens read)/(tokens written).
+    observer: who is told of every read and write. writes: how many there were.
     """
 
     keys: Tensor
     values: Tensor
     rule: MemoryRule
     count: Literal["written", "read"] = "written"
+    observer: MemoryObserver | None = field(default=None, repr=False)
+    writes: int = 0
     _since: list[Tensor] = field(default_factory=list, repr=False)
 
     @property
@@ -60,69 +67,101 @@ class ProductKeyMemory:
         reads = cf.find_reads(parts, self.keys, self.rule.topk, self.rule.score)
         if self.count == "read":
             self._since.append(reads.slots)
+        if self.observer is not None:
+            self.observer.read(reads.slots.view(*query.shape[:2], -1), reads.weights.view(*query.shape[:2], -1))
         return cf.read_rows(self.values, reads.slots, reads.weights).view(*query.shape[:2], -1)
 
+    def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
+        self.write_pairs(query, target[:, self.lookahead :], gate, places)
+
     @torch.no_grad()
-    def write(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
+    def write_pairs(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
+        """`write` with the target [B,m,dv] of each query already beside it."""
         dtype = self.values.dtype
-        # The targets are shifted here, so the step itself has every token's target beside it: L = 0.
+        # Every token has its target beside it, so for the step itself the lookahead is 0.
         rule = MemoryRule(**{**vars(self.rule), "lookahead": 0})
-        inputs = ChunkInputs(
-            query.to(dtype),
-            target[:, self.lookahead :].to(dtype),
-            None if gate is None else gate.to(dtype),
-            rule,
-        )
-        step_chunk(inputs, self.keys, self.values, torch.cat(self._since) if self._since else None)
+        inputs = ChunkInputs(query.to(dtype), target.to(dtype), None if gate is None else gate.to(dtype), rule)
+        step = step_chunk(inputs, self.keys, self.values, torch.cat(self._since) if self._since else None)
         self._since = []
+        self.writes += 1
+        if self.observer is not None:
+            slots, weights = (x.view(*query.shape[:2], -1) for x in (step.reads.slots, step.reads.weights))
+            self.observer.wrote(Write(inputs.query, inputs.target, inputs.gate, slots, weights, places))
 
     def copy(self) -> ProductKeyMemory:
-        return ProductKeyMemory(self.keys.clone(), self.values.clone(), self.rule, self.count, list(self._since))
+        observer = None if self.observer is None else self.observer.copy()
+        keys, values, since = self.keys.clone(), self.values.clone(), list(self._since)
+        return ProductKeyMemory(keys, values, self.rule, self.count, observer, self.writes, since)
 
 
 @dataclass
 class DenseMemory:
-    """FwMLP's fast weights (see `fwmlp_scan` for names and shapes), replaced at each write."""
+    """FwMLP's fast weights (see `fwmlp_scan` for names and shapes), replaced at each write. writes: how many."""
 
     weights: dict[str, Tensor]
     lookahead: int = 1
     target_rule: TargetRule = "mean"
     learning_rate: float = 0.1
+    writes: int = 0
 
     def read(self, query: Tensor) -> Tensor:
         return mlp(query.to(self.weights["w_up"].dtype), self.weights)
 
-    def write(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
+    def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
         dtype = self.weights["w_up"].dtype
         wanted = shifted_target(target.to(dtype), self.lookahead, self.target_rule)
         self.weights = sgd_step(query.to(dtype), wanted, self.weights, self.learning_rate)
+        self.writes += 1
 
     def copy(self) -> DenseMemory:
-        return DenseMemory(dict(self.weights), self.lookahead, self.target_rule, self.learning_rate)
+        return DenseMemory(dict(self.weights), self.lookahead, self.target_rule, self.learning_rate, self.writes)
+
+
+class QueuedPiece(NamedTuple):
+    """Tokens that wait together: query [B,t,·], target [B,t,dv], gate [B,t] or None, and where they stand."""
+
+    query: Tensor
+    target: Tensor
+    gate: Tensor | None
+    places: Places
 
 
 @dataclass
 class WriteQueue:
-    """Tokens that were read and not yet written: pieces of (query [B,·,·], target [B,·,dv], gate [B,·] or None)."""
+    """Tokens that were read and not yet written."""
 
-    pieces: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
+    pieces: list[QueuedPiece] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
-        return sum(piece[0].shape[1] for piece in self.pieces)
+        return sum(piece.query.shape[1] for piece in self.pieces)
 
-    def append(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
-        self.pieces.append((query.detach(), target.detach(), None if gate is None else gate.detach()))
+    def append(self, query: Tensor, target: Tensor, gate: Tensor | None, place: int = 0) -> None:
+        places = (range(place, place + query.shape[1]),)
+        self.pieces.append(
+            QueuedPiece(query.detach(), target.detach(), None if gate is None else gate.detach(), places)
+        )
+
+    def joined(self) -> QueuedPiece:
+        """All that waits, as one piece; there must be something."""
+        query, target = (torch.cat([piece[part] for piece in self.pieces], 1) for part in (0, 1))
+        gates = [piece.gate for piece in self.pieces if piece.gate is not None]
+        places = tuple(run for piece in self.pieces for run in piece.places)
+        return QueuedPiece(query, target, torch.cat(gates, 1) if gates else None, places)
 
     def write(self, memory: Memory, count: int) -> None:
         """Writes the first `count` tokens into memory; those after them stay queued."""
-        query = torch.cat([piece[0] for piece in self.pieces], 1)
-        target = torch.cat([piece[1] for piece in self.pieces], 1)
-        gates = [piece[2] for piece in self.pieces if piece[2] is not None]
-        gate = torch.cat(gates, 1) if gates else None
-        memory.write(query[:, :count], target[:, : count + memory.lookahead], None if gate is None else gate[:, :count])
-        rest = (query[:, count:], target[:, count:], None if gate is None else gate[:, count:])
-        self.pieces = [rest] if rest[0].shape[1] else []
+        query, target, gate, places = self.joined()
+        with_target = count + memory.lookahead
+        memory.write(
+            query[:, :count],
+            target[:, :with_target],
+            None if gate is None else gate[:, :count],
+            first(places, with_target),
+        )
+        after = None if gate is None else gate[:, count:]
+        rest = QueuedPiece(query[:, count:], target[:, count:], after, shift(places, count))
+        self.pieces = [rest] if rest.query.shape[1] else []
 
     def copy(self) -> WriteQueue:
         return WriteQueue(list(self.pieces))
@@ -135,10 +174,12 @@ def read_and_queue(
     target: Tensor,
     gate: Tensor | None,
     chunk_size: int | None,
+    place: int = 0,
 ) -> Tensor:
     """Feeds a piece of a stream: reads it, queues it, and writes whenever chunk_size + L tokens wait.
 
-    query [B,T,·], target [B,T,dv] before the shift, gate [B,T] or None; chunk_size None: only `flush` writes.
+    query [B,T,·], target [B,T,dv] before the shift, gate [B,T] or None; chunk_size None: only `flush` writes. place:
+    where the piece's first token stands, for whoever observes the memory.
     Returns the reads [B,T,dv]. Cutting a stream into other pieces gives the same reads and the same fast weights.
     """
     if chunk_size is not None:
@@ -152,7 +193,7 @@ def read_and_queue(
         stop = tokens if chunk_size is None else min(tokens, start + chunk_size + memory.lookahead - queue.tokens)
         part = slice(start, stop)
         outputs.append(memory.read(query[:, part]))
-        queue.append(query[:, part], target[:, part], None if gate is None else gate[:, part])
+        queue.append(query[:, part], target[:, part], None if gate is None else gate[:, part], place + start)
         if chunk_size is not None and queue.tokens == chunk_size + memory.lookahead:
             queue.write(memory, chunk_size)
         start = stop

@@ -6,7 +6,6 @@ Values of fast weights are not stored: they are drawn from the seed again (`Lang
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.files import write_whole
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.language_model import LanguageModel
 
@@ -60,24 +60,16 @@ def save_checkpoint(
         "weights_hash": model.weights_hash,
         "training": about,
     }
-    write_whole(folder / WEIGHTS, lambda path: save_file(weights, path))
-    write_whole(folder / DESCRIPTION, lambda path: path.write_text(json.dumps(description, indent=1) + "\n"))
+    save_tensors(folder / WEIGHTS, weights)
+    write_whole(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
 
-def write_whole(path: Path, write: Any) -> None:
-    """Calls write(temporary path) and moves the result into place: the file is there whole, or as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, there whole or as it was. UserError if it cannot be written."""
     try:
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        # safetensors makes files that nobody else can read; give them the usual permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    except SafetensorError as problem:  # a full disk, say
+        raise UserError(f"cannot write {path}: {problem}") from None
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -74,12 +74,18 @@ class Layer(nn.Module):
         position: int,
         updates: Updates,
         write_chunk: int | None,
+        place: int = 0,
     ) -> tuple[Tensor, MixerState, MemoryState | None]:
         if self.memory is not None and memory_state is not None:
-            x, memory_state = self.memory(x, memory_state, updates, write_chunk)
+            x, memory_state = self.memory(x, memory_state, updates, write_chunk, place)
         mixed, mixer_state = self.mixer(self.mixer_norm(x), mixer_state, position)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), mixer_state, memory_state
+
+
+def values_seed(seed: int, layer: int) -> int:
+    """The seed of the first fast weights of a layer's memory, in a model of this seed."""
+    return seed * 1000 + layer
 
 
 class LanguageModel(nn.Module):
@@ -146,7 +152,7 @@ class LanguageModel(nn.Module):
         memories = {}
         for number, layer in enumerate(self.blocks):
             if layer.memory is not None:
-                memories[number] = MemoryState(layer.memory.initial_memory(self.seed * 1000 + number))
+                memories[number] = MemoryState(layer.memory.initial_memory(values_seed(self.seed, number)))
         return ModelState(0, [None] * len(self.layers), memories)
 
     def forward(
@@ -192,11 +198,11 @@ class LanguageModel(nn.Module):
         for number, layer in enumerate(self.blocks):
             held = state.memories.get(number)
             held = None if held is None else MemoryState(held.memory, held.queue, held.past)
-            x, mixer, held = layer(x, state.mixers[number], held, state.position, updates, every)
+            x, mixer, held = layer(x, state.mixers[number], held, state.position, updates, every, state.place)
             mixers.append(mixer)
             if held is not None:
                 memories[number] = held
-        after = ModelState(state.position + tokens.shape[1], mixers, memories)
+        after = ModelState(state.position + tokens.shape[1], mixers, memories, state.origin)
         if logits == "none":
             return None, after
         x = x if logits == "all" else x[:, -1:]

@@ -117,9 +117,12 @@ class FastWeightLayer(nn.Module):
         return gate
 
     def forward(
-        self, x: Tensor, state: MemoryState, updates: Updates, write_chunk: int | None
+        self, x: Tensor, state: MemoryState, updates: Updates, write_chunk: int | None, place: int = 0
     ) -> tuple[Tensor, MemoryState]:
-        """x [B,T,D]; state is updated in place and returned. write_chunk None: only a flush writes."""
+        """x [B,T,D]; state is updated in place and returned. write_chunk None: only a flush writes.
+
+        place: where x's first token stands, for whoever observes the memory.
+        """
         q, v, gate, past = self.project(x, state.past)
         weigh = self.write_gate(gate)
         if updates == "scan":
@@ -127,8 +130,10 @@ class FastWeightLayer(nn.Module):
         elif updates == "off":
             read = state.memory.read(q)
         else:
-            read = read_and_queue(state.memory, state.queue, q, v, weigh, write_chunk)
+            read = read_and_queue(state.memory, state.queue, q, v, weigh, write_chunk, place)
         state.past = past
+        if isinstance(state.memory, ProductKeyMemory) and state.memory.observer is not None:
+            state.memory.observer.gated(gate, place)
         return self.output(x, read, v, self.read_gate(gate)), state
 
 
@@ -139,14 +144,7 @@ class FwPKMLayer(FastWeightLayer):
         config = model.fwpkm
         super().__init__(config, model, config.heads * config.key_dim, config.value_dim)
         self.config = config
-        self.rule = MemoryRule(
-            config.topk,
-            config.score,
-            config.lookahead,
-            config.addressing,
-            config.learning_rate,
-            config.addressing_weight,
-        )
+        self.rule = memory_rule(config)
         self.register_buffer("first_keys", torch.empty(config.heads, 2, config.subkeys, config.key_dim // 2))
         self.first_keys: Tensor
 
@@ -173,14 +171,13 @@ class FwPKMLayer(FastWeightLayer):
             inplace=True,
         )
         state.memory.keys, state.memory.values = result.keys.detach(), result.values.detach()
+        state.memory.writes += -(-q.shape[1] // chunk_size)
         return result.output
 
     def initial_memory(self, values_seed: int) -> ProductKeyMemory:
         """What the memory is before it has read: the keys kept with the weights, values N(0, dv^-½) from a seed."""
-        shape = (self.config.subkeys**2, self.config.value_dim)
-        draw = torch.Generator().manual_seed(values_seed)
-        values = torch.randn(shape, generator=draw) * self.config.value_dim**-0.5
-        return ProductKeyMemory(self.first_keys.float().clone(), values.to(self.first_keys.device), self.rule)
+        values = first_values(self.config, values_seed).to(self.first_keys.device)
+        return ProductKeyMemory(self.first_keys.float().clone(), values, self.rule)
 
 
 class FwMLPLayer(FastWeightLayer):
@@ -207,25 +204,51 @@ class FwMLPLayer(FastWeightLayer):
             learning_rate=c.learning_rate,
         )
         state.memory.weights = {name: weight.detach() for name, weight in result.weights.items()}
+        state.memory.writes += -(-q.shape[1] // chunk_size)
         return result.output
 
     def initial_memory(self, values_seed: int) -> DenseMemory:
-        """Fast weights drawn from a seed: W_up, W_gate N(0, in^-½), W_down N(0, hidden^-½), biases 0."""
-        c, draw = self.config, torch.Generator().manual_seed(values_seed)
+        """What the memory is before it has read (see `first_dense_memory`)."""
+        memory = first_dense_memory(self.config, values_seed)
         device = self.q_proj.weight.device
+        memory.weights = {name: weight.to(device) for name, weight in memory.weights.items()}
+        return memory
 
-        def normal(rows: int, columns: int) -> Tensor:
-            return (torch.randn(rows, columns, generator=draw) * columns**-0.5).to(device)
 
-        weights = {
-            "w_up": normal(c.hidden, c.input_dim),
-            "b_up": torch.zeros(c.hidden, device=device),
-            "w_gate": normal(c.hidden, c.input_dim),
-            "b_gate": torch.zeros(c.hidden, device=device),
-            "w_down": normal(c.output_dim, c.hidden),
-            "b_down": torch.zeros(c.output_dim, device=device),
-        }
-        return DenseMemory(weights, c.lookahead, c.target_rule, c.learning_rate)
+def memory_rule(config: FwPKMConfig) -> MemoryRule:
+    """How a FwPKM of this configuration reads and writes."""
+    return MemoryRule(
+        config.topk,
+        config.score,
+        config.lookahead,
+        config.addressing,
+        config.learning_rate,
+        config.addressing_weight,
+    )
+
+
+def first_values(config: FwPKMConfig, values_seed: int) -> Tensor:
+    """A FwPKM's values [S²,dv] before anything was read: N(0, dv^-½) from a seed, on the CPU."""
+    draw = torch.Generator().manual_seed(values_seed)
+    return torch.randn(config.subkeys**2, config.value_dim, generator=draw) * config.value_dim**-0.5
+
+
+def first_dense_memory(config: FwMLPConfig, values_seed: int) -> DenseMemory:
+    """Fast weights drawn from a seed, on the CPU: W_up, W_gate N(0, in^-½), W_down N(0, hidden^-½), biases 0."""
+    draw = torch.Generator().manual_seed(values_seed)
+
+    def normal(rows: int, columns: int) -> Tensor:
+        return torch.randn(rows, columns, generator=draw) * columns**-0.5
+
+    weights = {
+        "w_up": normal(config.hidden, config.input_dim),
+        "b_up": torch.zeros(config.hidden),
+        "w_gate": normal(config.hidden, config.input_dim),
+        "b_gate": torch.zeros(config.hidden),
+        "w_down": normal(config.output_dim, config.hidden),
+        "b_down": torch.zeros(config.output_dim),
+    }
+    return DenseMemory(weights, config.lookahead, config.target_rule, config.learning_rate)
 
 
 def finish_reading(state: MemoryState) -> None:

@@ -13,21 +13,47 @@ class ModelState:
     """What a model knows after the tokens it has read.
 
     position: tokens of this sequence so far. mixers: attention caches or recurrent matrices, one a layer (None before
-    the first token). memories: fast weights and their queues, by layer.
+    the first token). memories: fast weights and their queues, by layer. origin: where this sequence's first token
+    stands in all the text that the memories were ever shown; only who observes a memory asks for it.
     """
 
     position: int = 0
     mixers: list[MixerState | None] = field(default_factory=list)
     memories: dict[int, MemoryState] = field(default_factory=dict)
+    origin: int = 0
 
     def copy(self) -> ModelState:
         """A state that shares no fast weights with this one (caches are never changed in place: they are shared)."""
-        return ModelState(self.position, list(self.mixers), {n: m.copy() for n, m in self.memories.items()})
+        memories = {n: m.copy() for n, m in self.memories.items()}
+        return ModelState(self.position, list(self.mixers), memories, self.origin)
 
     def fresh_sequence(self) -> ModelState:
-        """The same fast weights (shared, not copied) before a new sequence: position 0, no caches, nothing queued."""
+        """The same fast weights (shared, not copied) before a new sequence: position 0, no caches, nothing queued.
+
+        The new sequence is taken to be another reading of the same text: its origin is this one's.
+        """
         memories = {n: MemoryState(m.memory) for n, m in self.memories.items()}
-        return ModelState(0, [None] * len(self.mixers), memories)
+        return ModelState(0, [None] * len(self.mixers), memories, self.origin)
+
+    def assert_fresh(self) -> None:
+        """Refuses a state in which anything was read: what starts from it would not start from nothing.
+
+        Raises:
+            RuntimeError: there is a position, a cache, a queued token, a convolution's past, or a write.
+        """
+        found = [f"position {self.position}"] * (self.position != 0)
+        found += [f"a cache in layer {number}" for number, mixer in enumerate(self.mixers) if mixer is not None]
+        for number, held in self.memories.items():
+            found += [f"{held.queue.tokens} queued tokens in layer {number}"] * (held.queue.tokens > 0)
+            found += [f"a convolution's past in layer {number}"] * (held.past is not None)
+            found += [f"{held.memory.writes} writes in layer {number}"] * (held.memory.writes > 0)
+        if found:
+            raise RuntimeError(f"a fresh state is needed; this one has {', '.join(found)}")
+
+    @property
+    def place(self) -> int:
+        """Where the next token stands in all the text that the memories were ever shown."""
+        return self.origin + self.position
 
     @property
     def queued_tokens(self) -> int:

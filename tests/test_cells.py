@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fwpkm_eval import files
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.runs import files
 from fwpkm_eval.runs.cells import Cell, CellStore, canonical_json, canonical_key
 from fwpkm_eval.runs.rows import Row
 
@@ -194,7 +194,7 @@ def test_a_process_killed_in_the_middle_of_saving_loses_only_that_cell(tmp_path:
     code = """
         import os, signal, sys
         from pathlib import Path
-        from fwpkm_eval.runs import files
+        from fwpkm_eval import files
         from fwpkm_eval.runs.cells import CellStore
         out, key, step = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
         setattr(files.os, step, lambda *_: os.kill(os.getpid(), signal.SIGKILL))

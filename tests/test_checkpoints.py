@@ -244,13 +244,13 @@ def test_a_configuration_that_does_not_fit(folder: Path, part: str, changes: dic
 def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def full_disk(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    def full_disk(tensors: dict[str, torch.Tensor], path: Path, metadata: object) -> None:
         Path(path).write_bytes(b"half of")
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full_disk)
-        with pytest.raises(OSError, match="space"):
+        with pytest.raises(UserError, match="cannot write .*space"):
             save_checkpoint(small_model(SPEC, seed=4), folder, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     load_checkpoint(folder)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels import closed_form
+from fwpkm_eval.kernels.observe import Places
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
 from fwpkm_eval.kernels.types import MemoryRule
 
@@ -326,7 +327,7 @@ class CountingMemory:
         assert self.reads < 100, "the stream does not come to an end"
         return query
 
-    def write(self, query: Tensor, target: Tensor, gate: Tensor | None) -> None:
+    def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
         assert target.shape[1] == query.shape[1] + 1
         self.written += query.shape[1]
 

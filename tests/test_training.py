@@ -19,10 +19,10 @@ from tolerances import assert_close
 
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models import checkpoint
 from fwpkm_eval.reference_models.checkpoint import load_checkpoint
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.reference_models.language_model import LanguageModel
-from fwpkm_eval.training import trainer as trainer_module
 from fwpkm_eval.training.batches import Batch, BatchMaker
 from fwpkm_eval.training.recipe import Recipe, recipe_for
 from fwpkm_eval.training.trainer import RESUME, StepReport, Trainer, learning_rate, make_optimizer
@@ -376,8 +376,8 @@ def test_a_save_that_fails_keeps_the_last_one(data: str, tmp_path: Path, monkeyp
         Path(path).write_bytes(b"half of")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(trainer_module, "save_file", full_disk)
-    with pytest.raises(OSError, match="space"):
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(UserError, match="cannot write .*space"):
         trainer.save()
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(RESUME, before)]
 

@@ -136,7 +136,7 @@ def _write(text_set: TextSet, out: Path) -> str:
     """Writes one split into the data folder ``out``; what is already there is checked, never replaced."""
     from fwpkm_eval.data import load_set
     from fwpkm_eval.errors import UserError
-    from fwpkm_eval.runs.files import create_whole
+    from fwpkm_eval.files import create_whole
 
     path = out / text_set.name / f"{text_set.split}.jsonl.gz"
     lines = "".join(

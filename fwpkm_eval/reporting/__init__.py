@@ -20,13 +20,13 @@ def build_report(out_dir: Path) -> list[Path]:
     Raises:
         UserError: the folder holds no results, a file in it is damaged, or it cannot be written to.
     """
+    from fwpkm_eval.files import write_whole
     from fwpkm_eval.reporting.gather import ROWS, gather
     from fwpkm_eval.reporting.plots import PLOT_NAMES, build_plots
     from fwpkm_eval.reporting.report import render, title
     from fwpkm_eval.reporting.sets import SetFacts
     from fwpkm_eval.reporting.table import to_markdown
     from fwpkm_eval.reporting.tables import build_tables
-    from fwpkm_eval.runs.files import write_whole
     from fwpkm_eval.runs.rows import rows_to_frame, write_rows_csv
 
     out = Path(out_dir)

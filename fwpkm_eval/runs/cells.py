@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fwpkm_eval.runs.files import write_whole
+from fwpkm_eval.files import write_whole
 from fwpkm_eval.runs.rows import Row
 
 _KEY = re.compile(r"[0-9a-f]{20}")

@@ -16,8 +16,8 @@ from typing import Any
 
 import fwpkm_eval
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.files import create_whole, write_whole
 from fwpkm_eval.runs.cells import canonical_json
-from fwpkm_eval.runs.files import create_whole, write_whole
 
 MANIFEST = "manifest.json"
 RESULT_NAMES = ("cells", "rows.csv", "tables.md", "plots", "report.html")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.errors import UserError, shown
-from fwpkm_eval.runs.files import write_whole
+from fwpkm_eval.files import write_whole
 
 if TYPE_CHECKING:
     import pandas

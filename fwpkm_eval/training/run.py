@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.reference_models.checkpoint import DESCRIPTION, write_whole
+from fwpkm_eval.files import write_whole
+from fwpkm_eval.reference_models.checkpoint import DESCRIPTION
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.training.progress import TrainingProgress
 from fwpkm_eval.training.recipe import Recipe
@@ -63,7 +64,7 @@ def _keep_metrics_up_to(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             break  # the line that was being written when the run was killed
-    write_whole(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
+    write_whole(path, "".join(kept))
 
 
 def train_models(

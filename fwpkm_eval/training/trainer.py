@@ -13,14 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fwpkm_eval import __version__
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory
-from fwpkm_eval.reference_models.checkpoint import round_weights, save_checkpoint, write_whole
+from fwpkm_eval.reference_models.checkpoint import round_weights, save_checkpoint, save_tensors
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
@@ -173,7 +172,7 @@ class Trainer:
         counts = {"step": str(self.step), "diverged_steps": str(self.diverged_steps)}
         about = {**counts, "identity": json.dumps(self.identity, sort_keys=True)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / RESUME, lambda path: save_file(tensors, path, metadata=about))
+        save_tensors(self.folder / RESUME, tensors, about)
 
     def resume(self) -> bool:
         """Goes back to what `save` kept; False if there is nothing. UserError if it belongs to another run."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fwpkm_eval.errors import UserError
 
+Content = str | bytes | Callable[[Path], object]
+"""Text (as UTF-8), bytes, or a function that writes a file at the path it is given."""
 
-def write_whole(path: Path, content: str | bytes) -> Path:
-    """Put ``content`` (text as UTF-8) at ``path`` in one step: a crash leaves the old file or the new one.
+
+def write_whole(path: Path, content: Content) -> Path:
+    """Put ``content`` at ``path`` in one step: a crash leaves the old file or the new one.
 
     The name of the temporary file is unique, so two processes writing the same path only race for who is
     last.
@@ -32,7 +35,7 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def create_whole(path: Path, content: str | bytes) -> bool:
+def create_whole(path: Path, content: Content) -> bool:
     """Like :func:`write_whole`, but never over another file: False if ``path`` is already there."""
     with _said_in_one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,18 +55,28 @@ def create_whole(path: Path, content: str | bytes) -> bool:
     return True
 
 
-def _write_beside(path: Path, content: str | bytes) -> Path:
+def _write_beside(path: Path, content: Content) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
+        if callable(content):
+            content(temporary)
+            _usual_permissions(temporary)
+        else:
+            with open(temporary, "xb") as file:
+                file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _usual_permissions(path: Path) -> None:
+    """Those of a file that ``open`` makes: some libraries (safetensors) make files that nobody else can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _sync_folder(folder: Path) -> None:
