@@ -138,13 +138,13 @@ class WriteQueue:
 
     def append(self, query: Tensor, target: Tensor, gate: Tensor | None, place: int = 0) -> None:
         places = (range(place, place + query.shape[1]),)
-        self.pieces.append(
-            QueuedPiece(query.detach(), target.detach(), None if gate is None else gate.detach(), places)
-        )
+        gate = None if gate is None else gate.detach()
+        self.pieces.append(QueuedPiece(query.detach(), target.detach(), gate, places))
 
     def joined(self) -> QueuedPiece:
         """All that waits, as one piece; there must be something."""
-        query, target = (torch.cat([piece[part] for piece in self.pieces], 1) for part in (0, 1))
+        query = torch.cat([piece.query for piece in self.pieces], 1)
+        target = torch.cat([piece.target for piece in self.pieces], 1)
         gates = [piece.gate for piece in self.pieces if piece.gate is not None]
         places = tuple(run for piece in self.pieces for run in piece.places)
         return QueuedPiece(query, target, torch.cat(gates, 1) if gates else None, places)

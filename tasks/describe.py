@@ -1,4 +1,4 @@
-"""What a row says about the model that made it: name, scale, device, dtype, backend, hashes, versions."""
+"""What tasks share: what a row says of its model, the state they start from, and the mode they measure in."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def describe_model(model: Any) -> dict[str, Any]:
         "weights_hash": model.weights_hash,
         "version": __version__,
     }
+
+
+def fresh_state(model: Any) -> Any:
+    """The state that a task starts from, checked to hold nothing that was read before."""
+    state = model.initial_state(1)
+    state.assert_fresh()
+    return state
 
 
 @contextmanager

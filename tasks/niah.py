@@ -24,7 +24,7 @@ import numpy as np
 
 from fwpkm_eval.data.stream import token_stream
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.tasks.describe import measuring, model_tensor
+from fwpkm_eval.tasks.describe import fresh_state, measuring, model_tensor
 from fwpkm_eval.tasks.needles import NeedleSample, build_sample, sample_rng
 from fwpkm_eval.tasks.reading import (
     CLOSED_BOOK,
@@ -277,7 +277,7 @@ def _ask_with_memory(
     started = time.perf_counter()
     if settings.scope == "sample":
         for index, sample, exam in samples:
-            answers, _ = memorise_and_answer(reader, exam, model.initial_state(1), settings.protocols, settings.passes)
+            answers, _ = memorise_and_answer(reader, exam, fresh_state(model), settings.protocols, settings.passes)
             for (protocol, passes), answer in answers.items():
                 which = {"setting": setting, "protocol": protocol, "passes": passes}
                 result.answers.append(samples.grade(sample, index, answer, **which))
@@ -286,7 +286,7 @@ def _ask_with_memory(
         # written: these runs share no work.
         for protocols in _that_write_alike(settings.protocols):
             for passes in settings.passes:
-                memory = model.initial_state(1)
+                memory = fresh_state(model)
                 for index, sample, exam in samples:
                     answers, memory = memorise_and_answer(reader, exam, memory.fresh_sequence(), protocols, (passes,))
                     for (protocol, _), answer in answers.items():

@@ -30,7 +30,7 @@ import numpy as np
 
 from fwpkm_eval.data.stream import segments, token_stream
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.tasks.describe import describe_model, measuring, model_tensor
+from fwpkm_eval.tasks.describe import describe_model, fresh_state, measuring, model_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,7 +164,7 @@ def evaluate_perplexity(
         state = None
         for segment in segments(stream, settings.segment, within_documents=settings.scope == "document"):
             if state is None or _memory_starts_anew(settings.scope, segment):
-                state = model.initial_state(1)
+                state = fresh_state(model)
             else:
                 state = state.fresh_sequence()
             inputs, targets = (torch.from_numpy(tokens).to(device) for tokens in segment)

@@ -28,6 +28,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fwpkm_eval.tasks.describe import fresh_state
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -171,9 +173,9 @@ def answer_without_memory(reader: Reader, exam: Exam, protocols: Iterable[str]) 
     protocols = set(protocols)
     answers: dict[str, Answer] = {}
     if protocols & {OPEN_BOOK, PUBLISHED}:
-        state = reader.read(exam.haystack, reader.model.initial_state(1), write=False)
+        state = reader.read(exam.haystack, fresh_state(reader.model), write=False)
         with_haystack = reader.answer(state, exam)
         answers.update({protocol: with_haystack for protocol in (OPEN_BOOK, PUBLISHED) if protocol in protocols})
     if CLOSED_BOOK in protocols:
-        answers[CLOSED_BOOK] = reader.answer(reader.model.initial_state(1), exam)
+        answers[CLOSED_BOOK] = reader.answer(fresh_state(reader.model), exam)
     return answers

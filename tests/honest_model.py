@@ -42,6 +42,9 @@ class State:
     queue: tuple[tuple[tuple[int, ...], int], ...] = ()
     used_up: bool = False
 
+    def assert_fresh(self) -> None:
+        assert (self.history, self.queue, self.used_up, self.memory.writes) == ((), (), False, 0)
+
     def fresh_sequence(self) -> State:
         self.check()
         return State(self.memory, self.version)

@@ -91,7 +91,7 @@ def everything(state: ModelState) -> dict[str, Tensor]:
         if held.past is not None:
             found[f"past.{number}"] = held.past.clone()
         for part in range(3):
-            waiting = [x for piece in held.queue.pieces if (x := piece[part]) is not None]
+            waiting = [x for piece in held.queue.pieces if isinstance(x := piece[part], Tensor)]
             if waiting:
                 found[f"queue.{number}.{part}"] = torch.cat(waiting, 1).clone()
     return found

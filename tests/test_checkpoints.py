@@ -250,7 +250,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(folder: Path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full_disk)
-        with pytest.raises(UserError, match="cannot write .*space"):
+        with pytest.raises(UserError, match=r"cannot write .*space"):
             save_checkpoint(small_model(SPEC, seed=4), folder, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     load_checkpoint(folder)

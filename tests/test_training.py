@@ -377,7 +377,7 @@ def test_a_save_that_fails_keeps_the_last_one(data: str, tmp_path: Path, monkeyp
         raise OSError("no space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(UserError, match="cannot write .*space"):
+    with pytest.raises(UserError, match=r"cannot write .*space"):
         trainer.save()
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(RESUME, before)]
 
