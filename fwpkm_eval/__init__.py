@@ -1,6 +1,6 @@
 """Evaluates language models with fast-weight product-key memory (FwPKM) beside their baselines.
 
-``load_model`` and ``evaluate`` are loaded on first use, so that importing this package stays cheap.
+What stands in `fwpkm_eval.api` is loaded on first use, so that importing this package stays cheap.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fwpkm_eval.api import evaluate, load_model
+    from fwpkm_eval.api import evaluate, load_model, load_state, save_state
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "load_model"]
+__all__ = ["__version__", "evaluate", "load_model", "load_state", "save_state"]
 
-_FROM_API = ("evaluate", "load_model")
+_FROM_API = ("evaluate", "load_model", "load_state", "save_state")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,14 @@
 """The Python interface: load a trained model, and evaluate it on a task.
 
-from fwpkm_eval import load_model, evaluate
+from fwpkm_eval import evaluate, load_model, load_state, save_state
 
 model = load_model("gdn+swa:fwpkm")                     # or the folder of a checkpoint
 rows = evaluate(model, "niah", lengths=(4096,), passes=(1, 2, 4))
 rows = evaluate(model, "ppl", data="embedded", tokens=65536, frozen=True)
+
+logits, state = model(tokens)                           # tokens [1, T]
+save_state("memory.state", model, model.flush(state))
+state = load_state("memory.state", model).fresh_sequence()
 """
 
 from __future__ import annotations
@@ -53,6 +57,28 @@ def load_model(
     where = resolve_device(str(device))
     model = load_checkpoint(find_checkpoint(name_or_path, scale, seed), where)
     return model if dtype == "float32" else model.to(resolve_dtype(dtype))
+
+
+def save_state(path: str | Path, model: Any, state: Any) -> None:
+    """Writes a state of ``model`` (what it returned, or its ``initial_state()``) to a file, whole or not at all.
+
+    Raises:
+        UserError: the state is of another model, or the file cannot be written.
+    """
+    from fwpkm_eval.reference_models.state_files import save_state as save
+
+    save(Path(path), model, state)
+
+
+def load_state(path: str | Path, model: Any) -> Any:
+    """The state in a file: ``model`` goes on from it as from the one that was saved.
+
+    Raises:
+        UserError: no such file, damaged, or the state of another model.
+    """
+    from fwpkm_eval.reference_models.state_files import load_state as load
+
+    return load(Path(path), model)
 
 
 def find_checkpoint(name_or_path: str | Path, scale: str = "micro", seed: int = 0) -> Path:

@@ -6,6 +6,7 @@ written, L lookahead, H heads, k top-k.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +21,7 @@ class Write:
     """One write, as it was done.
 
     query [B,m,H·dk] and gate [B,m] (None: no gate) of the tokens written; target [B,m,dv] of the token L after each;
-    slots, weights [B,m,H·k]: what the write read, and so wrote to; places: of the m + L tokens, in order.
+    slots, weights [B,m,H·k]: what the write read, and so wrote to; places of the m tokens and of their targets.
     """
 
     query: Tensor
@@ -28,7 +29,8 @@ class Write:
     gate: Tensor | None
     slots: Tensor
     weights: Tensor
-    places: Places
+    query_places: Places
+    target_places: Places
 
 
 class MemoryObserver(Protocol):
@@ -69,6 +71,17 @@ def first(places: Places, count: int) -> Places:
             kept.append(run[:count])
         count -= len(run)
     return tuple(kept)
+
+
+def runs(places: Iterable[int]) -> Places:
+    """Places one by one → in runs."""
+    found: list[range] = []
+    for place in places:
+        if found and place == found[-1].stop:
+            found[-1] = range(found[-1].start, place + 1)
+        else:
+            found.append(range(place, place + 1))
+    return tuple(found)
 
 
 def listed(places: Places) -> list[int]:

@@ -72,10 +72,18 @@ class ProductKeyMemory:
         return cf.read_rows(self.values, reads.slots, reads.weights).view(*query.shape[:2], -1)
 
     def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
-        self.write_pairs(query, target[:, self.lookahead :], gate, places)
+        query_places, target_places = first(places, query.shape[1]), shift(places, self.lookahead)
+        self.write_pairs(query, target[:, self.lookahead :], gate, query_places, target_places)
 
     @torch.no_grad()
-    def write_pairs(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
+    def write_pairs(
+        self,
+        query: Tensor,
+        target: Tensor,
+        gate: Tensor | None,
+        query_places: Places = (),
+        target_places: Places = (),
+    ) -> None:
         """`write` with the target [B,m,dv] of each query already beside it."""
         dtype = self.values.dtype
         # Every token has its target beside it, so for the step itself the lookahead is 0.
@@ -86,7 +94,9 @@ class ProductKeyMemory:
         self.writes += 1
         if self.observer is not None:
             slots, weights = (x.view(*query.shape[:2], -1) for x in (step.reads.slots, step.reads.weights))
-            self.observer.wrote(Write(inputs.query, inputs.target, inputs.gate, slots, weights, places))
+            self.observer.wrote(
+                Write(inputs.query, inputs.target, inputs.gate, slots, weights, query_places, target_places)
+            )
 
     def copy(self) -> ProductKeyMemory:
         observer = None if self.observer is None else self.observer.copy()

@@ -1,0 +1,209 @@
+"""States as files: one safetensors file whose header holds a checked description as JSON; no pickle.
+
+Of a FwPKM's values only the slots that differ from the first ones are stored: the first ones are drawn from the model's
+seed again, and a hash says whether that gave the same. A file belongs to one model: its configuration, seed and the
+hash of its weights are in it. It can be shown, compared, reset and made to forget without that model.
+
+Tensors: memory.N.slots [U], .rows [U,dv], .keys and .first_keys [H,2,S,dk/2] (FwPKM) or memory.N.w_up … (FwMLP);
+past.N; queue.N.query, .target, .gate; mixer.N.name; log.N.W.query, .target, .gate of write W.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.kernels.observe import Places
+from fwpkm_eval.kernels.stream import ProductKeyMemory, QueuedPiece
+from fwpkm_eval.reference_models.checkpoint import save_tensors
+from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.reference_models.memory_layers import FwPKMLayer, MemoryState
+from fwpkm_eval.reference_models.state import ModelState
+from fwpkm_eval.reference_models.state_parts import StateParts, values_hash
+from fwpkm_eval.reference_models.stored_state import Span, StoredState
+from fwpkm_eval.reference_models.write_log import LoggedWrite, log_of
+
+FORMAT = 1
+_HEADER = "fwpkm_eval_state"
+
+
+def save_state(
+    path: Path, model: LanguageModel, state: ModelState, *, tokens_read: int | None = None, spans: Sequence[Span] = ()
+) -> None:
+    """Writes the state of this model to a file, whole or not at all.
+
+    tokens_read: in all (default: those of the sequence being read); spans: names for what was read.
+
+    Raises:
+        UserError: the state is of another model, or the file cannot be written.
+    """
+    wanted = {number for number, layer in enumerate(model.blocks) if layer.memory is not None}
+    if set(state.memories) != wanted or len(state.mixers) != len(model.blocks):
+        raise UserError(f"this state is not one of a {model.config.name}")
+    first_keys = {
+        number: layer.memory.first_keys.detach().float().cpu()
+        for number, layer in enumerate(model.blocks)
+        if isinstance(layer.memory, FwPKMLayer)
+    }
+    tokens = state.position if tokens_read is None else tokens_read
+    about = (model.config, model.seed, model.weights_hash)
+    write_state(Path(path), StoredState(*about, state, first_keys, tokens, list(spans)))
+
+
+def load_state(path: Path | str, model: LanguageModel) -> ModelState:
+    """The state in a file, on the model's device: the model goes on from it as from the state that was saved.
+
+    Raises:
+        UserError: no such file, damaged, or the state of another model.
+    """
+    stored = read_state(Path(path))
+    check_same_model(path, stored, model)
+    return _to(stored.state, model.device)
+
+
+def check_same_model(path: Path | str, stored: StoredState, model: LanguageModel) -> None:
+    """Refuses a state that another model made."""
+    if stored.config != model.config:
+        other = f"{stored.config.name} ({stored.config.scale})"
+        raise UserError(f"{path} is a state of another model: of {other}, not of this {model.config.name}")
+    if stored.weights_hash != model.weights_hash or stored.seed != model.seed:
+        raise UserError(
+            f"{path} is a state of a {stored.config.name} with weights {stored.weights_hash}; "
+            f"this model's are {model.weights_hash}"
+        )
+
+
+def write_state(path: Path, stored: StoredState) -> None:
+    """The file of a state, there whole or as it was. UserError if it cannot be written."""
+    tensors: dict[str, Tensor] = {}
+    state = stored.state
+    layers = {str(n): _put_memory(stored, n, held, tensors) for n, held in state.memories.items()}
+    for number, mixer in enumerate(state.mixers):
+        tensors |= {f"mixer.{number}.{name}": x for name, x in (mixer or {}).items()}
+    tensors = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
+    about = {
+        "format": FORMAT,
+        "config": stored.config.to_dict(),
+        "seed": stored.seed,
+        "weights_hash": stored.weights_hash,
+        "position": state.position,
+        "origin": state.origin,
+        "tokens_read": stored.tokens_read,
+        "spans": [vars(span) for span in stored.spans],
+        "forgotten": [vars(span) for span in stored.forgotten],
+        "layers": layers,
+    }
+    header = {"about": about, "sha256": _digest(about, tensors)}
+    save_tensors(path, tensors, {_HEADER: json.dumps(header)})
+
+
+def _put_memory(stored: StoredState, number: int, held: MemoryState, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Adds a layer's tensors, and returns what the description says of it."""
+    memory, name = held.memory, f"memory.{number}"
+    about: dict[str, Any] = {"writes": memory.writes}
+    if isinstance(memory, ProductKeyMemory):
+        if memory.count != "written" or memory.values.dtype != torch.float32:
+            raise UserError(f"layer {number}: only float32 memories that count the reads of written tokens are stored")
+        values = memory.values.detach().cpu()
+        first = stored.first_memory(number)
+        assert isinstance(first, ProductKeyMemory)
+        changed = (values.view(torch.int32) != first.values.view(torch.int32)).any(1).nonzero().squeeze(-1)
+        tensors |= {f"{name}.slots": changed, f"{name}.rows": values[changed]}
+        tensors |= {f"{name}.keys": memory.keys, f"{name}.first_keys": stored.first_keys[number]}
+        about["values_hash"] = values_hash(values)
+        log = log_of(memory)
+        if log is not None:
+            about["log"] = [_put_write(write, f"log.{number}.{w}", tensors) for w, write in enumerate(log.writes)]
+    else:
+        tensors |= {f"{name}.{part}": weight for part, weight in memory.weights.items()}
+    if held.past is not None:
+        tensors[f"past.{number}"] = held.past
+    if held.queue.pieces:
+        query, target, gate, places = held.queue.joined()
+        _put(f"queue.{number}", query, target, gate, tensors)
+        about["queue"] = _ranges(places)
+    return about
+
+
+def _put_write(write: LoggedWrite, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    _put(name, write.query, write.target, write.gate, tensors)
+    return {"queries": _ranges(write.query_places), "targets": _ranges(write.target_places)}
+
+
+def _put(name: str, query: Tensor, target: Tensor, gate: Tensor | None, tensors: dict[str, Tensor]) -> None:
+    tensors |= {f"{name}.query": query, f"{name}.target": target}
+    if gate is not None:
+        tensors[f"{name}.gate"] = gate
+
+
+def _ranges(places: Places) -> list[list[int]]:
+    return [[run.start, run.stop] for run in places]
+
+
+def read_state(path: Path) -> StoredState:
+    """What a state file holds, on the CPU; its model is not needed.
+
+    Raises:
+        UserError: no such file, not a state file, damaged, or made with other first fast weights.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = json.loads((opened.metadata() or {})[_HEADER])
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise UserError(f"no state file {path}: 'fwpkm-eval state save' makes one") from None
+    except KeyError:
+        raise UserError(f"{path} is not a state file: it has no description") from None
+    except (OSError, ValueError, SafetensorError) as problem:
+        raise UserError(f"{path} is not a state file: {problem}") from None
+    try:
+        about = header["about"]
+        if about["format"] != FORMAT:
+            raise ValueError(f"its format is {about['format']}, and this version reads {FORMAT}")
+        if header["sha256"] != _digest(about, tensors):
+            raise ValueError("it is damaged, its content does not have the hash it was written with")
+        return StateParts(about, tensors).stored()
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as problem:
+        reason = f"no {problem}" if isinstance(problem, KeyError) else problem
+        raise UserError(f"{path} is not a whole state file: {reason}") from None
+
+
+def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the description and the names, types, shapes and bytes of all tensors."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _to(state: ModelState, device: torch.device) -> ModelState:
+    """The state with all its tensors on a device."""
+
+    def there(x: Tensor | None) -> Any:
+        return None if x is None else x.to(device)
+
+    for held in state.memories.values():
+        memory = held.memory
+        if isinstance(memory, ProductKeyMemory):
+            memory.keys, memory.values = there(memory.keys), there(memory.values)
+            log = log_of(memory)
+            if log is not None:
+                log.writes = [
+                    LoggedWrite(there(w.query), there(w.target), there(w.gate), w.query_places, w.target_places)
+                    for w in log.writes
+                ]
+        else:
+            memory.weights = {name: there(weight) for name, weight in memory.weights.items()}
+        held.past = there(held.past)
+        held.queue.pieces = [QueuedPiece(there(p[0]), there(p[1]), there(p[2]), p.places) for p in held.queue.pieces]
+    state.mixers = [None if mixer is None else {n: there(x) for n, x in mixer.items()} for mixer in state.mixers]
+    return state

@@ -1,0 +1,114 @@
+"""A state together with what is to be known of it without its model: to show it, to reset it, to make it forget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory
+from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.reference_models.language_model import values_seed
+from fwpkm_eval.reference_models.memory_layers import MemoryState, first_dense_memory, first_values, memory_rule
+from fwpkm_eval.reference_models.state import ModelState
+from fwpkm_eval.reference_models.write_log import Keys, WriteLog, forget, log_of
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens start … stop − 1 of all that was read, under a name."""
+
+    name: str
+    start: int
+    stop: int
+
+    @property
+    def places(self) -> range:
+        return range(self.start, self.stop)
+
+
+@dataclass
+class StoredState:
+    """A state and what its file says of it.
+
+    first_keys: keys [H,2,S,dk/2] of each FwPKM layer before anything was read. tokens_read: in all, each reading
+    counted. forgotten: spans that were forgotten.
+    """
+
+    config: ModelConfig
+    seed: int
+    weights_hash: str
+    state: ModelState
+    first_keys: dict[int, Tensor] = field(default_factory=dict)
+    tokens_read: int = 0
+    spans: list[Span] = field(default_factory=list)
+    forgotten: list[Span] = field(default_factory=list)
+
+    def first_memory(self, layer: int) -> ProductKeyMemory | DenseMemory:
+        """The fast weights of a layer before anything was read, on the CPU."""
+        return first_memory(self.config, self.seed, layer, self.first_keys.get(layer))
+
+    @property
+    def has_log(self) -> bool:
+        return any(log_of(held.memory) is not None for held in self.state.memories.values())
+
+    @property
+    def log_bytes(self) -> int:
+        logs = (log_of(held.memory) for held in self.state.memories.values())
+        return sum(log.bytes for log in logs if log is not None)
+
+    def span(self, name: str) -> Span:
+        """The span of that name. UserError if there is none."""
+        for span in self.spans:
+            if span.name == name:
+                return span
+        if not self.spans:
+            raise UserError(f"no label {name!r}: this state has no named spans; give --span a:b")
+        raise unknown("label", name, [span.name for span in self.spans])
+
+    def reset(self) -> StoredState:
+        """The same model's state before anything was read; it logs its writes if this one does."""
+        memories = {}
+        for number in self.state.memories:
+            memory = self.first_memory(number)
+            if self.has_log and isinstance(memory, ProductKeyMemory):
+                memory.observer = WriteLog()
+            memories[number] = MemoryState(memory)
+        fresh = ModelState(0, [None] * len(self.state.mixers), memories)
+        return StoredState(self.config, self.seed, self.weights_hash, fresh, self.first_keys)
+
+    def forget(self, span: Span, keys: Keys = "kept") -> StoredState:
+        """The state when the span was not stored (see `write_log`), before a new sequence.
+
+        The sequence that was being read is ended: its attention caches and recurrent matrices hold what they have seen
+        and cannot be made to forget.
+
+        Raises:
+            UserError: no write log, tokens that wait to be written, or a log that does not give this state.
+        """
+        if not self.has_log:
+            raise UserError("this state holds no write log, so nothing can be forgotten exactly: save it with --log")
+        if self.state.queued_tokens:
+            raise UserError(f"{self.state.queued_tokens} tokens wait to be written: flush the state before it forgets")
+        memories = {}
+        for number, held in self.state.memories.items():
+            first = self.first_memory(number)
+            assert isinstance(first, ProductKeyMemory)
+            assert isinstance(held.memory, ProductKeyMemory)
+            memories[number] = MemoryState(forget(first, held.memory, span.places, keys, f"layer {number}"))
+        after = ModelState(0, [None] * len(self.state.mixers), memories, self.state.origin)
+        spans = [one for one in self.spans if not (span.start <= one.start and one.stop <= span.stop)]
+        forgotten = [*self.forgotten, span]
+        about = (self.config, self.seed, self.weights_hash)
+        return StoredState(*about, after, self.first_keys, self.tokens_read, spans, forgotten)
+
+
+def first_memory(
+    config: ModelConfig, seed: int, layer: int, first_keys: Tensor | None
+) -> ProductKeyMemory | DenseMemory:
+    """A layer's fast weights before anything was read, on the CPU; first_keys: None for FwMLP."""
+    drawn_from = values_seed(seed, layer)
+    if first_keys is None:
+        return first_dense_memory(config.fwmlp, drawn_from)
+    return ProductKeyMemory(first_keys.clone(), first_values(config.fwpkm, drawn_from), memory_rule(config.fwpkm))
