@@ -20,6 +20,7 @@ COMMANDS = {
     "reproduce": "Run every model on every task; write tables, plots and a report.",
     "ppl": "Measure perplexity on long text, with and without memory writes.",
     "niah": "Measure recall: needles in a haystack, read once or several times.",
+    "trace": "Show which memory slots answered, and what was last written there.",
     "state": "Save, show, compare and reset memory states; make them forget.",
     "train": "Train one model.",
     "soak": "Try to lose results: kills, damaged and hostile input, repetition, very long readings.",

@@ -191,7 +191,7 @@ def check_fit(text_set: TextSet, settings: NiahSettings, tokenizer: Tokenizer) -
     text = haystack_tokens(text_set, tokenizer)
     for length in settings.lengths:
         for needles in settings.needles:
-            _draw(settings, text, tokenizer, length, needles, 0)
+            draw_sample(settings, text, tokenizer, length, needles, 0)
 
 
 def haystack_tokens(text_set: TextSet, tokenizer: Tokenizer) -> np.ndarray:
@@ -211,15 +211,9 @@ class _Samples:
     device: torch.device
 
     def __iter__(self) -> Iterator[tuple[int, NeedleSample, Exam]]:
-        import torch
-
         for index in range(self.settings.samples):
-            sample = _draw(self.settings, self.text, self.tokenizer, self.length, self.needles, index)
-            haystack, question, answer = (
-                torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))[None].to(self.device)
-                for tokens in (sample.haystack, sample.question, sample.answer)
-            )
-            yield index, sample, Exam(haystack, question, answer)
+            sample = draw_sample(self.settings, self.text, self.tokenizer, self.length, self.needles, index)
+            yield index, sample, exam_of(sample, self.device)
 
     def grade(self, sample: NeedleSample, index: int, answer: Answer, **which: Any) -> SampleAnswer:
         answered = self.tokenizer.decode(np.array(answer.tokens, dtype=np.int64))
@@ -236,7 +230,7 @@ class _Samples:
         )
 
 
-def _draw(
+def draw_sample(
     settings: NiahSettings, text: np.ndarray, tokenizer: Tokenizer, length: int, needles: int, index: int
 ) -> NeedleSample:
     """Sample ``index`` of the setting: a function of its arguments alone."""
@@ -255,6 +249,18 @@ def _draw(
         depths=depths,
     )
     return sample if depths is None else ask_for(sample, 0, tokenizer)
+
+
+def exam_of(sample: NeedleSample, device: torch.device) -> Exam:
+    """The sample as the tensors that a model reads."""
+    import torch
+
+    return Exam(
+        *(
+            torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))[None].to(device)
+            for tokens in (sample.haystack, sample.question, sample.answer)
+        )
+    )
 
 
 def ask_for(sample: NeedleSample, which: int, tokenizer: Tokenizer) -> NeedleSample:

@@ -16,7 +16,6 @@ import click
 from fwpkm_eval.commands.text_table import aligned
 
 if TYPE_CHECKING:
-    from fwpkm_eval.runs.cells import CellStore
     from fwpkm_eval.runs.engine import Crew, Job, Outcome
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
     from fwpkm_eval.runs.rows import Row
@@ -24,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows of a run in the order of its jobs, how it went, and the most memory that a worker held."""
+    """The rows of a run in the order of its jobs, how it went, the most memory that a worker held, and the cells."""
 
     rows: list[Row]
     outcome: Outcome
     peak_memory_bytes: int | None
+    payloads: list[dict[str, Any]]
 
 
 def run_cells(
@@ -92,7 +92,8 @@ def run_cells(
         if out is not None:
             write_rows_csv(rows, out / "rows.csv")
             update_manifest(out, cells=outcome.keys, finished=not outcome.failures and not outcome.missing)
-        return Measured(rows, outcome, _peak_memory(store, outcome.keys))
+        payloads = [payload for key in outcome.keys if (payload := store.load(key)) is not None]
+        return Measured(rows, outcome, _peak_memory(payloads), payloads)
 
 
 def report_on(out: Path | None, measured: Measured, as_json: bool) -> None:
@@ -149,6 +150,5 @@ def _folder(out: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _peak_memory(store: CellStore, keys: Sequence[str]) -> int | None:
-    payloads = (store.load(key) for key in keys)
-    return max((payload.get("peak_memory_bytes") or 0 for payload in payloads if payload), default=0) or None
+def _peak_memory(payloads: Sequence[Mapping[str, Any]]) -> int | None:
+    return max((payload.get("peak_memory_bytes") or 0 for payload in payloads), default=0) or None

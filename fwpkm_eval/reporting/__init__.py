@@ -27,6 +27,7 @@ def build_report(out_dir: Path) -> list[Path]:
     from fwpkm_eval.reporting.sets import SetFacts
     from fwpkm_eval.reporting.table import to_markdown
     from fwpkm_eval.reporting.tables import build_tables
+    from fwpkm_eval.reporting.trace_page import load_traces
     from fwpkm_eval.runs.rows import rows_to_frame, write_rows_csv
 
     out = Path(out_dir)
@@ -46,5 +47,5 @@ def build_report(out_dir: Path) -> list[Path]:
     for old in (out / "plots").glob("*"):
         if old not in written and old.suffix in (".svg", ".png") and old.name.startswith(PLOT_NAMES):
             old.unlink()
-    page = render(frame, tables, plots, results.manifest, sets, unfinished)
+    page = render(frame, tables, plots, results.manifest, sets, unfinished, load_traces(out))
     return [*written, write_whole(out / "report.html", page)]

@@ -20,9 +20,12 @@ from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, Plot, in
 from fwpkm_eval.reporting.summary import summarise
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables import scale_of
+from fwpkm_eval.reporting.trace_page import trace_section
 
 if TYPE_CHECKING:
     import pandas
+
+    from fwpkm_eval.tasks.trace_types import Trace
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def render(
     manifest: Mapping[str, Any] | None,
     sets: SetFacts,
     unfinished: str = "",
+    traces: Sequence[Trace] = (),
 ) -> str:
     """The page. Names come out as text, whatever they hold; nothing is loaded from elsewhere."""
     environment = jinja2.Environment(
@@ -67,6 +71,7 @@ def render(
         weights=sorted(dict((manifest or {}).get("weights") or {}).items()),
         manifest=json.dumps(manifest, indent=1, ensure_ascii=False) if manifest else "",
         commands=commands(frame, manifest),
+        traces=trace_section(traces),
         on_dark=ON_DARK,
         light={"ink": INK, "muted": MUTED, "grid": GRID, "card": CARD},
     )

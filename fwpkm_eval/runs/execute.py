@@ -39,6 +39,8 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
         measured = {"rows": _guess(text_set, settings)}
     elif task == "ppl":
         measured = {"rows": _perplexity(_model(job, settings), text_set, settings, report)}
+    elif task == "trace":
+        measured = _trace(_model(job, settings), text_set, settings, report)
     else:
         measured = _niah(_model(job, settings), text_set, settings, report)
     return {
@@ -73,6 +75,16 @@ def _niah(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Re
     task = NiahSettings(**_tuples(settings["task"]))
     result = evaluate_niah(model, text_set, task, tokenizer_of(model.config), report)
     return {"rows": niah_rows(model, text_set, task, result), "answers": _answers(result)}
+
+
+def _trace(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    from fwpkm_eval.api import tokenizer_of
+    from fwpkm_eval.tasks.trace import TraceSettings, trace_needles, trace_rows
+
+    task = TraceSettings(**_tuples(settings["task"]))
+    result = trace_needles(model, text_set, task, tokenizer_of(model.config), report)
+    rows = trace_rows(model, text_set, task, result)
+    return {"rows": rows, "traces": [trace.to_json() for trace in result.traces]}
 
 
 def _answers(result: NiahResult) -> list[dict[str, Any]]:

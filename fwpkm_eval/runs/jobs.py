@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.reference_models.config import ModelConfig
     from fwpkm_eval.tasks.niah import NiahSettings
     from fwpkm_eval.tasks.perplexity import PerplexitySettings
+    from fwpkm_eval.tasks.trace import TraceSettings
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,16 @@ def niah_jobs(model: ModelSource, text: TextSource, settings: NiahSettings) -> l
                 work = settings.samples * (length * readings + 100 * len(settings.protocols))
                 jobs.append(_job("niah", model, text, asdict(one), NIAH_VERSION, label, work))
     return jobs
+
+
+def trace_job(model: ModelSource, text: TextSource, settings: TraceSettings) -> Job:
+    """The traces of one setting."""
+    from fwpkm_eval.tasks.trace import OPEN_BOOK, TRACE_VERSION
+
+    readings = settings.passes + (settings.protocol == OPEN_BOOK)
+    work = len(settings.samples) * (settings.length * readings + 100)
+    label = f"{model.name}  trace of {settings.needles} needles in {format_size(settings.length)}"
+    return _job("trace", model, text, asdict(settings), TRACE_VERSION, label, work)
 
 
 def guess_job(text: TextSource, settings: NiahSettings) -> Job:
