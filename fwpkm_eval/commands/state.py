@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fwpkm_eval.commands import options
+from fwpkm_eval.commands.state_view import log_size_of, norm_of, print_layers, size_of
 from fwpkm_eval.commands.text_table import aligned
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.sizes import parse_size
 
 if TYPE_CHECKING:
-    from fwpkm_eval.reference_models.state_diff import LayerDiff
     from fwpkm_eval.reference_models.stored_state import Span, StoredState
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -96,7 +95,7 @@ def save(
     from fwpkm_eval.reference_models.write_log import keep_log
     from fwpkm_eval.runs.progress import for_terminal
     from fwpkm_eval.tasks.describe import fresh_state
-    from fwpkm_eval.tasks.memorise import memorise
+    from fwpkm_eval.tasks.memorise import memorise, read_texts
 
     loaded = load_model(model, scale, device)
     spans, read_before = [], 0
@@ -112,7 +111,7 @@ def save(
         spans, read_before = stored.spans, stored.tokens_read
         state = load_state(origin, loaded).fresh_sequence()
         state.origin = max([span.stop for span in [*spans, *stored.forgotten]], default=read_before)
-    tokens, named = _read_texts(texts, labels, spans, tokenizer_of(loaded.config), state.origin)
+    tokens, named = read_texts(texts, labels, spans, tokenizer_of(loaded.config), state.origin)
     progress = for_terminal(quiet=quiet)
     progress.start(1, passes * len(tokens), 0)
     started = time.perf_counter()
@@ -122,7 +121,7 @@ def save(
     finally:
         progress.close()
     save_state(out, loaded, state, tokens_read=read_before + passes * len(tokens), spans=[*spans, *named])
-    click.echo(f"{out}: {_size(out.stat().st_size)}{_log_size(read_state(out))}")
+    click.echo(f"{out}: {size_of(out.stat().st_size)}{log_size_of(read_state(out))}")
 
 
 @command.command(name="show")
@@ -152,7 +151,7 @@ def show(state: Path, as_json: bool) -> None:
                 "layer": layer.layer,
                 "memory": layer.memory,
                 "writes": writes[layer.layer],
-                "norm": _norm(stored, layer.layer),
+                "norm": norm_of(stored, layer.layer),
                 **{name: value for name, value in asdict(layer).items() if name not in ("layer", "memory", "top")},
             }
             for layer in layers
@@ -163,11 +162,11 @@ def show(state: Path, as_json: bool) -> None:
         return
     click.echo(f"{stored.config.name} ({stored.config.scale}), weights {stored.weights_hash}")
     queued = f", {stored.state.queued_tokens} of them not written yet" if stored.state.queued_tokens else ""
-    click.echo(f"{stored.tokens_read:,} tokens read{queued}; {_size(state.stat().st_size)}{_log_size(stored)}")
+    click.echo(f"{stored.tokens_read:,} tokens read{queued}; {size_of(state.stat().st_size)}{log_size_of(stored)}")
     for what, spans in (("tokens", stored.spans), ("forgotten", stored.forgotten)):
         for span in spans:
             click.echo(f"{what} {span.start}:{span.stop}  {span.name}".rstrip())
-    _print_layers(layers, {layer.layer: writes[layer.layer] for layer in layers}, "changed since the start")
+    print_layers(layers, {layer.layer: writes[layer.layer] for layer in layers}, "changed since the start")
 
 
 @command.command(name="diff")
@@ -187,7 +186,7 @@ def diff(a: Path, b: Path, top: int, as_json: bool) -> None:
     if all(layer.empty for layer in layers):
         click.echo("the fast weights are the same, bit for bit")
         return
-    _print_layers(layers, {}, "changed")
+    print_layers(layers, {}, "changed")
     listed = [
         (layer.layer, slot.slot, f"{slot.change:.4g}", f"{slot.before:.4g}", f"{slot.after:.4g}")
         for layer in layers
@@ -206,7 +205,7 @@ def reset(state: Path, out: Path) -> None:
     from fwpkm_eval.reference_models.state_files import read_state, write_state
 
     write_state(out, read_state(state).reset())
-    click.echo(f"{out}: {_size(out.stat().st_size)}")
+    click.echo(f"{out}: {size_of(out.stat().st_size)}")
 
 
 @command.command(name="forget")
@@ -240,8 +239,8 @@ def forget(state: Path, span: tuple[int, int] | None, label: str | None, keys: A
     write_state(out, after)
     layers = diff_states(stored, after, top=0)
     click.echo(f"forgot tokens {forgotten.start}:{forgotten.stop}  {forgotten.name}".rstrip())
-    _print_layers(layers, {}, "changed")
-    click.echo(f"{out}: {_size(out.stat().st_size)}{_log_size(after)}")
+    print_layers(layers, {}, "changed")
+    click.echo(f"{out}: {size_of(out.stat().st_size)}{log_size_of(after)}")
 
 
 def _chosen(stored: StoredState, span: tuple[int, int] | None, label: str | None) -> Span:
@@ -256,71 +255,3 @@ def _chosen(stored: StoredState, span: tuple[int, int] | None, label: str | None
     if stop > read:
         raise UserError(f"span {start}:{stop} goes past what was read, which is tokens 0:{read}")
     return Span("", start, stop)
-
-
-def _read_texts(
-    texts: Sequence[Path], labels: Sequence[str], taken: Sequence[Span], tokenizer: Any, origin: int
-) -> tuple[Any, list[Span]]:
-    """The tokens [n] of the texts, an end token after each, and where each stands, from `origin` on."""
-    import numpy as np
-
-    from fwpkm_eval.reference_models.stored_state import Span
-
-    if labels and len(labels) != len(texts):
-        raise UserError(f"{len(labels)} labels for {len(texts)} texts: give one for each, or none")
-    names = list(labels) or [path.stem for path in texts]
-    used = [span.name for span in taken]
-    for name in names:
-        if name in used:
-            raise UserError(f"two texts are named {name!r}: give each its own --label")
-        used.append(name)
-    pieces, spans, place = [], [], origin
-    for path, name in zip(texts, names, strict=True):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as problem:
-            raise UserError(f"{path} is not UTF-8 text (byte {problem.start})") from None
-        if not text:
-            raise UserError(f"{path} is empty: there is nothing to read")
-        ids = np.append(tokenizer.encode(text), tokenizer.eos)
-        pieces.append(ids)
-        spans.append(Span(name, place, place + len(ids)))
-        place += len(ids)
-    return np.concatenate(pieces), spans
-
-
-def _print_layers(layers: Sequence[LayerDiff], writes: dict[int, int], change: str) -> None:
-    lines = []
-    for layer in layers:
-        if layer.weights is None:
-            where = (f"{layer.slots_changed:,} of {layer.slots:,}", f"{layer.subkeys_changed:,} of {layer.subkeys:,}")
-            norms = (f"{layer.values_change:.4g}", f"{layer.keys_change:.4g}")
-        else:
-            total = sum(size**2 for size in layer.weights.values()) ** 0.5
-            where, norms = ("all" if total else "none", "–"), (f"{total:.4g}", "–")
-        written = (f"{writes[layer.layer]:,}",) if writes else ()
-        lines.append((layer.layer, layer.memory, *written, where[0], norms[0], where[1], norms[1]))
-    wrote = ("writes",) if writes else ()
-    header = ("layer", "memory", *wrote, f"slots {change}", "by", "sub-keys", "by ")
-    if lines:
-        click.echo(aligned(header, lines, right=("layer", *header[2:])))
-    else:
-        click.echo("this model has no fast weights")
-
-
-def _norm(stored: StoredState, layer: int) -> float:
-    """The Frobenius norm of a layer's values (FwMLP: of all its weights)."""
-    from fwpkm_eval.kernels.stream import ProductKeyMemory
-
-    memory = stored.state.memories[layer].memory
-    if isinstance(memory, ProductKeyMemory):
-        return float(memory.values.double().norm())
-    return float(sum(weight.double().square().sum() for weight in memory.weights.values())) ** 0.5
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
-
-
-def _log_size(stored: StoredState) -> str:
-    return f", of which {_size(stored.log_bytes)} are the write log" if stored.has_log else ", without a write log"

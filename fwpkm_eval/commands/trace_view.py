@@ -23,12 +23,12 @@ def show_trace(trace: Trace, slots: int | None = None, console: Console | None =
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, NARROWEST)
-    right = trace.answered == trace.expected
+    right, passes = trace.answered == trace.expected, f"{trace.passes} pass{'es' * (trace.passes != 1)}"
     console.print(
         Text.assemble(
             (f"{trace.model}", "bold"),
             f" ({trace.scale}): the number for ID-{visible(trace.key)} at depth {trace.depth:.0%} of {trace.length:,} "
-            f"tokens of {visible(trace.dataset)}, {trace.needles} needles, {trace.passes} passes written "
+            f"tokens of {visible(trace.dataset)}, {trace.needles} needles, {passes} written "
             f"{_every(trace.write_chunk)}, {trace.protocol}, sample {trace.sample}",
         )
     )
