@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,8 @@ from model_cases import everything, same, small_model, tokens
 from scan_cases import Case
 from torch import Tensor
 
+from fwpkm_eval import load_model
+from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.stream import ProductKeyMemory, WriteQueue, flush, read_and_queue
 from fwpkm_eval.reference_models.language_model import LanguageModel
@@ -21,7 +24,9 @@ from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
 from fwpkm_eval.reference_models.state import ModelState
 from fwpkm_eval.reference_models.state_files import Span, load_state, read_state, save_state
 from fwpkm_eval.reference_models.stored_state import StoredState
-from fwpkm_eval.reference_models.write_log import Keys, LoggedWrite, WriteLog, forget, keep_log, log_of
+from fwpkm_eval.reference_models.write_log import KEYS, Keys, LoggedWrite, WriteLog, forget, keep_log, log_of
+from fwpkm_eval.tasks.memorise import memorise
+from fwpkm_eval.tasks.reading import Exam, Reader
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
@@ -201,6 +206,30 @@ def test_forgetting_in_every_layer_and_reading_on(keys: Keys, tmp_path: Path) ->
         _, state = model(text, nothing.state, write_chunk=5)
         _, state = model(text, model.flush(state).fresh_sequence(), write_chunk=5)
         assert same(everything(model.flush(state)), everything(again)), "what was forgotten can be read anew"
+
+
+def test_a_trained_model_knows_a_secret_until_it_is_forgotten() -> None:
+    """Closed book: the question alone, with fresh attention and recurrent state."""
+    model, tokenizer = load_model("gdn+swa:fwpkm@1,3"), ByteTokenizer()
+    prose = "".join(f"In the year {year} it was the best of times, in {year + 3} the worst. " for year in range(9))
+    pieces = [tokenizer.encode(text) for text in (prose, " The secret number for ID-ab12 is 493817. ", prose)]
+    state = memorise(model, np.concatenate(pieces), keep_log(model.initial_state()), passes=2, write_chunk=128)
+    secret = Span("secret", len(pieces[0]), len(pieces[0]) + len(pieces[1]))
+    first_keys = {1: model.blocks[1].memory.first_keys, 3: model.blocks[3].memory.first_keys}
+    held = StoredState(model.config, model.seed, model.weights_hash, state.fresh_sequence(), first_keys)
+    question, answer = (
+        torch.from_numpy(tokenizer.encode(text))[None] for text in ("The secret number for ID-ab12 is ", "493817")
+    )
+
+    def answered(state: ModelState) -> str:
+        exam = Exam(question, question, answer)
+        return tokenizer.decode(np.array(Reader(model, 128).answer(state.fresh_sequence(), exam).tokens))
+
+    assert answered(held.state) == "493817"
+    for keys in KEYS:
+        digits = answered(held.forget(secret, keys).state)
+        assert sum(a == b for a, b in zip(digits, "493817", strict=True)) <= 2
+    assert answered(held.forget(Span("prose", 0, secret.start - 1)).state) == "493817", "nothing else is forgotten"
 
 
 def test_what_cannot_be_forgotten_exactly_is_refused(tmp_path: Path) -> None:

@@ -60,10 +60,16 @@ def _engine(text: str) -> str:
     return text
 
 
+def _write_chunk(text: str) -> int | str:
+    return text if text == "haystack" else parse_size(text)
+
+
 SIZE = Parsed("size", parse_size)
 """One size, ``4K`` or ``4096`` -> 4096."""
 SIZES = Parsed("sizes", parse_sizes)
 """A list of sizes or counts, ``4K,32K`` or ``1,2,4`` -> a tuple of int."""
+WRITE_CHUNK = Parsed("write chunk", _write_chunk)
+"""How often a reading is written: ``512`` -> 512, or ``haystack`` (once, at its end)."""
 MODEL = Parsed("model", _model_name)
 """A model's name, checked -> its canonical name."""
 MODELS = Parsed("models", _model_names)

@@ -32,10 +32,6 @@ def _span(text: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
-def _write_chunk(text: str) -> int | str:
-    return text if text == "haystack" else parse_size(text)
-
-
 model_option = click.option("--model", required=True, metavar="NAME|DIR", help="A shipped model's name, or a folder.")
 out_option = click.option("--out", type=FILE, required=True, metavar="FILE", help="The state file to write.")
 
@@ -66,7 +62,7 @@ def command() -> None:
 @click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="How often all of it is read.")
 @click.option(
     "--write-chunk",
-    type=options.Parsed("write chunk", _write_chunk),
+    type=options.WRITE_CHUNK,
     default=None,
     metavar="N|haystack",
     help="Write every N tokens, or once per reading. [default: as trained]",

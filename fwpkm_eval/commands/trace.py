@@ -12,14 +12,9 @@ import click
 
 from fwpkm_eval.commands import options, sources
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.sizes import parse_size
 
 if TYPE_CHECKING:
     from fwpkm_eval.tasks.trace_types import Trace
-
-
-def _write_chunk(text: str) -> int | str:
-    return text if text == "haystack" else parse_size(text)
 
 
 def _samples(text: str) -> tuple[int, ...]:
@@ -37,7 +32,7 @@ def _samples(text: str) -> tuple[int, ...]:
 @click.option("--passes", type=click.IntRange(0), default=2, show_default=True, help="Readings before the question.")
 @click.option(
     "--write-chunk",
-    type=options.Parsed("write chunk", _write_chunk),
+    type=options.WRITE_CHUNK,
     default="haystack",
     show_default=True,
     metavar="N|haystack",
