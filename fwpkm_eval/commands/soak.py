@@ -52,12 +52,12 @@ def command(only: tuple[str, ...], kills: int, length: int, seed: int, out: Path
     neither refused in one line nor repaired. All of it takes about half an hour on two cores.
     """
     from fwpkm_eval.api import find_checkpoint
+    from fwpkm_eval.files import write_whole
     from fwpkm_eval.reliability.damage import try_all
     from fwpkm_eval.reliability.kills import kill_trials, small_run
     from fwpkm_eval.reliability.long_reading import read_long
     from fwpkm_eval.reliability.repetition import repeat
     from fwpkm_eval.reliability.table import Findings, as_markdown
-    from fwpkm_eval.runs.files import write_whole
 
     def tell(line: str) -> None:
         if not quiet:
