@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.observe import Places
-from fwpkm_eval.kernels.stream import ProductKeyMemory, QueuedPiece
+from fwpkm_eval.kernels.stream import ProductKeyMemory
 from fwpkm_eval.reference_models.checkpoint import save_tensors
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.memory_layers import FwPKMLayer, MemoryState
@@ -66,7 +66,7 @@ def load_state(path: Path | str, model: LanguageModel) -> ModelState:
     """
     stored = read_state(Path(path))
     check_same_model(path, stored, model)
-    return _to(stored.state, model.device)
+    return stored.to(model.device).state
 
 
 def check_same_model(path: Path | str, stored: StoredState, model: LanguageModel) -> None:
@@ -183,27 +183,3 @@ def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _to(state: ModelState, device: torch.device) -> ModelState:
-    """The state with all its tensors on a device."""
-
-    def there(x: Tensor | None) -> Any:
-        return None if x is None else x.to(device)
-
-    for held in state.memories.values():
-        memory = held.memory
-        if isinstance(memory, ProductKeyMemory):
-            memory.keys, memory.values = there(memory.keys), there(memory.values)
-            log = log_of(memory)
-            if log is not None:
-                log.writes = [
-                    LoggedWrite(there(w.query), there(w.target), there(w.gate), w.query_places, w.target_places)
-                    for w in log.writes
-                ]
-        else:
-            memory.weights = {name: there(weight) for name, weight in memory.weights.items()}
-        held.past = there(held.past)
-        held.queue.pieces = [QueuedPiece(there(p[0]), there(p[1]), there(p[2]), p.places) for p in held.queue.pieces]
-    state.mixers = [None if mixer is None else {n: there(x) for n, x in mixer.items()} for mixer in state.mixers]
-    return state

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory
+from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, QueuedPiece
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.language_model import values_seed
 from fwpkm_eval.reference_models.memory_layers import MemoryState, first_dense_memory, first_values, memory_rule
 from fwpkm_eval.reference_models.state import ModelState
-from fwpkm_eval.reference_models.write_log import Keys, WriteLog, forget, log_of
+from fwpkm_eval.reference_models.write_log import Keys, LoggedWrite, WriteLog, forget, log_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,32 @@ class StoredState:
     def first_memory(self, layer: int) -> ProductKeyMemory | DenseMemory:
         """The fast weights of a layer before anything was read, on the CPU."""
         return first_memory(self.config, self.seed, layer, self.first_keys.get(layer))
+
+    def to(self, device: torch.device | str) -> StoredState:
+        """Moves the state to a device, in place."""
+
+        def there(x: Tensor | None) -> Any:
+            return None if x is None else x.to(device)
+
+        state = self.state
+        for held in state.memories.values():
+            memory = held.memory
+            if isinstance(memory, ProductKeyMemory):
+                memory.keys, memory.values = there(memory.keys), there(memory.values)
+                log = log_of(memory)
+                if log is not None:
+                    log.writes = [
+                        LoggedWrite(there(w.query), there(w.target), there(w.gate), w.query_places, w.target_places)
+                        for w in log.writes
+                    ]
+            else:
+                memory.weights = {name: there(weight) for name, weight in memory.weights.items()}
+            held.past = there(held.past)
+            held.queue.pieces = [
+                QueuedPiece(there(p[0]), there(p[1]), there(p[2]), p.places) for p in held.queue.pieces
+            ]
+        state.mixers = [None if mixer is None else {n: there(x) for n, x in mixer.items()} for mixer in state.mixers]
+        return self
 
     @property
     def has_log(self) -> bool:
@@ -96,6 +124,8 @@ class StoredState:
             first = self.first_memory(number)
             assert isinstance(first, ProductKeyMemory)
             assert isinstance(held.memory, ProductKeyMemory)
+            device = held.memory.values.device
+            first.keys, first.values = first.keys.to(device), first.values.to(device)
             memories[number] = MemoryState(forget(first, held.memory, span.places, keys, f"layer {number}"))
         after = ModelState(0, [None] * len(self.state.mixers), memories, self.state.origin)
         spans = [one for one in self.spans if not (span.start <= one.start and one.stop <= span.stop)]

@@ -150,7 +150,7 @@ def forget(
         raise UserError(f"{name} has no write log, so nothing can be forgotten exactly: it must be kept from the start")
     again = replay(first.copy(), log.writes)
     if not (same_bits(again.keys, memory.keys) and same_bits(again.values, memory.values)):
-        raise UserError(f"{name}: replaying its write log on this machine does not give its fast weights bit for bit")
+        raise UserError(f"{name}: replaying its write log on this device does not give its fast weights bit for bit")
     left = [write.without(span, keys) for write in log.writes]
     return replay(first.copy(), [write for write in left if write is not None])
 

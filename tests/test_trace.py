@@ -24,7 +24,8 @@ from fwpkm_eval.kernels.product_keys import split_query
 from fwpkm_eval.kernels.stream import ProductKeyMemory
 from fwpkm_eval.reporting.trace_page import load_traces, trace_section
 from fwpkm_eval.tasks.niah import evaluate_niah
-from fwpkm_eval.tasks.trace import TraceSettings, trace_needles, trace_rows
+from fwpkm_eval.tasks.trace import TraceSettings, trace_needles
+from fwpkm_eval.tasks.trace_rows import trace_rows
 from fwpkm_eval.tasks.trace_types import Digit, LayerRead, Pair, SlotRead, Trace, Vote, read_trace, sign, visible
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -218,12 +218,15 @@ def reset(state: Path, out: Path) -> None:
     help="Leave the steps of the keys, which hold no contents, or undo them, too.",
 )
 @out_option
-def forget(state: Path, span: tuple[int, int] | None, label: str | None, keys: Any, out: Path) -> None:
+@options.device
+def forget(state: Path, span: tuple[int, int] | None, label: str | None, keys: Any, out: Path, device: str) -> None:
     """Undo exactly what a span of tokens wrote, in every reading of it, by replaying the state's write log.
 
-    The state must have been saved with --log. The result is the memory in which these tokens were read with
-    a closed gate. What later tokens had already taken from them while being read stays with those.
+    The state must have been saved with --log, on the same kind of device. The result is the memory in which
+    these tokens were read with a closed gate. What later tokens had already taken from them while being read
+    stays with those.
     """
+    from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reference_models.state_diff import diff_states
     from fwpkm_eval.reference_models.state_files import read_state, write_state
 
@@ -231,6 +234,7 @@ def forget(state: Path, span: tuple[int, int] | None, label: str | None, keys: A
         raise UserError("say what to forget: either --span A:B or --label NAME")
     stored = read_state(state)
     forgotten = _chosen(stored, span, label)
+    stored.to(resolve_device(device))
     after = stored.forget(forgotten, keys)
     write_state(out, after)
     layers = diff_states(stored, after, top=0)

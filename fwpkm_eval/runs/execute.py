@@ -79,7 +79,8 @@ def _niah(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Re
 
 def _trace(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> dict[str, Any]:
     from fwpkm_eval.api import tokenizer_of
-    from fwpkm_eval.tasks.trace import TraceSettings, trace_needles, trace_rows
+    from fwpkm_eval.tasks.trace import TraceSettings, trace_needles
+    from fwpkm_eval.tasks.trace_rows import trace_rows
 
     task = TraceSettings(**_tuples(settings["task"]))
     result = trace_needles(model, text_set, task, tokenizer_of(model.config), report)
