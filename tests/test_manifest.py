@@ -159,7 +159,7 @@ def test_of_two_runs_that_start_together_one_gets_the_folder(tmp_path: Path) -> 
 
 
 def test_no_secrets_and_no_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, work = tmp_path / "home" / "ada", tmp_path / "work"
+    home, work = tmp_path / "home" / "lovelace", tmp_path / "work"
     home.mkdir(parents=True)
     work.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -169,12 +169,12 @@ def test_no_secrets_and_no_home_folder(tmp_path: Path, monkeypatch: pytest.Monke
         work / "out",
         {"data": str(home / "books"), "out": str(work / "out"), "hub_token": "config-secret", "tokens": 8},
         command=["fwpkm-eval", "--api-key", "option-secret", "--password=equal-secret", "--data", str(home / "books")],
-        data={"books": {"origin": "https://ada:address-secret@example.org/books", "path": str(home)}},
+        data={"books": {"origin": "https://lovelace:address-secret@example.org/books", "path": str(home)}},
     )
     text = (work / "out" / MANIFEST).read_text()
     assert "secret" not in text
     assert str(tmp_path) not in text
-    assert "ada" not in text
+    assert "lovelace" not in text
     stored = json.loads(text)
     assert stored["config"] == {"data": "~/books", "out": "out", "hub_token": "REMOVED", "tokens": 8}
     assert stored["command"] == "fwpkm-eval --api-key REMOVED --password=REMOVED --data ~/books"
