@@ -223,3 +223,25 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(UserError, match=r"cannot read data folder .*: Permission denied$"):
         available_sets(str(tmp_path))
+
+
+def test_links_stay_within_the_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "notes").mkdir(parents=True)
+    (data / "kept.jsonl").write_text('{"text": "inside"}\n')
+    (tmp_path / "private.jsonl").write_text('{"text": "outside"}\n')
+    (data / "notes" / "test.jsonl").symlink_to(data / "kept.jsonl")
+    assert load_set(str(data), "notes", "test").documents[0].text == "inside"
+    (data / "notes" / "test.jsonl").unlink()
+    (data / "notes" / "test.jsonl").symlink_to(tmp_path / "private.jsonl")
+    with pytest.raises(UserError, match="is a link out of the data folder"):
+        load_set(str(data), "notes", "test")
+    (data / "others").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "test.jsonl").write_text('{"text": "outside"}\n')
+    with pytest.raises(UserError, match="is a link out of the data folder"):
+        load_set(str(data), "others", "test")
+    # The folder itself may be reached by a link: it is the user's own word.
+    (tmp_path / "by-link").symlink_to(data)
+    (data / "notes" / "train.jsonl").write_text('{"text": "inside"}\n')
+    assert load_set(str(tmp_path / "by-link"), "notes", "train").documents[0].text == "inside"

@@ -49,6 +49,7 @@ def load_set(data: str, name: str, split: str) -> TextSet:
     if split not in infos[name].splits:
         raise unknown(f"{name} split", split, infos[name].splits)
     path = _split_file(Path(data) / name, split)
+    _check_inside(path, Path(data))
     documents = tuple(_documents(path, split))
     if not documents:
         raise UserError(f"{path} holds no documents")
@@ -92,6 +93,12 @@ def _split_file(directory: Path, split: str) -> Path:
     if len(files) != 1:
         raise UserError(f"{directory} has both {files[0].name} and {files[1].name}; keep the one that is meant")
     return files[0]
+
+
+def _check_inside(path: Path, root: Path) -> None:
+    """Refuses a file that a link takes from somewhere else: a folder of data from others must not name our files."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} is a link out of the data folder, to {path.resolve()}; put the file itself there")
 
 
 @contextmanager
