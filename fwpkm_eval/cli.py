@@ -15,13 +15,15 @@ import click
 from fwpkm_eval import __version__
 from fwpkm_eval.errors import UserError, did_you_mean
 
-# name -> what it does. Each stands in fwpkm_eval/commands/<name>.py as a click command called "command".
+# name -> what it does. Each stands in fwpkm_eval/commands/<name>.py (- becomes _) as a click command "command".
 COMMANDS = {
     "reproduce": "Run every model on every task; write tables, plots and a report.",
     "ppl": "Measure perplexity on long text, with and without memory writes.",
     "niah": "Measure recall: needles in a haystack, read once or several times.",
     "trace": "Show which memory slots answered, and what was last written there.",
     "state": "Save, show, compare and reset memory states; make them forget.",
+    "lm-eval": "Run tasks of the lm-evaluation-harness, any of its tasks or ours.",
+    "generate": "Go on from a prompt, after memorising a text or without.",
     "train": "Train one model.",
     "soak": "Try to lose results: kills, damaged and hostile input, repetition, very long readings.",
     "bench": "Measure speed and memory, with the agreement checked in the same run.",
@@ -45,7 +47,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"fwpkm_eval.commands.{cmd_name}").command
+        command = importlib.import_module(f"fwpkm_eval.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fwpkm_eval.generation import decode, score
 from fwpkm_eval.tasks.describe import fresh_state
 
 if TYPE_CHECKING:
@@ -76,6 +77,20 @@ class Reader:
             _, state = self._call(piece, state, write=write, logits="none", inplace=True)
         return state
 
+    def predict(self, tokens: torch.Tensor, state: Any, *, write: bool) -> tuple[torch.Tensor, Any]:
+        """As `read`, and the logits [V] of the token that follows."""
+        last = (tokens.shape[1] - 1) // self.block * self.block
+        state = self.read(tokens[:, :last], state, write=write)
+        logits, state = self._call(tokens[:, last:], state, write=write, logits="last", inplace=True)
+        return logits[0, -1], state
+
+    def memorise(self, tokens: torch.Tensor, memory: Any, passes: int) -> Any:
+        """Reads ``tokens`` ``passes`` times, each a fresh sequence written to its end; ``memory`` is used up."""
+        for _ in range(passes):
+            state = self.read(tokens, memory.fresh_sequence(), write=True)
+            memory = self.model.flush(state, inplace=True)
+        return memory
+
     def answer(self, state: Any, exam: Exam) -> Answer:
         """Reads the question and answers it. Nothing is queued or written; ``state`` stays as it was."""
         logits, state = self._call(exam.question, state, write=False, logits="last")
@@ -92,19 +107,11 @@ class Reader:
 
     def _decode(self, first: torch.Tensor, state: Any, exam: Exam) -> Answer:
         """Decodes greedily from the logits [V] of the first token, and scores the true answer from there."""
-        import torch
-
-        tokens = [first.argmax()]
-        step_state = state
-        for _ in range(1, exam.answer.shape[1]):
-            logits, step_state = self._call(tokens[-1].view(1, 1), step_state, write=False, logits="last")
-            tokens.append(logits[0, -1].argmax())
-        given = first[None]
-        if exam.answer.shape[1] > 1:
-            logits, _ = self._call(exam.answer[:, :-1], state, write=False, logits="all")
-            given = torch.cat([given, logits[0]])
-        logprob = torch.log_softmax(given.double(), dim=-1).gather(1, exam.answer[0, :, None]).sum()
-        return Answer(tuple(int(token) for token in tokens), float(logprob))
+        model, digits = self.model, exam.answer.shape[1]
+        steps = decode(model, first, state, limit=digits, write_chunk=self.write_chunk, progress=self.progress)
+        tokens = [step.token for step in steps]  # as tensors: a GPU is not waited for at each step
+        scores = score(model, first, state, exam.answer, write_chunk=self.write_chunk, progress=self.progress)
+        return Answer(tuple(int(token) for token in tokens), scores.logprob)
 
     def _call(
         self, tokens: torch.Tensor, state: Any, *, write: bool, logits: str, inplace: bool = False

@@ -80,7 +80,7 @@ def test_help_lists_every_command_with_its_line() -> None:
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_is_there_under_its_name(name: str) -> None:
-    command = importlib.import_module(f"fwpkm_eval.commands.{name}").command
+    command = importlib.import_module(f"fwpkm_eval.commands.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
     assert command.name == name
     assert command.help

@@ -1,0 +1,208 @@
+"""``fwpkm-eval generate``: what a model says to a prompt, after memorising a text or without."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fwpkm_eval.commands import options, sources
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.sizes import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fwpkm_eval.data.tokenizers import Tokenizer
+
+
+def _one_model(text: str) -> str | Path:
+    found = sources.names_or_folders(text)
+    if len(found) != 1:
+        raise UserError(f"{text!r} names {len(found)} models; one is needed")
+    return found[0]
+
+
+def _write_chunk(text: str) -> int | str:
+    return text if text == "haystack" else parse_size(text)
+
+
+@click.command(name="generate")
+@click.option(
+    "--model",
+    type=options.Parsed("model", _one_model),
+    required=True,
+    metavar="NAME",
+    help="A model's name, or a folder that holds a checkpoint.",
+)
+@options.scale
+@click.option("--prompt", default="", help="Text to go on from. [default: the start of a document]")
+@click.option(
+    "--prompt-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    default=None,
+    metavar="FILE",
+    help="Take the prompt from a file; - is standard input.",
+)
+@click.option(
+    "--memorise",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Read this text into the fast weights first; the prompt then starts a fresh sequence.",
+)
+@click.option("--passes", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Readings of that text.")
+@click.option(
+    "--write-chunk",
+    type=options.Parsed("write chunk", _write_chunk),
+    default=None,
+    metavar="N|haystack",
+    help="Write every N tokens, or once per reading. [default: the model's own chunk]",
+)
+@click.option("--write", is_flag=True, help="Write prompt and answer into the fast weights, too, as they come.")
+@click.option("--tokens", type=options.SIZE, default="256", show_default=True, help="Tokens to generate at most.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given more than once.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the most probable token, above 0 draws (see --seed).",
+)
+@options.seed
+@options.device
+@options.dtype
+@options.quiet
+@options.as_json
+def command(
+    model: str | Path,
+    scale: str,
+    prompt: str,
+    prompt_file: Path | None,
+    memorise: Path | None,
+    passes: int,
+    write_chunk: int | str | None,
+    write: bool,
+    tokens: int,
+    stop: tuple[str, ...],
+    temperature: float,
+    seed: int,
+    device: str,
+    dtype: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Go on from a prompt, token by token, until the end of the document, a stop text, or --tokens.
+
+    Nothing is written into the fast weights but the text of --memorise, unless --write is given.
+    """
+    if prompt and prompt_file is not None:
+        raise UserError("--prompt and --prompt-file are both given: one is enough")
+    if prompt_file is not None:
+        prompt = _read(prompt_file)
+    text = None if memorise is None else _read(memorise)
+    if text == "":
+        raise UserError(f"{memorise} is empty: there is nothing to memorise")
+    from fwpkm_eval.api import load_model, tokenizer_of
+    from fwpkm_eval.devices import resolve_device
+    from fwpkm_eval.generation import Sampling, decode
+    from fwpkm_eval.malloc import tune_malloc
+    from fwpkm_eval.tasks.describe import measuring
+    from fwpkm_eval.tasks.reading import Reader
+
+    tune_malloc()
+    where = resolve_device(device)
+    loaded = load_model(model, scale, where, dtype=dtype)
+    tokenizer = tokenizer_of(loaded.config)
+    if not loaded.has_fast_weights and (text is not None or write):
+        option = "--memorise" if text is not None else "--write"
+        raise UserError(f"{loaded.config.name} has no fast weights to write into: leave {option} out")
+    every = write_chunk or loaded.config.chunk_size
+    reader = Reader(loaded, every)
+    with measuring(loaded):
+        memory = loaded.initial_state(1)
+        if text is not None:
+            read = _ids(tokenizer, text, where)
+            memory = reader.memorise(read, memory, passes)
+            if not quiet:
+                times = "once" if passes == 1 else f"{passes} times"
+                click.echo(f"memorised {read.shape[1]:,} tokens, read {times}", err=True)
+        shown = _ids(tokenizer, prompt, where)
+        logits, state = reader.predict(shown, memory.fresh_sequence(), write=write)
+        steps = decode(
+            loaded,
+            logits,
+            state,
+            limit=tokens,
+            sampling=Sampling(temperature, seed),
+            write=write,
+            write_chunk=every,
+        )
+        written = _Written(tokenizer, stop)
+        for piece in written.pieces(int(step.token) for step in steps):
+            if not as_json:
+                click.echo(piece, nl=False)
+    if as_json:
+        facts = {
+            "model": loaded.config.name,
+            "weights_hash": loaded.weights_hash,
+            "prompt": prompt,
+            "memorised_tokens": 0 if text is None else read.shape[1],
+            "passes": 0 if text is None else passes,
+            "write_chunk": str(every) if text is not None or write else "",
+            "text": written.text,
+            "tokens": written.ids,
+            "ended_by": written.ended_by,
+        }
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        click.echo()
+
+
+@dataclass
+class _Written:
+    """Turns tokens into text as they come, and knows where to end."""
+
+    tokenizer: Tokenizer
+    stop: tuple[str, ...]
+
+    def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
+        """The text in pieces that can be shown: whole characters, and nothing that may turn out to be a stop text."""
+        self.ids: list[int] = []
+        self.text, self.ended_by = "", "tokens"
+        shown = 0
+        for token in tokens:
+            if token == self.tokenizer.eos:
+                self.ended_by = "end of document"
+                break
+            self.ids.append(token)
+            self.text = self.tokenizer.decode(self.ids)
+            ends = [place for stop in self.stop if stop and (place := self.text.find(stop)) >= 0]
+            if ends:
+                self.text, self.ended_by = self.text[: min(ends)], "stop"
+                break
+            safe = len(self.text.rstrip("\ufffd")) - max((len(stop) - 1 for stop in self.stop), default=0)
+            if safe > shown:
+                yield self.text[shown:safe]
+                shown = safe
+        yield self.text[shown:]
+
+
+def _ids(tokenizer: Tokenizer, text: str, device: Any) -> Any:
+    """The text as [1,T] on the device; no text is the end of a document, after which the next one starts."""
+    import torch
+
+    ids = tokenizer.encode(text)
+    return torch.tensor([ids.tolist() or [tokenizer.eos]], dtype=torch.int64, device=device)
+
+
+def _read(path: Path) -> str:
+    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from None
