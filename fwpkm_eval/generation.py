@@ -85,7 +85,7 @@ def decode(
 
 @dataclass(frozen=True)
 class Scores:
-    """Of each given token: ``logprobs`` [T] float64 in nats, and whether it was the most probable one, ``greedy`` [T]."""
+    """Of each given token: ``logprobs`` [T] float64 in nats; ``greedy`` [T]: whether it was the most probable one."""
 
     logprobs: torch.Tensor
     greedy: torch.Tensor

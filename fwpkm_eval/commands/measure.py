@@ -41,11 +41,13 @@ def run_cells(
     seed: int,
     workers: int | None,
     quiet: bool,
+    crew: Crew | None = None,
 ) -> Measured:
     """Runs the jobs and keeps manifest, cells and rows.csv in ``out`` (None: keeps nothing).
 
-    ``--engine`` and ``--shard`` of the running command say who runs them, and which part. The rows are those of all
-    jobs that are finished, also of other parts. Raises UserError, before anything is run, if ``out`` holds another run.
+    ``--engine`` and ``--shard`` of the running command say who runs them, and which part; ``crew``, if given, says who
+    runs them whatever the engine. The rows are those of all jobs that are finished, also of other parts. Raises
+    UserError, before anything is run, if ``out`` holds another run.
     """
     from fwpkm_eval.commands.options import how_to_run
     from fwpkm_eval.runs.cells import CellStore
@@ -67,8 +69,9 @@ def run_cells(
     device = models[0].device if models else "cpu"
     engine, shard = how_to_run()
     mine = shard.select(jobs)
-    crew: Crew | None = None
-    if engine == "ray":
+    if crew is not None:
+        room = 1
+    elif engine == "ray":
         from fwpkm_eval.runs.ray_crew import RayCrew
 
         cluster = RayCrew(execute)

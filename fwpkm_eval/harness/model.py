@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lm_eval.models  # before a model is registered, or the built-in ones are not
+import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
     from lm_eval.api.instance import Instance
 
-    from fwpkm_eval.reference_models.language_model import LanguageModel
 
 assert lm_eval.models.MODEL_MAPPING
 
@@ -39,7 +40,7 @@ END_OF_DOCUMENT = "<|endoftext|>"
 
 
 @register_model("fwpkm")
-class FwPKMLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
+class FwPKMLM(TemplateLM):
     """A model of the paper's notation, or the folder of a checkpoint, for lm-eval.
 
     Args:
@@ -57,7 +58,7 @@ class FwPKMLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     def __init__(
         self,
-        pretrained: str | LanguageModel = "gdn+swa:fwpkm",
+        pretrained: str | Path | Any = "gdn+swa:fwpkm",
         *,
         scale: str = "micro",
         seed: int = 0,
@@ -71,8 +72,8 @@ class FwPKMLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     ) -> None:
         super().__init__()
         self.settings = reading_settings(reading)
-        named = isinstance(pretrained, str)
-        self.model: Any = load_model(pretrained, scale, device, seed, dtype) if named else pretrained
+        loaded = isinstance(pretrained, torch.nn.Module)
+        self.model: Any = pretrained if loaded else load_model(pretrained, scale, device, seed, dtype)
         if self.settings.passes and not self.model.has_fast_weights:
             raise UserError(f"{self.model.config.name} has no fast weights to memorise with: leave passes out")
         self.text_tokenizer = tokenizer_of(self.model.config)
@@ -219,9 +220,7 @@ class FwPKMLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 progress.update(1)
         return [found[number] for number in range(len(asked))]
 
-    def _visit(
-        self, contexts: list[Context], reader: ContextReader | None = None
-    ) -> Iterator[tuple[int, Any, Any]]:
+    def _visit(self, contexts: list[Context], reader: ContextReader | None = None) -> Iterator[tuple[int, Any, Any]]:
         """Each request's number with the logits and the state after its context; equal contexts are read once.
 
         A memory that is carried on takes the requests as they come: only neighbours share a reading then.

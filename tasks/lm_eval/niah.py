@@ -1,8 +1,8 @@
 """Needle in a haystack for any lm-eval model: the samples of `tasks.niah`, as text.
 
-Arguments (lm-eval's ``metadata``): length (4096; of the haystack, needles included), needles (5), samples (20), seed
-(0), depths (drawn), key_length (4), value_length (6), data ("embedded" or a folder), haystack (the set it is cut
-from), logprob (true; false for models that cannot score a given text).
+Arguments (lm-eval's ``metadata``): length (4096; of the haystack, needles included; a task that has it in its name
+takes no other), needles (5), samples (20), seed (0), depths (drawn), key_length (4), value_length (6), data ("embedded"
+or a folder), haystack (the set it is cut from), logprob (true; false for models that cannot score a given text).
 
 A length counts tokens of the model under test where `text_unit.lengths_in_tokens_of` is used, as ``fwpkm-eval
 lm-eval`` does, and bytes of UTF-8 otherwise. It is exact for byte tokens; other tokenizers may read the text with a
@@ -36,16 +36,18 @@ EXTRA_TOKENS = 4
 """Generated beyond the number's digits: for a space before it and digits that are cut in tokens of their own."""
 
 
-def load(**metadata: Any) -> dict[str, datasets.Dataset]:
+def load(named_length: int | None = None, **metadata: Any) -> dict[str, datasets.Dataset]:
     """The samples as documents, split ``test``. Raises UserError for arguments that do not fit."""
     import datasets
 
     wanted = {name: metadata[name] for name in ARGUMENTS if metadata.get(name) is not None}
     data = str(wanted.pop("data", "embedded"))
     text_set = load_set(data, str(wanted.pop("haystack", "") or default_haystack(data)), "test")
-    length, needles = _size(wanted, "length", 4096), _size(wanted, "needles", 5)
+    length, needles = _size(wanted, "length", named_length or 4096), _size(wanted, "needles", 5)
+    if named_length not in (None, length):
+        raise UserError(f"this task's length is {named_length}: take fwpkm_niah for length={length}")
     depths = wanted.pop("depths", None)
-    counts = {name: _size(wanted, name, 0) for name in list(wanted)}
+    counts: dict[str, Any] = {name: _size(wanted, name, 0) for name in list(wanted)}
     settings = NiahSettings(lengths=(length,), needles=(needles,), depths=_depths(depths), **counts)
     unit = current_unit()
     text = haystack_tokens(text_set, unit.tokenizer)
@@ -72,7 +74,7 @@ def load(**metadata: Any) -> dict[str, datasets.Dataset]:
     return {"test": datasets.Dataset.from_list(documents)}
 
 
-class NiahTask(ConfigurableTask):  # type: ignore[misc] # lm_eval has no types
+class NiahTask(ConfigurableTask):
     """Asks twice about each sample: for a text, and for the log-probability of the right one."""
 
     def __init__(self, config: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Perplexity of a text set for any lm-eval model: each document scored whole, with words and bytes to divide by.
 
-Arguments (lm-eval's ``metadata``): set (which one; "docs" of the embedded sets, else the only one there is), data
-("embedded" or a folder of ``<set>/<split>.jsonl[.gz]``), bytes (budget: the first so many bytes of the set, the last
-document cut there).
+Arguments (lm-eval's ``metadata``): set (which one; "docs" of the embedded sets, else the only one there is; a task that
+has it in its name takes no other), data ("embedded" or a folder of ``<set>/<split>.jsonl[.gz]``), bytes (budget: the
+first so many bytes of the set, the last document cut there).
 
 Word and byte perplexity and bits per byte do not depend on a tokenizer. lm-eval scores documents one by one: for our
 models that is `ppl --scope document`, for others whatever context they have.
@@ -24,12 +24,15 @@ ARGUMENTS = ("set", "data", "bytes")
 """What `load` reads from a task's metadata."""
 
 
-def load(**metadata: Any) -> dict[str, datasets.Dataset]:
+def load(named_set: str | None = None, **metadata: Any) -> dict[str, datasets.Dataset]:
     """The set's test split as documents. Raises UserError for a set that is not there, or not named."""
     import datasets
 
     data = str(metadata.get("data") or "embedded")
-    text_set = load_set(data, str(metadata.get("set") or _only_set(data)), "test")
+    name = str(metadata.get("set") or named_set or _only_set(data))
+    if named_set not in (None, name):
+        raise UserError(f"this task's set is {named_set}: take fwpkm_perplexity for set={name}")
+    text_set = load_set(data, name, "test")
     budget = metadata.get("bytes")
     left = None if budget is None else budget if type(budget) is int else parse_size(str(budget))
     if left is not None and left < 1:

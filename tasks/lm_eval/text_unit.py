@@ -88,13 +88,10 @@ class LmTokenizer:
         self._lm = lm
         self.eos = int(lm.eot_token_id)
         self.vocab_size = int(getattr(lm, "vocab_size", 0))
-
-    @property
-    def name(self) -> str:
         try:
-            return str(self._lm.tokenizer_name)
+            self.name = str(lm.tokenizer_name)
         except (AttributeError, NotImplementedError):
-            return type(self._lm).__name__
+            self.name = type(lm).__name__
 
     def encode(self, text: str) -> IntArray:
         return np.array(self._lm.tok_encode(text, add_special_tokens=False), dtype=np.int64)

@@ -1,0 +1,67 @@
+"""Results of the lm-evaluation-harness: a line for each metric, a column for each model and way of reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.table import Rows, Table
+from fwpkm_eval.reporting.wording import MISSING
+
+if TYPE_CHECKING:
+    import pandas
+
+PREFIX = "lm-eval:"
+
+
+def harness_tables(frame: pandas.DataFrame) -> list[Table]:
+    """One table of all rows of tasks ``lm-eval:…``; none without such rows."""
+    found = frame[frame["task"].str.startswith(PREFIX)]
+    if found.empty:
+        return []
+    readers: dict[str, None] = {}
+    lines: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    for record in found.to_dict("records"):
+        reader = _reader(record)
+        readers[reader] = None
+        length = wording.size(int(record["length"])) if record["length"] == record["length"] else ""
+        line = (str(record["task"]).removeprefix(PREFIX), length, str(record["metric"]), str(record["n"]))
+        lines.setdefault(line, {})[reader] = _value(record)
+    rows = Rows()
+    for line, values in lines.items():
+        rows.add(*(part or MISSING for part in line), *(values.get(reader, MISSING) for reader in readers))
+    return [
+        Table(
+            name="lm-eval",
+            title="Tasks of the lm-evaluation-harness",
+            columns=("task", "length", "metric", "n", *readers),
+            rows=rows.done(),
+            note="Metrics as lm-eval names them, with 95% intervals where there are any. Each request starts from the "
+            "same memory unless the column says otherwise.",
+            labels=4,
+        )
+    ]
+
+
+def _reader(record: Mapping[Any, Any]) -> str:
+    """The model, and what of its reading is not the default."""
+    words = [str(record["model"])]
+    if record["arm"]:
+        words.append(str(record["arm"]))
+    if record["scope"] == "stream":
+        words.append("memory carried on")
+    if record["write_chunk"]:
+        words.append(f"written every {record['write_chunk']}")
+    if record["passes"] == record["passes"] and record["passes"]:
+        words.append(f"{int(record['passes'])} passes")
+    return ", ".join(words)
+
+
+def _value(record: Mapping[Any, Any]) -> str:
+    if record["value"] != record["value"]:
+        return "nan"
+    text = f"{record['value']:.4g}"
+    if record["ci_low"] == record["ci_low"] and record["ci_high"] == record["ci_high"]:
+        text += f" ({record['ci_low']:.3g} to {record['ci_high']:.3g})"
+    return text
