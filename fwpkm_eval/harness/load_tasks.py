@@ -106,7 +106,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _note_if_offline() -> None:
-    """Without a way to the hub, tells its client so, which would try for half a minute; what it has kept still works."""
+    """Without a way to the hub, tells its client so, which would try for half a minute; what it keeps still works."""
     host = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", HUB)).hostname
     if host is None or urllib.request.getproxies():
         return

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lm_eval.models  # before a model is registered, or the built-in ones are not
+import lm_eval.models  # noqa: F401 # before a model is registered, or the built-in ones are not
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from lm_eval.api.instance import Instance
 
-
-assert lm_eval.models.MODEL_MAPPING
 
 END_OF_DOCUMENT = "<|endoftext|>"
 """How a text says that a document ends: read as the tokenizer's end token, as other models read theirs."""
@@ -72,8 +70,7 @@ class FwPKMLM(TemplateLM):
     ) -> None:
         super().__init__()
         self.settings = reading_settings(reading)
-        loaded = isinstance(pretrained, torch.nn.Module)
-        self.model: Any = pretrained if loaded else load_model(pretrained, scale, device, seed, dtype)
+        self.model = _model(pretrained, scale, device, seed, dtype)
         if self.settings.passes and not self.model.has_fast_weights:
             raise UserError(f"{self.model.config.name} has no fast weights to memorise with: leave passes out")
         self.text_tokenizer = tokenizer_of(self.model.config)
@@ -272,6 +269,10 @@ class FwPKMLM(TemplateLM):
 
     def _progress(self, what: str, total: int, disable_tqdm: bool) -> Any:
         return tqdm(total=total, desc=what, disable=self.quiet or disable_tqdm)
+
+
+def _model(pretrained: Any, *how: Any) -> Any:
+    return pretrained if isinstance(pretrained, torch.nn.Module) else load_model(pretrained, *how)
 
 
 def _sampling(options: dict[str, Any], request: str, seen: Counter[str]) -> Sampling:
