@@ -29,7 +29,7 @@ from fwpkm_eval.tasks.lm_eval.text_unit import lengths_in_tokens_of  # noqa: E40
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = "gdn+swa:fwpkm@1"
-WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def text(seed: int, words: int) -> str:

@@ -172,7 +172,8 @@ def _answers(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 class _NotNeeded:
     """Stands where lm-eval would look through its thousands of tasks for ones that are loaded already."""
 
-    task_index: Mapping[str, Any] = {}
+    def __init__(self) -> None:
+        self.task_index: Mapping[str, Any] = {}
 
     def load(self, tasks: list[Any]) -> dict[str, Any]:
         from lm_eval.api.group import Group

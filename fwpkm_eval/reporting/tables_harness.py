@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.table import Rows, Table
+from fwpkm_eval.reporting.tables_speed import absent
 from fwpkm_eval.reporting.wording import MISSING
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def harness_tables(frame: pandas.DataFrame) -> list[Table]:
     for record in found.to_dict("records"):
         reader = _reader(record)
         readers[reader] = None
-        length = wording.size(int(record["length"])) if record["length"] == record["length"] else ""
+        length = wording.size(int(record["length"])) if not absent(record["length"]) else ""
         line = (str(record["task"]).removeprefix(PREFIX), length, str(record["metric"]), str(record["n"]))
         lines.setdefault(line, {})[reader] = _value(record)
     rows = Rows()
@@ -53,15 +54,15 @@ def _reader(record: Mapping[Any, Any]) -> str:
         words.append("memory carried on")
     if record["write_chunk"]:
         words.append(f"written every {record['write_chunk']}")
-    if record["passes"] == record["passes"] and record["passes"]:
+    if not absent(record["passes"]) and record["passes"]:
         words.append(f"{int(record['passes'])} passes")
     return ", ".join(words)
 
 
 def _value(record: Mapping[Any, Any]) -> str:
-    if record["value"] != record["value"]:
+    if absent(record["value"]):
         return "nan"
     text = f"{record['value']:.4g}"
-    if record["ci_low"] == record["ci_low"] and record["ci_high"] == record["ci_high"]:
+    if not absent(record["ci_low"]) and not absent(record["ci_high"]):
         text += f" ({record['ci_low']:.3g} to {record['ci_high']:.3g})"
     return text
