@@ -35,10 +35,7 @@ def memorise(
     ids = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))[None].to(model_tensor(model).device)
     reader = Reader(model, write_chunk or model.config.chunk_size, progress=progress)
     with measuring(model):
-        for _ in range(passes):
-            state = reader.read(ids, state.fresh_sequence(), write=True)
-            state = model.flush(state, inplace=True)
-    return state
+        return reader.memorise(ids, state, passes)
 
 
 def read_texts(

@@ -12,7 +12,6 @@ import click
 
 from fwpkm_eval.commands import options, sources
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +24,6 @@ def _one_model(text: str) -> str | Path:
     if len(found) != 1:
         raise UserError(f"{text!r} names {len(found)} models; one is needed")
     return found[0]
-
-
-def _write_chunk(text: str) -> int | str:
-    return text if text == "haystack" else parse_size(text)
 
 
 @click.command(name="generate")
@@ -58,7 +53,7 @@ def _write_chunk(text: str) -> int | str:
 @click.option("--passes", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Readings of that text.")
 @click.option(
     "--write-chunk",
-    type=options.Parsed("write chunk", _write_chunk),
+    type=options.WRITE_CHUNK,
     default=None,
     metavar="N|haystack",
     help="Write every N tokens, or once per reading. [default: the model's own chunk]",
@@ -111,7 +106,7 @@ def command(
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.generation import Sampling, decode
     from fwpkm_eval.malloc import tune_malloc
-    from fwpkm_eval.tasks.describe import measuring
+    from fwpkm_eval.tasks.describe import fresh_state, measuring
     from fwpkm_eval.tasks.reading import Reader
 
     tune_malloc()
@@ -124,7 +119,7 @@ def command(
     every = write_chunk or loaded.config.chunk_size
     reader = Reader(loaded, every)
     with measuring(loaded):
-        memory = loaded.initial_state(1)
+        memory = fresh_state(loaded)
         if text is not None:
             read = _ids(tokenizer, text, where)
             memory = reader.memorise(read, memory, passes)

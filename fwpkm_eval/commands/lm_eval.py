@@ -99,7 +99,13 @@ def _task_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     show_default=True,
     help="Readings that memorise the context before it is read for the answer; 0: it is written as it is read.",
 )
-@click.option("--write-chunk", default=None, metavar="N|haystack", help="Write every N tokens. [default: the model's]")
+@click.option(
+    "--write-chunk",
+    type=options.WRITE_CHUNK,
+    default=None,
+    metavar="N|haystack",
+    help="Write every N tokens, or once per reading. [default: the model's own chunk]",
+)
 @click.option(
     "--memorise",
     default="haystack",
@@ -130,7 +136,7 @@ def command(
     batch_size: str | None,
     memory: str,
     passes: int,
-    write_chunk: str | None,
+    write_chunk: int | str | None,
     memorise: str,
     segment: int,
     data: str,
@@ -158,7 +164,7 @@ def command(
     from fwpkm_eval.harness.evaluation import RunSettings
     from fwpkm_eval.harness.settings import ReadingSettings
 
-    reading = ReadingSettings(memory, passes, _chunk(write_chunk), memorise, segment)
+    reading = ReadingSettings(memory, passes, write_chunk, memorise, segment)
     settings = RunSettings(limit, num_fewshot, bootstrap, seed)
     subjects = _subjects(model, model_args, scale, device, dtype, batch_size, reading, quiet)
     config = {
@@ -233,10 +239,6 @@ def _run(
         quiet=quiet,
         crew=InThisProcess(planned, settings),
     )
-
-
-def _chunk(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else text
 
 
 def _calm(quiet: bool) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.harness.settings import OFF, STREAM, ReadingSettings
-from fwpkm_eval.tasks.describe import model_tensor
+from fwpkm_eval.tasks.describe import fresh_state, model_tensor
 from fwpkm_eval.tasks.reading import HAYSTACK, Reader
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class ContextReader:
         """A state with the fast weights to start from, which the reading may use up."""
         if self.settings.memory == STREAM:
             if self._carried is None:
-                return self.model.initial_state(1)
+                return fresh_state(self.model)
             # What the last context left in the queue is written now: nobody is asking any more.
             return self.model.flush(self._carried, inplace=True)
         if self._first is None:
-            self._first = self.model.initial_state(1)
+            self._first = fresh_state(self.model)
         # Fast weights are gigabytes at paper scale: they are copied only where they will change.
         return self._first.copy() if will_write else self._first
 
