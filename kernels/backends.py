@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import importlib
+from typing import Literal, cast, get_args
 
 import torch
 
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.kernels.chunk import ChunkOps
 
 Backend = Literal["auto", "reference", "torch", "triton"]
 
+_SPARSE = {"torch": "fwpkm_eval.kernels.sparse_torch", "triton": "fwpkm_eval.kernels.triton_chunk"}
+
 
 def resolve_backend(name: str, device: torch.device) -> str:
-    """The backend to run. "auto" takes the fastest one there is for the device; a name that cannot run is refused."""
+    """The backend to run: "auto" is triton on CUDA and torch elsewhere; a name that cannot run is refused."""
     if name not in get_args(Backend):
         raise unknown("backend", name, list(get_args(Backend)))
-    if name == "triton":
+    if name == "auto":
+        return "triton" if device.type == "cuda" and _triton_trouble(device) is None else "torch"
+    if name == "triton" and (trouble := _triton_trouble(device)) is not None:
         raise UserError(
-            f"backend 'triton' cannot run on {device.type}: this version has no Triton kernels yet; "
-            "use 'torch' (any device), 'reference' or 'auto'"
+            f"backend 'triton' cannot run on {device.type}: {trouble}; use 'torch' (any device), 'reference' or 'auto'"
         )
-    return "torch" if name == "auto" else name
+    return name
+
+
+def _triton_trouble(device: torch.device) -> str | None:
+    """Why Triton's kernels cannot run on the device, or None."""
+    if device.type not in ("cuda", "cpu"):
+        return "its kernels are for CUDA"
+    try:
+        from fwpkm_eval.kernels.triton_launch import interpreted
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    if interpreted():
+        return None
+    if device.type == "cpu":
+        return (
+            "its kernels are for CUDA; on a CPU they need TRITON_INTERPRET=1, set before Triton is imported (for tests)"
+        )
+    return None
+
+
+def chunk_ops(resolved: str) -> ChunkOps:
+    """The operations of a sparse backend, "torch" or "triton"."""
+    if resolved not in _SPARSE:
+        raise UserError(f"backend {resolved!r} reads and writes whole sequences only; use 'torch', 'triton' or 'auto'")
+    return cast(ChunkOps, importlib.import_module(_SPARSE[resolved]))

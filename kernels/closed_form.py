@@ -109,7 +109,7 @@ def _find_block(query: Tensor, keys: Tensor, topk: int, score: str) -> Reads:
         best = -torch.log(IDW_EPSILON + _squared_distances(query, keys, index))
         best, by_distance = best.sort(dim=-1, descending=True)
         index = index.gather(-1, by_distance)
-    i, j = _candidate_pairs(topk, index.device)
+    i, j = candidate_pairs(topk, index.device)
     scores, which = (best[:, 0, :, i] + best[:, 1, :, j]).topk(topk, dim=-1)  # [H,n,k]
     first, second = i[which], j[which]
     slots = index[:, 0].gather(-1, first) * keys.shape[2] + index[:, 1].gather(-1, second)
@@ -117,7 +117,7 @@ def _find_block(query: Tensor, keys: Tensor, topk: int, score: str) -> Reads:
     return Reads(index, best, first, second, slots.transpose(0, 1).reshape(tokens, heads * topk), weights)
 
 
-def _candidate_pairs(topk: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def candidate_pairs(topk: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Pairs of ranks that can be among the k best sums: (i+1)·(j+1) ≤ k, since all pairs of better ranks beat them."""
     pairs = [(i, j) for i in range(topk) for j in range(topk) if (i + 1) * (j + 1) <= topk]
     i, j = torch.tensor(pairs, device=device).unbind(1)

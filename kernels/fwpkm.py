@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.kernels.backends import resolve_backend
+from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 from fwpkm_eval.kernels.reference import scan_reference
-from fwpkm_eval.kernels.sparse_torch import scan_torch
+from fwpkm_eval.kernels.sparse_scan import scan_sparse
 from fwpkm_eval.kernels.types import Addressing, MemoryRule, ScanResult, Score
 
 
@@ -42,8 +42,8 @@ def fwpkm_scan(
         topk: k slots read per head and token. score: "idw" or "dot". lookahead: L tokens. addressing: "entropy" or
             "none" (the memorisation loss moves the keys). chunk_size: C tokens. learning_rate: η. addressing_weight: λ.
         backend: "auto", "reference" (dense autograd, the equations as written), "torch" (sparse closed form) or
-            "triton".
-        inplace: lets the torch backend write into keys and values instead of copies of them.
+            "triton" (the same in fused kernels).
+        inplace: lets a sparse backend write into keys and values instead of copies of them.
 
     Returns:
         `ScanResult`. keys and values given are not changed unless inplace; output, keys and values are differentiable
@@ -66,7 +66,7 @@ def fwpkm_scan(
         if inplace:
             raise UserError("backend 'reference' has no inplace form; use backend='torch' or inplace=False")
         return scan_reference(query, target, gate, keys, values, rule, chunk_size)
-    return scan_torch(query, target, gate, keys, values, rule, chunk_size, inplace)
+    return scan_sparse(query, target, gate, keys, values, rule, chunk_size, inplace, chunk_ops(chosen))
 
 
 def check_memory_shapes(

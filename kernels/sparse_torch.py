@@ -1,89 +1,76 @@
-"""The scan over chunks in closed form, in plain PyTorch, as one autograd function.
+"""One chunk of FwPKM, forward and backward, in plain PyTorch on any device: the operations of backend `torch`.
 
-The forward pass works in place on the fast weights and keeps, per chunk, the old rows of the slots it read (at most
-H·k·C of them); the backward pass needs nothing else of V. Nothing of the size S² × dv is made but the values themselves
-(and, only if asked for, the gradient of the first values).
+The gradient needs nothing of V but the old rows of the slots that the chunk read (at most H·k·C of them).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fwpkm_eval.kernels import closed_form as cf
+from fwpkm_eval.kernels.chunk import ChunkGradient, ChunkInputs, ChunkStep, TouchedRows
 from fwpkm_eval.kernels.product_keys import split_query
-from fwpkm_eval.kernels.types import MemoryRule, ScanResult
+from fwpkm_eval.kernels.types import MemoryRule
 
 
 @dataclass(frozen=True)
-class ChunkStep:
-    """One chunk's forward pass: what was read, and what its gradient needs.
+class Saved:
+    """What the gradient of a chunk needs: its reads, their order by slot, V's rows [U,dv] before the write."""
 
-    output [n,dv]; old_rows [U,dv]: V's rows before the write, if logged; memory_loss [B,written]; addressing_loss [].
-    """
-
-    output: Tensor
     reads: cf.Reads
     sort: cf.SlotSort
-    old_rows: Tensor | None
-    memory_loss: Tensor
-    addressing_loss: Tensor | None
+    old_rows: Tensor
 
 
-@dataclass(frozen=True)
-class ChunkInputs:
-    """A chunk's query [B,C,H·dk], target [B,C,dv], gate [B,C] or None, and what to do with them."""
+def _error(inputs: ChunkInputs, output: Tensor) -> Tensor:
+    """v̂_t − y_t for the tokens written: output [n,dv] → [B, C−L, dv]."""
+    batch, size, _ = inputs.query.shape
+    return output.view(batch, size, -1)[:, : inputs.written] - inputs.target[:, inputs.rule.lookahead :]
 
-    query: Tensor
-    target: Tensor
-    gate: Tensor | None
-    rule: MemoryRule
 
-    @property
-    def written(self) -> int:
-        """How many tokens of each row have a target: C − L."""
-        return max(self.query.shape[1] - self.rule.lookahead, 0)
+def _gated(inputs: ChunkInputs, error: Tensor) -> Tensor:
+    """e [n,dv] = g·(v̂ − y), zero for the last L tokens."""
+    batch, size, _ = inputs.query.shape
+    if inputs.gate is not None:
+        error = inputs.gate[:, : inputs.written, None] * error
+    padded = error.new_zeros(batch, size, error.shape[-1])
+    padded[:, : inputs.written] = error
+    return padded.view(batch * size, -1)
 
-    def error(self, output: Tensor) -> Tensor:
-        """v̂_t − y_t for the tokens written: output [n,dv] → [B, C−L, dv]."""
-        batch, size, _ = self.query.shape
-        return output.view(batch, size, -1)[:, : self.written] - self.target[:, self.rule.lookahead :]
 
-    def gated(self, error: Tensor) -> Tensor:
-        """e [n,dv] = g·(v̂ − y), zero for the last L tokens."""
-        batch, size, _ = self.query.shape
-        if self.gate is not None:
-            error = self.gate[:, : self.written, None] * error
-        padded = error.new_zeros(batch, size, error.shape[-1])
-        padded[:, : self.written] = error
-        return padded.view(batch * size, -1)
+def read_memory(query: Tensor, keys: Tensor, values: Tensor, rule: MemoryRule) -> tuple[Tensor, Tensor, Tensor]:
+    """query [B,C,H·dk] → (v̂ [B,C,dv], slots, weights [n,H·k]) (see `ChunkOps`)."""
+    reads = cf.find_reads(split_query(query, keys.shape[0]), keys, rule.topk, rule.score)
+    output = cf.read_rows(values, reads.slots, reads.weights).view(*query.shape[:2], -1)
+    return output, reads.slots, reads.weights
 
 
 def step_chunk(
-    inputs: ChunkInputs, keys: Tensor, values: Tensor, counted: Tensor | None = None, log: bool = False
+    inputs: ChunkInputs,
+    keys: Tensor,
+    values: Tensor,
+    output: Tensor | None = None,
+    counted: Tensor | None = None,
+    log: bool = False,
 ) -> ChunkStep:
-    """Reads a chunk, then writes it into keys [H,2,S,d] and values [S²,dv] in place.
-
-    counted [·,H·k]: slots of the reads to take N_i and the factor C/(C−L) from, instead of the chunk's own; only the
-    published streaming rule needs it. log: keeps the rows that are overwritten, for the gradient.
-    """
+    """Reads a chunk, then writes it in place (see `ChunkOps`)."""
     rule, heads = inputs.rule, keys.shape[0]
     query = split_query(inputs.query, heads)
     reads = cf.find_reads(query, keys, rule.topk, rule.score)
-    output = cf.read_rows(values, reads.slots, reads.weights)
+    read_out = cf.read_rows(values, reads.slots, reads.weights)
+    if output is not None:
+        output.copy_(read_out.view_as(output))
     sort = cf.sort_reads(reads.slots)
     by_subkey = cf.sort_subkeys(reads, keys.shape[2])
     old_rows = values[sort.slots] if log or rule.addressing == "none" else None
 
-    error = inputs.error(output)
+    error = _error(inputs, read_out)
     squared = error.square().mean(-1)
     memory_loss = squared if inputs.gate is None else inputs.gate[:, : inputs.written] * squared
-    gated = inputs.gated(error)
+    gated = _gated(inputs, error)
     ds, addressing_loss = None, None
     if rule.addressing == "entropy":
         addressing_loss, ds = cf.addressing_ds(reads, by_subkey, rule.addressing_weight)
@@ -99,7 +86,8 @@ def step_chunk(
     if ds is not None:
         key_step = cf.scores_to_keys(ds, reads, by_subkey, query, keys, rule.score)
         keys.sub_(key_step, alpha=rule.learning_rate)
-    return ChunkStep(output, reads, sort, old_rows, memory_loss, addressing_loss)
+    saved = Saved(reads, sort, old_rows) if log and old_rows is not None else None
+    return ChunkStep(reads.slots, reads.weights, memory_loss, addressing_loss, sort.slots, saved)
 
 
 def _memorisation_ds(
@@ -111,33 +99,30 @@ def _memorisation_ds(
     return cf.pairs_to_halves(cf.softmax_backward(reads.weights, dw), reads)
 
 
-@dataclass
-class ChunkGradient:
-    """Gradients of one chunk: query [B,C,H·dk], target [B,C,dv], gate [B,C] or None, keys, and the rows it read."""
-
-    query: Tensor
-    target: Tensor
-    gate: Tensor | None
-    keys: Tensor
-    rows: Tensor
-
-
 def step_chunk_backward(
-    inputs: ChunkInputs, step: ChunkStep, keys: Tensor, d_output: Tensor, d_keys: Tensor, d_rows: Tensor
-) -> ChunkGradient:
-    """The exact gradient of `step_chunk`.
-
-    keys are those before the chunk; d_output [n,dv]; d_keys [H,2,S,d] of the new keys; d_rows [U,dv] of the new rows.
-    """
-    rule, reads, sort, old_rows = inputs.rule, step.reads, step.sort, step.old_rows
-    assert old_rows is not None, "the step was made without its log"
+    inputs: ChunkInputs,
+    step: ChunkStep,
+    keys: Tensor,
+    output: Tensor,
+    d_output: Tensor | None,
+    d_keys: Tensor,
+    rows: TouchedRows,
+    into: ChunkGradient,
+) -> Tensor:
+    """The exact gradient of `step_chunk` (see `ChunkOps`)."""
+    saved: Saved | None = step.saved
+    assert saved is not None, "the step was made without its log"
+    rule, reads, sort, old_rows = inputs.rule, saved.reads, saved.sort, saved.old_rows
+    places = torch.searchsorted(rows.slots, sort.slots)
+    d_rows = rows.gradient[places]
     batch, size, _ = inputs.query.shape
     heads, _, subkeys, width = keys.shape
     query = split_query(inputs.query, heads)
     by_subkey = cf.sort_subkeys(reads, subkeys)
     positions = sort.positions().view(reads.slots.shape)
-    error = inputs.error(step.output)
-    gated = inputs.gated(error)
+    flat_output = output.reshape(batch * size, -1)
+    error = _error(inputs, flat_output)
+    gated = _gated(inputs, error)
     d_gated = torch.zeros_like(gated)
     d_weights = torch.zeros_like(reads.weights)
     d_half = torch.zeros_like(reads.half_scores)
@@ -177,14 +162,11 @@ def step_chunk_backward(
 
     # e = g·(v̂ − y) on the tokens written.
     d_error = d_gated.view(batch, size, -1)[:, : inputs.written]
-    d_gate = None
-    if inputs.gate is not None:
-        d_gate = torch.zeros_like(inputs.gate)
-        d_gate[:, : inputs.written] = (d_error * error).sum(-1)
+    if inputs.gate is not None and into.gate is not None:
+        into.gate[:, : inputs.written] = (d_error * error).sum(-1)
         d_error = inputs.gate[:, : inputs.written, None] * d_error
-    d_target = torch.zeros_like(inputs.target)
-    d_target[:, rule.lookahead :] = -d_error
-    d_read = d_output.clone()
+    into.target[:, rule.lookahead :] = -d_error
+    d_read = torch.zeros_like(flat_output) if d_output is None else d_output.reshape(batch * size, -1).clone()
     d_read.view(batch, size, -1)[:, : inputs.written] += d_error
 
     # v̂ = A·R, then through the softmax and the scores.
@@ -197,120 +179,6 @@ def step_chunk_backward(
     new_d_keys += cf.scores_to_keys(d_half, reads, by_subkey, query, keys, rule.score)
     if d_query_step is not None:
         d_query = d_query + d_query_step
-    d_query = d_query.permute(2, 0, 1, 3).reshape(batch, size, heads * 2 * width)
-    return ChunkGradient(d_query, d_target, d_gate, new_d_keys, new_d_rows)
-
-
-class _Scan(torch.autograd.Function):
-    """(query, target, gate, keys, values) → (output, keys, values, indices, weights, memory_loss, addressing_loss)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        target: Tensor,
-        gate: Tensor | None,
-        keys: Tensor,
-        values: Tensor,
-        rule: MemoryRule,
-        chunk_size: int,
-        inplace: bool,
-    ) -> tuple[Any, ...]:
-        if not inplace:
-            keys, values = keys.clone(), values.clone()
-        batch, tokens, _ = query.shape
-        differentiated = any(ctx.needs_input_grad)
-        steps, old_keys = [], []
-        for start in range(0, tokens, chunk_size):
-            inputs = _chunk(query, target, gate, rule, start, chunk_size)
-            if differentiated:
-                old_keys.append(keys.clone())
-            steps.append(step_chunk(inputs, keys, values, log=differentiated))
-        shape = (batch, -1, keys.shape[0], rule.topk)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(query, target, gate)
-        ctx.steps, ctx.old_keys, ctx.rule, ctx.chunk_size, ctx.values_shape = (
-            steps,
-            old_keys,
-            rule,
-            chunk_size,
-            values.shape,
-        )
-        indices = torch.cat([s.reads.slots.view(shape) for s in steps], 1)
-        weights = torch.cat([s.reads.weights.view(shape) for s in steps], 1)
-        memory_loss = torch.cat([s.memory_loss for s in steps], 1)
-        losses = [s.addressing_loss for s in steps if s.addressing_loss is not None]
-        addressing = torch.stack(losses).mean() if losses else query.new_zeros(())
-        ctx.mark_non_differentiable(indices, weights, memory_loss, addressing)
-        output = torch.cat([s.output.view(batch, -1, values.shape[1]) for s in steps], 1)
-        if inplace:
-            ctx.mark_dirty(keys, values)
-        return output, keys, values, indices, weights, memory_loss, addressing
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        query, target, gate = ctx.saved_tensors
-        d_output, d_keys, d_values = grads[:3]
-        steps: list[ChunkStep] = ctx.steps
-        rule: MemoryRule = ctx.rule
-        width = ctx.values_shape[1]
-        touched = torch.cat([s.sort.slots for s in steps]).unique()
-        d_touched = query.new_zeros(len(touched), width) if d_values is None else d_values[touched]
-        d_keys = torch.zeros_like(ctx.old_keys[0]) if d_keys is None else d_keys
-        d_query, d_target = torch.zeros_like(query), torch.zeros_like(target)
-        d_gate = None if gate is None else torch.zeros_like(gate)
-        for number in reversed(range(len(steps))):
-            start = number * ctx.chunk_size
-            part = slice(start, start + ctx.chunk_size)
-            inputs = _chunk(query, target, gate, rule, start, ctx.chunk_size)
-            step = steps[number]
-            place = torch.searchsorted(touched, step.sort.slots)
-            d_out = torch.zeros_like(step.output) if d_output is None else d_output[:, part].reshape(-1, width)
-            back = step_chunk_backward(inputs, step, ctx.old_keys[number], d_out, d_keys, d_touched[place])
-            d_touched[place] = back.rows
-            d_keys = back.keys
-            d_query[:, part], d_target[:, part] = back.query, back.target
-            if d_gate is not None and back.gate is not None:
-                d_gate[:, part] = back.gate
-        d_first_values = None
-        if ctx.needs_input_grad[4]:
-            d_first_values = _zeros(query, ctx.values_shape) if d_values is None else d_values.clone()
-            d_first_values[touched] = d_touched
-        return d_query, d_target, d_gate, d_keys, d_first_values, None, None, None
-
-
-def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Zeros of which, on a CPU, the system makes only the pages that are written: most slots were never read."""
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    return torch.from_numpy(numpy.zeros(shape, dtype=str(like.dtype).removeprefix("torch.")))
-
-
-def _chunk(query: Tensor, target: Tensor, gate: Tensor | None, rule: MemoryRule, start: int, size: int) -> ChunkInputs:
-    part = slice(start, start + size)
-    return ChunkInputs(query[:, part], target[:, part], None if gate is None else gate[:, part], rule)
-
-
-def scan_torch(
-    query: Tensor,
-    target: Tensor,
-    gate: Tensor | None,
-    keys: Tensor,
-    values: Tensor,
-    rule: MemoryRule,
-    chunk_size: int,
-    inplace: bool = False,
-) -> ScanResult:
-    """The scan over chunks (see `fwpkm_scan` for shapes). inplace=True writes into the keys and values given."""
-    result = _Scan.apply(query, target, gate, keys, values, rule, chunk_size, inplace)
-    output, new_keys, new_values, indices, weights, memory_loss, addressing = result
-    return ScanResult(
-        output,
-        new_keys,
-        new_values,
-        indices,
-        weights,
-        memory_loss,
-        addressing if rule.addressing == "entropy" else None,
-    )
+    into.query.copy_(d_query.permute(2, 0, 1, 3).reshape(batch, size, heads * 2 * width))
+    rows.gradient[places] = new_d_rows
+    return new_d_keys

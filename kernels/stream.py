@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.kernels import closed_form as cf
+from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
+from fwpkm_eval.kernels.chunk import ChunkInputs, ChunkOps
 from fwpkm_eval.kernels.fwmlp import mlp, sgd_step, shifted_target
 from fwpkm_eval.kernels.observe import MemoryObserver, Places, Write, first, shift
-from fwpkm_eval.kernels.product_keys import split_query
-from fwpkm_eval.kernels.sparse_torch import ChunkInputs, step_chunk
 from fwpkm_eval.kernels.types import MemoryRule, TargetRule
 
 
@@ -47,6 +46,7 @@ class ProductKeyMemory:
     count: whose reads N_i counts at a write. "written", the tokens being written; "read", the tokens read since the
     last write, as the published implementation does, with its factor (tokens read)/(tokens written).
     observer: who is told of every read and write. writes: how many there were.
+    backend: "auto", "torch" or "triton", which reads and writes.
     """
 
     keys: Tensor
@@ -55,21 +55,25 @@ class ProductKeyMemory:
     count: Literal["written", "read"] = "written"
     observer: MemoryObserver | None = field(default=None, repr=False)
     writes: int = 0
+    backend: str = "auto"
     _since: list[Tensor] = field(default_factory=list, repr=False)
 
     @property
     def lookahead(self) -> int:
         return self.rule.lookahead
 
+    @property
+    def _ops(self) -> ChunkOps:
+        return chunk_ops(resolve_backend(self.backend, self.values.device))
+
     def read(self, query: Tensor) -> Tensor:
-        dtype = self.values.dtype
-        parts = split_query(query.to(dtype), self.keys.shape[0])
-        reads = cf.find_reads(parts, self.keys, self.rule.topk, self.rule.score)
+        query = query.to(self.values.dtype)
+        output, slots, weights = self._ops.read_memory(query, self.keys, self.values, self.rule)
         if self.count == "read":
-            self._since.append(reads.slots)
+            self._since.append(slots)
         if self.observer is not None:
-            self.observer.read(reads.slots.view(*query.shape[:2], -1), reads.weights.view(*query.shape[:2], -1))
-        return cf.read_rows(self.values, reads.slots, reads.weights).view(*query.shape[:2], -1)
+            self.observer.read(*(x.view(*query.shape[:2], -1) for x in (slots.long(), weights)))
+        return output
 
     def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
         query_places, target_places = first(places, query.shape[1]), shift(places, self.lookahead)
@@ -89,11 +93,12 @@ class ProductKeyMemory:
         # Every token has its target beside it, so for the step itself the lookahead is 0.
         rule = MemoryRule(**{**vars(self.rule), "lookahead": 0})
         inputs = ChunkInputs(query.to(dtype), target.to(dtype), None if gate is None else gate.to(dtype), rule)
-        step = step_chunk(inputs, self.keys, self.values, torch.cat(self._since) if self._since else None)
+        counted = torch.cat(self._since) if self._since else None
+        step = self._ops.step_chunk(inputs, self.keys, self.values, counted=counted)
         self._since = []
         self.writes += 1
         if self.observer is not None:
-            slots, weights = (x.view(*query.shape[:2], -1) for x in (step.reads.slots, step.reads.weights))
+            slots, weights = (x.view(*query.shape[:2], -1) for x in (step.slots.long(), step.weights))
             self.observer.wrote(
                 Write(inputs.query, inputs.target, inputs.gate, slots, weights, query_places, target_places)
             )
@@ -101,7 +106,7 @@ class ProductKeyMemory:
     def copy(self) -> ProductKeyMemory:
         observer = None if self.observer is None else self.observer.copy()
         keys, values, since = self.keys.clone(), self.values.clone(), list(self._since)
-        return ProductKeyMemory(keys, values, self.rule, self.count, observer, self.writes, since)
+        return ProductKeyMemory(keys, values, self.rule, self.count, observer, self.writes, self.backend, since)
 
 
 @dataclass
