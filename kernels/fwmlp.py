@@ -1,4 +1,8 @@
-"""`fwmlp_scan`: the dense fast-weight MLP, the published baseline in FwPKM's place."""
+"""`fwmlp_scan`: the dense fast-weight MLP, the published baseline in FwPKM's place.
+
+One form for every backend: reads and steps are dense products of thousands of tokens with thousands of rows of weights,
+which the vendors' libraries do at the hardware's limit; a kernel of our own would fuse only the cheap remainder.
+"""
 
 from __future__ import annotations
 
