@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 from fwpkm_eval.reference_models.attention import Attention, MixerState
 from fwpkm_eval.reference_models.config import BackboneConfig, ModelConfig
 from fwpkm_eval.reference_models.gated_delta import GatedDeltaNet
@@ -95,6 +96,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.seed = seed
+        self.backend = "auto"
         back = config.backbone
         with torch.random.fork_rng(devices=[]):
             self.embedding = nn.Embedding(back.vocab_size, back.hidden)
@@ -132,6 +134,19 @@ class LanguageModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.embedding.weight.device
+
+    def use_backend(self, name: str) -> None:
+        """Has product-key memories read and written by "torch" or "triton", from the next `initial_state` on.
+
+        Raises:
+            UserError: a backend that cannot run on the model's device, or that cannot stream.
+        """
+        chunk_ops(resolve_backend(name, self.device))
+        self.backend = name
+        for layer in self.blocks:
+            for module in (layer.memory, layer.mlp):
+                if isinstance(module, FwPKMLayer | PKMLayer):
+                    module.backend = name
 
     @property
     def weights_hash(self) -> str:

@@ -41,6 +41,7 @@ class PKMLayer(nn.Module):
     def __init__(self, config: PKMConfig, hidden: int) -> None:
         super().__init__()
         self.heads, self.topk = config.heads, config.topk
+        self.backend = "auto"
         width = config.heads * config.key_dim
         self.query = nn.Linear(hidden, width)
         self.query_norm = nn.RMSNorm(width, eps=1e-6)
@@ -59,7 +60,7 @@ class PKMLayer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        read, _ = pkm_read(self.query_norm(self.query(x)), self.keys, self.values, topk=self.topk)
+        read, _ = pkm_read(self.query_norm(self.query(x)), self.keys, self.values, topk=self.topk, backend=self.backend)
         return self.out_proj(read.to(x.dtype) * F.silu(self.gate_proj(x)))
 
 
@@ -144,6 +145,7 @@ class FwPKMLayer(FastWeightLayer):
         config = model.fwpkm
         super().__init__(config, model, config.heads * config.key_dim, config.value_dim)
         self.config = config
+        self.backend = "auto"
         self.rule = memory_rule(config)
         self.register_buffer("first_keys", torch.empty(config.heads, 2, config.subkeys, config.key_dim // 2))
         self.first_keys: Tensor
@@ -169,6 +171,7 @@ class FwPKMLayer(FastWeightLayer):
             **vars(self.rule),
             chunk_size=chunk_size,
             inplace=True,
+            backend=state.memory.backend,
         )
         state.memory.keys, state.memory.values = result.keys.detach(), result.values.detach()
         state.memory.writes += -(-q.shape[1] // chunk_size)
@@ -177,7 +180,7 @@ class FwPKMLayer(FastWeightLayer):
     def initial_memory(self, values_seed: int) -> ProductKeyMemory:
         """What the memory is before it has read: the keys kept with the weights, values N(0, dv^-½) from a seed."""
         values = first_values(self.config, values_seed).to(self.first_keys.device)
-        return ProductKeyMemory(self.first_keys.float().clone(), values, self.rule)
+        return ProductKeyMemory(self.first_keys.float().clone(), values, self.rule, backend=self.backend)
 
 
 class FwMLPLayer(FastWeightLayer):

@@ -30,7 +30,7 @@ def describe_model(model: Any) -> dict[str, Any]:
         "score": model.config.fwpkm.score if spec.layers("fwpkm") else "",
         "device": tensor.device.type,
         "dtype": str(tensor.dtype).removeprefix("torch."),
-        "backend": resolve_backend("auto", tensor.device) if spec.memories else "",
+        "backend": resolve_backend(getattr(model, "backend", "auto"), tensor.device) if spec.memories else "",
         "weights_hash": model.weights_hash,
         "version": __version__,
     }

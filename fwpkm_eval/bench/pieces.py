@@ -180,7 +180,8 @@ def _pkm_reference(chunk: Chunk) -> dict[str, Tensor]:
 
 
 def _pkm_torch(chunk: Chunk) -> dict[str, Tensor]:
-    found = pkm_read(chunk.extra["pkm_query"], chunk.extra["pkm_keys"], chunk.values, topk=_pkm_topk(chunk))
+    query, keys = chunk.extra["pkm_query"], chunk.extra["pkm_keys"]
+    found = pkm_read(query, keys, chunk.values, topk=_pkm_topk(chunk), backend="torch")
     return {"output": found[0][0]}
 
 
