@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Triton's kernels run compiled where there is a GPU and in Triton's interpreter elsewhere; it looks once, at import.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # For `make soak`: --hypothesis-profile=soak.
 settings.register_profile("soak", max_examples=20_000, deadline=None)
@@ -25,8 +31,6 @@ def poisoned_memory() -> Iterator[None]:
     Torch does it, below torch.empty, empty_like and new_empty, in its deterministic mode; operations that
     are not deterministic are refused meanwhile.
     """
-    import torch
-
     switch: Any = torch.utils.deterministic  # its attribute is a property, unknown to type checkers
     fill = switch.fill_uninitialized_memory
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -42,8 +46,6 @@ def poisoned_memory() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread: at test sizes a second one costs more than it gives."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -53,7 +55,5 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def no_gradients() -> Iterator[None]:
     """Runs the test without autograd, as models are evaluated."""
-    import torch
-
     with torch.no_grad():
         yield

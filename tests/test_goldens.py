@@ -33,16 +33,16 @@ PKMS = [name for name in FILES if name.startswith("pkm")]
 class Golden:
     """A golden file that knows which of its results were compared."""
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
         with np.load(FOLDER / f"{name}.npz") as stored:
             self.config: dict[str, Any] = json.loads(str(stored["config"]))
             self.arrays = {key: torch.from_numpy(stored[key]) for key in stored.files if key != "config"}
-        self.dtype = dtype
+        self.dtype, self.device = dtype, device
         self.compared: set[str] = set()
 
     def given(self, name: str, requires_grad: bool = False) -> Tensor:
         """The input `in_<name>`."""
-        return self.arrays[f"in_{name}"].to(self.dtype).requires_grad_(requires_grad)
+        return self.arrays[f"in_{name}"].to(self.device, self.dtype).requires_grad_(requires_grad)
 
     def has(self, name: str) -> bool:
         return name in self.arrays
@@ -55,7 +55,7 @@ class Golden:
     def check(self, tolerance: str, name: str, ours: Tensor) -> None:
         """Ours against `out_<name>`. The golden numbers are float32 whatever ours were computed in."""
         assert ours.dtype == self.dtype
-        assert_close(tolerance, ours, self.expected(name).view_as(ours), name, dtype=torch.float32)
+        assert_close(tolerance, ours.cpu(), self.expected(name).view_as(ours), name, dtype=torch.float32)
 
     def check_all_compared(self) -> None:
         """No result of the file was passed over."""
@@ -85,13 +85,14 @@ def check_reads(golden: Golden, result: ScanResult) -> None:
     """Slots as sets, and weights slot by slot; a tie may swap a slot for one of equal weight."""
     slots, weights = golden.expected("indices"), golden.expected("weights")
     assert result.indices.dtype == torch.int64
-    same = same_sets(result.indices, slots)
-    ours = result.weights.gather(-1, result.indices.argsort(-1))
+    indices, our_weights = result.indices.cpu(), result.weights.cpu()
+    same = same_sets(indices, slots)
+    ours = our_weights.gather(-1, indices.argsort(-1))
     theirs = weights.gather(-1, slots.argsort(-1))
     assert_close("golden.forward", ours[same], theirs[same], "weights, slot by slot", dtype=torch.float32)
     # No golden file has ties at the edge of the top-k in more than one read of a thousand.
     assert same.float().mean() >= 0.999
-    descending = (result.weights.sort(-1, descending=True).values, weights.sort(-1, descending=True).values)
+    descending = (our_weights.sort(-1, descending=True).values, weights.sort(-1, descending=True).values)
     assert_close("golden.forward", *descending, "weights in order", dtype=torch.float32)
 
 
@@ -99,7 +100,18 @@ def check_reads(golden: Golden, result: ScanResult) -> None:
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("name", SCANS)
 def test_scan(name: str, backend: str, dtype: torch.dtype) -> None:
-    golden = Golden(name, dtype)
+    check_scan(Golden(name, dtype), backend)
+
+
+# Triton's interpreter is slow: of files that tell the same, those with gradients.
+@pytest.mark.parametrize(
+    "name", [n for n in SCANS if "grad" in n or f"{n.replace('fwpkm', 'fwpkm_grad')}" not in SCANS]
+)
+def test_scan_in_triton(name: str) -> None:
+    check_scan(Golden(name, device="cuda" if torch.cuda.is_available() else "cpu"), "triton")
+
+
+def check_scan(golden: Golden, backend: str) -> None:
     config = golden.config
     with_gradients = "in_cotangent" in golden.arrays
     inputs = {

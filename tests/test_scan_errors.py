@@ -10,6 +10,7 @@ import torch
 from scan_cases import Case
 
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.kernels import triton_launch
 from fwpkm_eval.kernels.fwmlp import fwmlp_scan
 
 CASE = Case(batch=2, tokens=6, heads=2, subkeys=4, half=3, width=5, topk=2, chunk=3)
@@ -104,7 +105,7 @@ def test_an_unknown_backend_names_the_near_one() -> None:
 
 def test_triton_on_a_cpu_is_refused_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """Never a silent fallback: a backend asked for by name runs or is refused."""
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(triton_launch, "interpreted", lambda: False)
     refused(["triton", "cpu", "torch"], backend="triton")
 
 

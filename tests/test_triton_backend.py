@@ -1,0 +1,66 @@
+"""When backend `triton` runs, when it is refused, and that its kernels compile for the GPU they are written for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
+
+COMPILE = Path(__file__).parent / "compile_triton.py"
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """A Python of its own, in which Triton is not interpreted and no GPU is seen."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    return subprocess.run(
+        [sys.executable, "-P", *command], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_auto_is_torch_on_a_cpu_even_in_the_interpreter() -> None:
+    assert resolve_backend("auto", torch.device("cpu")) == "torch"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_auto_is_triton_on_cuda() -> None:
+    assert resolve_backend("auto", torch.device("cuda")) == "triton"
+
+
+def test_triton_is_refused_where_it_cannot_run() -> None:
+    with pytest.raises(UserError, match="for CUDA"):
+        resolve_backend("triton", torch.device("meta"))
+    with pytest.raises(UserError, match="whole sequences"):
+        chunk_ops("reference")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_triton_on_a_cpu_needs_the_interpreter_from_the_start(late: bool) -> None:
+    """One clear line, also if the variable is set after Triton was imported."""
+    code = "import torch, triton, os\n"
+    code += "os.environ['TRITON_INTERPRET'] = '1'\n" if late else ""
+    code += "from fwpkm_eval.kernels.backends import resolve_backend\n"
+    code += "try: resolve_backend('triton', torch.device('cpu'))\nexcept Exception as error: print(error)\n"
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert "backend 'triton' cannot run on cpu" in line
+    assert "TRITON_INTERPRET=1" in line
+    assert "'torch'" in line
+
+
+def test_every_kernel_compiles_for_hopper() -> None:
+    """What the interpreter cannot see, types, tile limits and shared memory, at paper widths. It needs no GPU."""
+    done = run(str(COMPILE))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len({name for name, _ in lines}) == 12
+    # One block of an H100 has 227 KB; two blocks at a time hide each other's waits.
+    assert all(int(shared) <= 113 * 1024 for _, shared in lines)
