@@ -78,9 +78,9 @@ class _Scan(torch.autograd.Function):
         ops: ChunkOps = ctx.ops
         touched = torch.cat([s.touched for s in steps]).unique().long()
         d_rows = query.new_zeros(len(touched), ctx.values_shape[1]) if d_values is None else d_values[touched]
-        rows = TouchedRows(touched, d_rows)
+        rows = TouchedRows(touched, d_rows.contiguous())
         d_keys = torch.zeros_like(ctx.old_keys[0]) if d_keys is None else d_keys
-        d_query, d_target = torch.zeros_like(query), torch.zeros_like(target)
+        d_query, d_target = query.new_zeros(query.shape), target.new_zeros(target.shape)
         d_gate = None if gate is None else torch.zeros_like(gate)
         for number in reversed(range(len(steps))):
             start = number * ctx.chunk_size

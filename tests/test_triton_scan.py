@@ -5,6 +5,7 @@ The kernels take the dtype of the memory, so in float64 they are held to float64
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -216,17 +217,23 @@ def test_what_is_given_is_not_changed_unless_in_place() -> None:
         assert torch.equal(ours, expected)
 
 
-def test_inputs_that_are_not_contiguous() -> None:
-    inputs = SMALL.inputs(requires_grad=True)
-    strided = {name: torch.stack([x, x], -1).detach()[..., 0].requires_grad_() for name, x in inputs.items()}
-    ours = SMALL.scan(moved(inputs), backend="triton")
-    given = {name: x.to(DEVICE) for name, x in strided.items()}
-    result = SMALL.scan(given, backend="triton")
-    assert torch.equal(result.output, ours.output)
-    # Sums have expanded (stride 0) gradients.
-    (result.output.sum() + result.keys.sum() + result.values.sum()).backward()
-    (ours.output.sum() + ours.keys.sum() + ours.values.sum()).backward()
-    assert all(x.grad is not None and x.grad.isfinite().all() for x in strided.values())
+@pytest.mark.parametrize(
+    "strided",
+    [lambda x: torch.stack([x, x], -1)[..., 0], lambda x: x.transpose(0, -1).contiguous().transpose(0, -1)],
+    ids=["every second", "transposed"],
+)
+def test_inputs_that_are_not_contiguous(strided: Callable[[Tensor], Tensor]) -> None:
+    inputs = SMALL.inputs()
+    ends = []
+    for layout in (strided, torch.clone):
+        given = {name: layout(x.to(DEVICE)).requires_grad_() for name, x in inputs.items()}
+        assert given["query"].is_contiguous() == (layout is torch.clone)
+        result = SMALL.scan(given, backend="triton")
+        # A sum has an expanded (stride 0) gradient, a transposed cotangent a transposed one.
+        turned = torch.linspace(0, 1, result.values.numel(), dtype=torch.float64, device=DEVICE)
+        total = result.output.sum() + result.keys.sum() + (result.values.T * turned.view_as(result.values.T)).sum()
+        ends.append([result.output, result.keys, result.values, *torch.autograd.grad(total, list(given.values()))])
+    assert all(torch.equal(ours, expected) for ours, expected in zip(*ends, strict=True))
 
 
 def test_a_gradient_can_be_taken_twice() -> None:
