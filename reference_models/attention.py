@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fwpkm_eval.reference_models.config import BackboneConfig
 from fwpkm_eval.reference_models.norms import RMSNorm
+from fwpkm_eval.reference_models.yarn import Yarn
 
 MixerState = dict[str, Tensor]
 
@@ -34,22 +35,35 @@ class Attention(nn.Module):
         self.rotary_width = int(self.width * config.rotary_fraction) // 2 * 2
         self.theta = config.rotary_theta
 
-    def forward(self, x: Tensor, state: MixerState | None, position: int) -> tuple[Tensor, MixerState]:
-        """x [B,T,D] at positions position…; state: keys and values [B,G,P,E] of the tokens before."""
+    def forward(
+        self,
+        x: Tensor,
+        state: MixerState | None,
+        position: int,
+        yarn: Yarn | None = None,
+        training_window: int | None = None,
+    ) -> tuple[Tensor, MixerState]:
+        """x [B,T,D] at positions position…; state: keys and values [B,G,P,E] of the tokens before.
+
+        Full attention alone heeds yarn (the same through a sequence), and training_window (pSWA), the window of this
+        call.
+        """
         batch, tokens, _ = x.shape
+        window = training_window if self.window is None else self.window
+        yarn = yarn if self.window is None else None
         q, gate = self.q_proj(x).view(batch, tokens, self.heads, 2 * self.width).chunk(2, -1)
         k = self.k_proj(x).view(batch, tokens, self.kv_heads, self.width)
         v = self.v_proj(x).view(batch, tokens, self.kv_heads, self.width).transpose(1, 2)
-        q = self._rotate(self.q_norm(q).transpose(1, 2), position)
-        k = self._rotate(self.k_norm(k).transpose(1, 2), position)
+        q = self._rotate(self.q_norm(q).transpose(1, 2), position, yarn)
+        k = self._rotate(self.k_norm(k).transpose(1, 2), position, yarn)
         if state is not None:
             k, v = torch.cat([state["k"], k], 2), torch.cat([state["v"], v], 2)
         groups = self.heads // self.kv_heads
         wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        if self.window is None or k.shape[2] <= self.window:
+        if window is None or k.shape[2] <= window:
             out = causal_attention(q, wide_k, wide_v)
         else:
-            out = window_attention(q, wide_k, wide_v, self.window)
+            out = window_attention(q, wide_k, wide_v, window)
         out = out.transpose(1, 2).reshape(batch, tokens, -1) * torch.sigmoid(gate.reshape(batch, tokens, -1))
         if self.window is not None:
             k, v = k[:, :, -(self.window - 1) :], v[:, :, -(self.window - 1) :]
@@ -57,7 +71,7 @@ class Attention(nn.Module):
                 k, v = k[:, :, :0], v[:, :, :0]
         return self.o_proj(out), {"k": k, "v": v}
 
-    def _rotate(self, x: Tensor, position: int) -> Tensor:
+    def _rotate(self, x: Tensor, position: int, yarn: Yarn | None = None) -> Tensor:
         """Rotary embedding on the first rotary_width features: x [B,·,T,E]."""
         half = self.rotary_width // 2
         if half == 0:
@@ -65,8 +79,12 @@ class Attention(nn.Module):
         steps = torch.arange(half, device=x.device, dtype=torch.float32) / half
         # Angles in float64: at 128K tokens a float32 product has lost the fraction of a turn.
         places = torch.arange(position, position + x.shape[2], device=x.device, dtype=torch.float64)
-        angle = torch.outer(places, (self.theta**-steps).double())
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        frequencies = (self.theta**-steps).double()
+        angle = torch.outer(places, frequencies if yarn is None else yarn.frequencies(frequencies))
+        cos, sin = angle.cos(), angle.sin()
+        if yarn is not None:
+            cos, sin = cos * yarn.magnitude, sin * yarn.magnitude
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], -1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], -1)
 

@@ -7,6 +7,8 @@ Shapes: B batch, T tokens, M chunks of C tokens, N heads, E head width (of keys 
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 
 import torch
@@ -15,9 +17,24 @@ from torch import Tensor, nn
 
 from fwpkm_eval.reference_models.attention import MixerState
 from fwpkm_eval.reference_models.config import BackboneConfig
-from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm
+from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm, full_precision
 
 CHUNK = 64
+
+
+@functools.cache
+def fla_is_installed() -> bool:
+    """Whether flash-linear-attention's kernels can be imported (nothing is imported to find out)."""
+    return importlib.util.find_spec("fla") is not None
+
+
+def delta_rule_backend(device: torch.device, dtype: torch.dtype) -> str:
+    """What runs the recurrence over activations of `dtype`: "fla" (16 bits, on CUDA, if installed) or "torch".
+
+    The kernels round their products to few bits; activations of 32 bits are worth the torch form's full ones.
+    """
+    low = dtype in (torch.bfloat16, torch.float16)
+    return "fla" if device.type == "cuda" and low and fla_is_installed() else "torch"
 
 
 class GatedDeltaNet(nn.Module):
@@ -51,9 +68,11 @@ class GatedDeltaNet(nn.Module):
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         a, b = self.ab_proj(x).view(batch, tokens, 2, self.heads).permute(2, 0, 3, 1).float()
         log_decay = -self.a_log.float().exp().view(1, -1, 1) * F.softplus(a + self.dt_bias.float().view(1, -1, 1))
-        out, matrix = gated_delta_rule(
-            q * self.width**-0.5, k, v, log_decay, torch.sigmoid(b), None if state is None else state["s"]
-        )
+        rule = fla_delta_rule if tokens > 1 and delta_rule_backend(v.device, v.dtype) == "fla" else gated_delta_rule
+        with full_precision(x.device):
+            out, matrix = rule(
+                q * self.width**-0.5, k, v, log_decay, torch.sigmoid(b), None if state is None else state["s"]
+            )
         z = self.z_proj(x).view(batch, tokens, self.heads, self.width)
         out = self.norm(out.transpose(1, 2).to(x.dtype)) * F.silu(z)
         return self.out_proj(out.reshape(batch, tokens, -1)), {"s": matrix, "conv": past}
@@ -99,3 +118,23 @@ def gated_delta_rule(
         outputs.append(asking[:, :, m] @ state + within[:, :, m] @ update)
         state = shrink[:, :, m] * state + carried[:, :, m] @ update
     return torch.stack(outputs, 2).flatten(2, 3)[:, :, :tokens], state
+
+
+def fla_delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`gated_delta_rule` by flash-linear-attention's chunked kernel (CUDA): the same arguments and results.
+
+    q, k, v go in as v's dtype, decay, β and the matrix as float32.
+    """
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    out, matrix = chunk_gated_delta_rule(
+        *(x.transpose(1, 2).to(v.dtype).contiguous() for x in (q, k, v)),
+        g=log_decay.transpose(1, 2).float().contiguous(),
+        beta=beta.transpose(1, 2).float().contiguous(),
+        scale=1.0,  # q comes scaled
+        initial_state=None if start is None else start.float(),
+        output_final_state=True,
+    )
+    return out.transpose(1, 2), matrix

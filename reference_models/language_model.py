@@ -6,11 +6,13 @@ Shapes: B batch, T tokens, D hidden, W vocabulary.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
@@ -27,6 +29,21 @@ from fwpkm_eval.reference_models.memory_layers import (
 )
 from fwpkm_eval.reference_models.norms import RMSNorm
 from fwpkm_eval.reference_models.state import ModelState
+from fwpkm_eval.reference_models.yarn import Yarn, yarn_for
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a layer needs to know of a call: see `LanguageModel.forward`. position: tokens of the sequence before it;
+    place: where its first token stands in all the text that the memories were ever shown."""
+
+    position: int
+    updates: Updates
+    write_chunk: int | None
+    yarn: Yarn | None = None
+    training_window: int | None = None
+    recompute: bool = False
+    place: int = 0
 
 
 class SwiGLU(nn.Module):
@@ -68,20 +85,26 @@ class Layer(nn.Module):
             self.mlp = SwiGLU(back.hidden, back.mlp_hidden)
 
     def forward(
-        self,
-        x: Tensor,
-        mixer_state: MixerState | None,
-        memory_state: MemoryState | None,
-        position: int,
-        updates: Updates,
-        write_chunk: int | None,
-        place: int = 0,
+        self, x: Tensor, mixer_state: MixerState | None, memory_state: MemoryState | None, call: Call
     ) -> tuple[Tensor, MixerState, MemoryState | None]:
         if self.memory is not None and memory_state is not None:
-            x, memory_state = self.memory(x, memory_state, updates, write_chunk, place)
-        mixed, mixer_state = self.mixer(self.mixer_norm(x), mixer_state, position)
+            x, memory_state = self.memory(x, memory_state, call.updates, call.write_chunk, call.place)
+        if call.recompute:
+            # Not the memory: reading it again would read what was written since.
+            x, mixer_state = checkpoint(self.mix, x, mixer_state, call, use_reentrant=False)
+        else:
+            x, mixer_state = self.mix(x, mixer_state, call)
+        return x, mixer_state, memory_state
+
+    def mix(self, x: Tensor, state: MixerState | None, call: Call) -> tuple[Tensor, MixerState]:
+        """The mixer and the MLP or PKM, each with its residual."""
+        normed = self.mixer_norm(x)
+        if isinstance(self.mixer, Attention):
+            mixed, state = self.mixer(normed, state, call.position, call.yarn, call.training_window)
+        else:
+            mixed, state = self.mixer(normed, state, call.position)
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), mixer_state, memory_state
+        return x + self.mlp(self.mlp_norm(x)), state
 
 
 def values_seed(seed: int, layer: int) -> int:
@@ -157,10 +180,11 @@ class LanguageModel(nn.Module):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def initial_state(self, batch_size: int = 1) -> ModelState:
+    def initial_state(self, batch_size: int = 1, length: int | None = None) -> ModelState:
         """Before the first token, with the fast weights as they are before anything was read.
 
         All rows of a batch share one memory, so batch_size does not change it; it is checked to be at least 1.
+        length: tokens of the sequences to come; where they are longer than those trained on, full attention takes YaRN.
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
@@ -168,7 +192,8 @@ class LanguageModel(nn.Module):
         for number, layer in enumerate(self.blocks):
             if layer.memory is not None:
                 memories[number] = MemoryState(layer.memory.initial_memory(values_seed(self.seed, number)))
-        return ModelState(0, [None] * len(self.layers), memories)
+        yarn = None if length is None else yarn_for(self.config, length)
+        return ModelState(0, [None] * len(self.layers), memories, yarn=yarn)
 
     def forward(
         self,
@@ -177,8 +202,10 @@ class LanguageModel(nn.Module):
         *,
         updates: Updates = "stream",
         write_chunk: int | Literal["haystack"] | None = None,
-        logits: Literal["all", "last", "none"] = "all",
+        logits: Literal["all", "last", "none", "hidden"] = "all",
         inplace: bool = False,
+        training_window: int | None = None,
+        recompute: bool = False,
     ) -> tuple[Tensor | None, ModelState]:
         """Reads tokens [B,T] int64 from `state` on.
 
@@ -191,35 +218,41 @@ class LanguageModel(nn.Module):
                 (with "scan": at the end of this call).
             logits: for which tokens. inplace: the given state's fast weights may be written in place; use only the
                 returned state after that. By default the given state is left as it was.
+            training_window: full attention sees so many tokens in this call (pSWA). recompute: mixers and MLPs keep no
+                activations for the gradient but are computed again (activation checkpointing).
 
         Returns:
-            (logits [B,T,W] or [B,1,W] float32, or None; the state after the last token).
+            (logits [B,T,W] or [B,1,W] float32, or None; the state after the last token). With logits "hidden" the
+            normed features [B,T,D] before the head, for a loss that makes the logits itself.
         """
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise UserError(f"tokens {list(tokens.shape)} must be [B,T] with at least one token")
         if updates not in ("stream", "off", "scan"):
             raise unknown("updates", str(updates), ["stream", "off", "scan"])
-        if logits not in ("all", "last", "none"):
-            raise unknown("logits", str(logits), ["all", "last", "none"])
+        if logits not in ("all", "last", "none", "hidden"):
+            raise unknown("logits", str(logits), ["all", "last", "none", "hidden"])
         if not (write_chunk is None or write_chunk == "haystack" or (type(write_chunk) is int and write_chunk > 0)):
             raise UserError(f"write_chunk is {write_chunk!r}; it must be a number of tokens above 0, or 'haystack'")
         state = self.initial_state(tokens.shape[0]) if state is None else state
         if not inplace and updates != "off":
             state = state.copy()
         every = self.config.chunk_size if write_chunk is None else None if write_chunk == "haystack" else write_chunk
+        call = Call(state.position, updates, every, state.yarn, training_window, recompute, state.place)
         x = self.embedding(tokens)
         mixers: list[MixerState | None] = []
         memories: dict[int, MemoryState] = {}
         for number, layer in enumerate(self.blocks):
             held = state.memories.get(number)
             held = None if held is None else MemoryState(held.memory, held.queue, held.past)
-            x, mixer, held = layer(x, state.mixers[number], held, state.position, updates, every, state.place)
+            x, mixer, held = layer(x, state.mixers[number], held, call)
             mixers.append(mixer)
             if held is not None:
                 memories[number] = held
-        after = ModelState(state.position + tokens.shape[1], mixers, memories, state.origin)
+        after = ModelState(state.position + tokens.shape[1], mixers, memories, state.origin, state.yarn)
         if logits == "none":
             return None, after
+        if logits == "hidden":
+            return self.final_norm(x), after
         x = x if logits == "all" else x[:, -1:]
         return F.linear(self.final_norm(x), self.embedding.weight).float(), after
 

@@ -18,7 +18,7 @@ from fwpkm_eval.kernels.pkm import pkm_read
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
 from fwpkm_eval.kernels.types import MemoryRule
 from fwpkm_eval.reference_models.config import FwMLPConfig, FwPKMConfig, ModelConfig, PKMConfig
-from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm
+from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm, full_precision
 
 Updates = Literal["stream", "off", "scan"]
 
@@ -60,7 +60,9 @@ class PKMLayer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        read, _ = pkm_read(self.query_norm(self.query(x)), self.keys, self.values, topk=self.topk, backend=self.backend)
+        query = self.query_norm(self.query(x).to(self.keys.dtype))
+        with full_precision(x.device):
+            read, _ = pkm_read(query, self.keys, self.values, topk=self.topk, backend=self.backend)
         return self.out_proj(read.to(x.dtype) * F.silu(self.gate_proj(x)))
 
 
@@ -126,12 +128,13 @@ class FastWeightLayer(nn.Module):
         """
         q, v, gate, past = self.project(x, state.past)
         weigh = self.write_gate(gate)
-        if updates == "scan":
-            read = self.scan(state, q, v, gate, write_chunk or x.shape[1])
-        elif updates == "off":
-            read = state.memory.read(q)
-        else:
-            read = read_and_queue(state.memory, state.queue, q, v, weigh, write_chunk, place)
+        with full_precision(x.device):
+            if updates == "scan":
+                read = self.scan(state, q, v, gate, write_chunk or x.shape[1])
+            elif updates == "off":
+                read = state.memory.read(q)
+            else:
+                read = read_and_queue(state.memory, state.queue, q, v, weigh, write_chunk, place)
         state.past = past
         if isinstance(state.memory, ProductKeyMemory) and state.memory.observer is not None:
             state.memory.observer.gated(gate, place)
@@ -170,8 +173,8 @@ class FwPKMLayer(FastWeightLayer):
             state.memory.values,
             **vars(self.rule),
             chunk_size=chunk_size,
-            inplace=True,
-            backend=state.memory.backend,
+            backend=self.backend,
+            inplace=self.backend != "reference",
         )
         state.memory.keys, state.memory.values = result.keys.detach(), result.values.detach()
         state.memory.writes += -(-q.shape[1] // chunk_size)
@@ -180,7 +183,9 @@ class FwPKMLayer(FastWeightLayer):
     def initial_memory(self, values_seed: int) -> ProductKeyMemory:
         """What the memory is before it has read: the keys kept with the weights, values N(0, dv^-½) from a seed."""
         values = first_values(self.config, values_seed).to(self.first_keys.device)
-        return ProductKeyMemory(self.first_keys.float().clone(), values, self.rule, backend=self.backend)
+        # The dense reference scans, for comparing speeds, but has no stream.
+        streams = "auto" if self.backend == "reference" else self.backend
+        return ProductKeyMemory(self.first_keys.float().clone(), values, self.rule, backend=streams)
 
 
 class FwMLPLayer(FastWeightLayer):

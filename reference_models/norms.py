@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def full_precision(device: torch.device) -> torch.autocast:
+    """Autocast switched off: for what is computed in its tensors' own dtype, such as every fast-weight memory."""
+    return torch.autocast(device.type, enabled=False)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · (1 + w), w starting at 0, over the last dimension; computed in float32."""
 
@@ -34,7 +39,8 @@ class CausalConv(nn.Module):
         padded = torch.cat([past, x], 1)
         # A sum of shifted products: on a CPU several times faster than a grouped conv1d of this size.
         tokens = x.shape[1]
-        out = padded[:, :tokens] * self.weight[0]
+        weight = self.weight.to(x.dtype)  # another one only under autocast
+        out = padded[:, :tokens] * weight[0]
         for tap in range(1, self.taps):
-            out = torch.addcmul(out, padded[:, tap : tap + tokens], self.weight[tap])
+            out = torch.addcmul(out, padded[:, tap : tap + tokens], weight[tap])
         return out, padded[:, tokens:]

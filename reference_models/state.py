@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from fwpkm_eval.reference_models.attention import MixerState
 from fwpkm_eval.reference_models.memory_layers import MemoryState
+from fwpkm_eval.reference_models.yarn import Yarn
 
 
 @dataclass
@@ -14,18 +15,20 @@ class ModelState:
 
     position: tokens of this sequence so far. mixers: attention caches or recurrent matrices, one a layer (None before
     the first token). memories: fast weights and their queues, by layer. origin: where this sequence's first token
-    stands in all the text that the memories were ever shown; only who observes a memory asks for it.
+    stands in all the text that the memories were ever shown; only who observes a memory asks for it. yarn: how full
+    attention rotates, from a sequence's first token to its last.
     """
 
     position: int = 0
     mixers: list[MixerState | None] = field(default_factory=list)
     memories: dict[int, MemoryState] = field(default_factory=dict)
     origin: int = 0
+    yarn: Yarn | None = None
 
     def copy(self) -> ModelState:
         """A state that shares no fast weights with this one (caches are never changed in place: they are shared)."""
         memories = {n: m.copy() for n, m in self.memories.items()}
-        return ModelState(self.position, list(self.mixers), memories, self.origin)
+        return ModelState(self.position, list(self.mixers), memories, self.origin, self.yarn)
 
     def fresh_sequence(self) -> ModelState:
         """The same fast weights (shared, not copied) before a new sequence: position 0, no caches, nothing queued.
@@ -33,7 +36,7 @@ class ModelState:
         The new sequence is taken to be another reading of the same text: its origin is this one's.
         """
         memories = {n: MemoryState(m.memory) for n, m in self.memories.items()}
-        return ModelState(0, [None] * len(self.mixers), memories, self.origin)
+        return ModelState(0, [None] * len(self.mixers), memories, self.origin, self.yarn)
 
     def assert_fresh(self) -> None:
         """Refuses a state in which anything was read: what starts from it would not start from nothing.

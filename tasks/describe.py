@@ -36,11 +36,30 @@ def describe_model(model: Any) -> dict[str, Any]:
     }
 
 
-def fresh_state(model: Any) -> Any:
-    """The state that a task starts from, checked to hold nothing that was read before."""
-    state = model.initial_state(1)
+def fresh_state(model: Any, length: int | None = None) -> Any:
+    """The state that a task starts from, checked to hold nothing that was read before.
+
+    length: tokens of the sequences to come, about; where they are longer than those trained on, full attention takes
+    YaRN. None: as trained.
+    """
+    from fwpkm_eval.reference_models.yarn import uses_yarn
+
+    longer = length is not None and uses_yarn(model.config)
+    state = model.initial_state(1, length=length) if longer else model.initial_state(1)
     state.assert_fresh()
     return state
+
+
+def yarn_arm(model: Any, length: int | None = None) -> str:
+    """What the rows' `arm` says of a model's rotary: "yarn" where its full attention takes YaRN, else "".
+
+    length: tokens of the sequences; None where rows of several lengths belong together and are to carry one name. The
+    factor is the row's length in trained lengths (4096 tokens), rounded up to a power of two; 1 changes nothing.
+    """
+    from fwpkm_eval.reference_models.yarn import uses_yarn, yarn_for
+
+    needed = uses_yarn(model.config) if length is None else yarn_for(model.config, length) is not None
+    return "yarn" if needed else ""
 
 
 @contextmanager

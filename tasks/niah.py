@@ -283,7 +283,8 @@ def _ask_with_memory(
     started = time.perf_counter()
     if settings.scope == "sample":
         for index, sample, exam in samples:
-            answers, _ = memorise_and_answer(reader, exam, fresh_state(model), settings.protocols, settings.passes)
+            memory = fresh_state(model, setting.length)
+            answers, _ = memorise_and_answer(reader, exam, memory, settings.protocols, settings.passes)
             for (protocol, passes), answer in answers.items():
                 which = {"setting": setting, "protocol": protocol, "passes": passes}
                 result.answers.append(samples.grade(sample, index, answer, **which))
@@ -292,7 +293,7 @@ def _ask_with_memory(
         # written: these runs share no work.
         for protocols in _that_write_alike(settings.protocols):
             for passes in settings.passes:
-                memory = fresh_state(model)
+                memory = fresh_state(model, setting.length)
                 for index, sample, exam in samples:
                     answers, memory = memorise_and_answer(reader, exam, memory.fresh_sequence(), protocols, (passes,))
                     for (protocol, _), answer in answers.items():

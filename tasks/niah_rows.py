@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from fwpkm_eval.tasks.describe import describe_model
+from fwpkm_eval.tasks.describe import describe_model, yarn_arm
 from fwpkm_eval.tasks.niah import NiahResult, NiahSettings, SampleAnswer, Setting
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def niah_rows(model: Any, text_set: TextSet, settings: NiahSettings, result: Nia
         common = {
             **of_model,
             **_setting_fields(settings, text_set, setting, protocol, passes),
+            "arm": yarn_arm(model),
             "seconds": seconds,
             "tokens": tokens,
         }

@@ -30,7 +30,7 @@ import numpy as np
 
 from fwpkm_eval.data.stream import segments, token_stream
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.tasks.describe import describe_model, fresh_state, measuring, model_tensor
+from fwpkm_eval.tasks.describe import describe_model, fresh_state, measuring, model_tensor, yarn_arm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,7 +164,7 @@ def evaluate_perplexity(
         state = None
         for segment in segments(stream, settings.segment, within_documents=settings.scope == "document"):
             if state is None or _memory_starts_anew(settings.scope, segment):
-                state = fresh_state(model)
+                state = fresh_state(model, settings.segment)
             else:
                 state = state.fresh_sequence()
             inputs, targets = (torch.from_numpy(tokens).to(device) for tokens in segment)
@@ -212,7 +212,7 @@ def perplexity_rows(model: Any, text_set: TextSet, settings: PerplexitySettings,
         "dataset": text_set.name,
         "write_chunk": str(write_chunk or ""),
         "scope": settings.scope,
-        "arm": "frozen" if settings.frozen else "",
+        "arm": "frozen" if settings.frozen else yarn_arm(model, settings.segment),
         "seed": settings.seed,
         "seconds": result.seconds,
         "tokens": result.tokens,

@@ -180,7 +180,8 @@ def answer_without_memory(reader: Reader, exam: Exam, protocols: Iterable[str]) 
     protocols = set(protocols)
     answers: dict[str, Answer] = {}
     if protocols & {OPEN_BOOK, PUBLISHED}:
-        state = reader.read(exam.haystack, fresh_state(reader.model), write=False)
+        start = fresh_state(reader.model, exam.haystack.shape[1])
+        state = reader.read(exam.haystack, start, write=False)
         with_haystack = reader.answer(state, exam)
         answers.update({protocol: with_haystack for protocol in (OPEN_BOOK, PUBLISHED) if protocol in protocols})
     if CLOSED_BOOK in protocols:

@@ -127,8 +127,9 @@ def _job(
     label: str,
     work: int,
 ) -> Job:
-    from fwpkm_eval.devices import resolve_device
+    from fwpkm_eval.devices import resolve_device, resolve_dtype
     from fwpkm_eval.kernels.backends import resolve_backend
+    from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
 
     device = resolve_device(model.device)
     values = {
@@ -141,6 +142,9 @@ def _job(
         "task": settings,
         "task_version": version,
     }
+    delta_rule = delta_rule_backend(device, resolve_dtype(model.dtype))
+    if delta_rule != "torch":
+        values["delta_rule"] = delta_rule
     cell = Cell(task, model.name, values)
     return Job(cell, label, work, data=text.data, checkpoint=str(model.checkpoint), device=str(device))
 

@@ -1,0 +1,225 @@
+"""What carries models beyond short sequences: YaRN, pSWA, recomputed activations, autocast, and the CUDA delta rule."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from model_cases import fast_weights, small_config, small_model, tokens
+from tolerances import assert_close
+from torch import Tensor
+
+from fwpkm_eval.reference_models import gated_delta
+from fwpkm_eval.reference_models.attention import Attention
+from fwpkm_eval.reference_models.config import BackboneConfig, model_config
+from fwpkm_eval.reference_models.gated_delta import delta_rule_backend, fla_delta_rule, gated_delta_rule
+from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.reference_models.yarn import Yarn, yarn_for
+from fwpkm_eval.tasks.describe import fresh_state, yarn_arm
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+
+
+def long_model(spec: str) -> LanguageModel:
+    """A tiny model with the trained length of scale small."""
+    return LanguageModel(replace(small_config(spec), scale="small"))
+
+
+@pytest.mark.parametrize(
+    ("length", "factor"),
+    [(1, None), (4096, None), (4097, 2), (8192, 2), (8193, 4), (32768, 8), (131072, 32)],
+)
+def test_the_factor_is_the_next_power_of_two(length: int, factor: int | None) -> None:
+    found = yarn_for(model_config("fa", "paper"), length)
+    assert (found and found.factor) == factor
+    assert yarn_for(model_config("gdn+swa", "paper"), length) is None, "a window meets no untrained distance"
+    assert yarn_for(model_config("fa", "micro"), length) is None
+
+
+def test_yarn_keeps_fast_turns_stretches_slow_ones_and_grades_between() -> None:
+    """A frequency that turns 64 times over the trained length stays, one of half a turn slows by the factor."""
+    trained = 4096
+    turns = torch.tensor([64.0, 32.0, 16.5, 1.0, 0.5], dtype=torch.float64)
+    frequencies = turns * 2 * math.pi / trained
+    yarn = Yarn(8, trained)
+    expected = torch.tensor([1.0, 1.0, 0.5 + 0.5 / 8, 1 / 8, 1 / 8], dtype=torch.float64)
+    assert_close("mixer.forward", yarn.frequencies(frequencies) / frequencies, expected)
+    assert yarn.magnitude == pytest.approx(1 + 0.1 * math.log(8))
+
+
+@torch.no_grad()
+def test_yarn_turns_q_and_k_of_full_attention_alone() -> None:
+    config = BackboneConfig(layers=1, hidden=24, heads=4, kv_heads=2, head_dim=16, window=5)
+    yarn = Yarn(4, 8)
+    full, window = Attention(config, None).double(), Attention(config, 5).double()
+    x = torch.randn(1, 12, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert not torch.allclose(full(x, None, 0)[0], full(x, None, 0, yarn)[0])
+    assert torch.equal(window(x, None, 0)[0], window(x, None, 0, yarn)[0])
+    # The rotated features by hand: place 7, the first of two frequencies.
+    q = torch.ones(1, 1, 1, 16, dtype=torch.float64)
+    turned = full._rotate(q, 7, yarn)[0, 0, 0]
+    angles = 7 * yarn.frequencies((config.rotary_theta ** -(torch.arange(2) / 2)).double())
+    first = (angles.cos() - angles.sin()) * yarn.magnitude
+    assert_close("mixer.forward", turned[:2], first)
+    assert torch.equal(turned[4:], q[0, 0, 0, 4:])
+
+
+@torch.no_grad()
+def test_a_sequence_keeps_its_yarn_and_reads_the_same_in_pieces() -> None:
+    model = long_model("gdn+fa:fwpkm@1")
+    ids = tokens()
+    start = model.initial_state(1, length=3 * 4096)
+    assert start.yarn == Yarn(4, 4096)
+    assert start.copy().yarn == start.fresh_sequence().yarn == start.yarn
+    whole, _ = model(ids, start)
+    first, state = model(ids[:, :7], start)
+    second, state = model(ids[:, 7:], state)
+    assert state.yarn == start.yarn
+    assert_close("model.logits", torch.cat([first, second], 1), whole)
+    assert not torch.allclose(whole, model(ids, model.initial_state())[0])
+
+
+def test_tasks_start_with_yarn_where_it_is_needed_and_say_so() -> None:
+    long = long_model("gdn+fa")
+    assert fresh_state(long, 8192).yarn == Yarn(2, 4096)
+    assert fresh_state(long, 4096).yarn is None
+    assert (yarn_arm(long), yarn_arm(long, 4096), yarn_arm(long, 8192)) == ("yarn", "", "yarn")
+    for other in (long_model("gdn+swa"), small_model("fa")):
+        assert fresh_state(other, 1 << 20).yarn is None
+        assert yarn_arm(other) == yarn_arm(other, 1 << 20) == ""
+
+
+@torch.no_grad()
+def test_pswa_is_window_attention_for_a_call() -> None:
+    model, windowed = small_model("gdn+fa"), small_model("gdn+swa")
+    windowed.load_state_dict(model.state_dict())
+    ids = tokens()
+    ours, _ = model(ids, None, training_window=5)
+    assert_close("model.logits", ours, windowed(ids, None)[0])
+    assert not torch.allclose(ours, model(ids, None)[0])
+
+
+def gradients(model: LanguageModel, ids: Tensor, **options: Any) -> tuple[dict[str, Tensor], dict[Any, Tensor]]:
+    logits, state = model(ids[:, :-1], None, updates="scan", inplace=True, **options)
+    F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+    slopes = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return slopes, fast_weights(state)
+
+
+@pytest.mark.parametrize("spec", ["gdn+swa:pkm@2+fwpkm@0,3", "fa:fwmlp@1"])
+def test_recomputed_activations_change_no_gradient(spec: str) -> None:
+    model, ids = small_model(spec), tokens()
+    kept, memory = gradients(model, ids)
+    computed, same_memory = gradients(model, ids, recompute=True)
+    assert kept.keys() == computed.keys()
+    assert all(torch.equal(computed[name], slope) for name, slope in kept.items())
+    assert all(torch.equal(same_memory[name], value) for name, value in memory.items())
+
+
+@pytest.mark.parametrize("spec", ["gdn+swa:pkm@2+fwpkm@0,3", "fa:fwmlp@1"])
+def test_autocast_leaves_the_memory_in_float32(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Activations are bfloat16; every fast weight, and what writes it, stays float32, with autocast off inside."""
+    from fwpkm_eval.reference_models import memory_layers
+
+    seen: list[tuple[torch.dtype, bool]] = []
+
+    def spied(scan: Any) -> Any:
+        def call(query: Tensor, *rest: Any, **options: Any) -> Any:
+            seen.append((query.dtype, torch.is_autocast_enabled("cpu")))
+            return scan(query, *rest, **options)
+
+        return call
+
+    for name in ("fwpkm_scan", "fwmlp_scan", "pkm_read"):
+        monkeypatch.setattr(memory_layers, name, spied(getattr(memory_layers, name)))
+    model, ids = small_model(spec), tokens()
+    exact, _ = model(ids, None, updates="scan")
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, state = model(ids, None, updates="scan")
+        rough.float().square().mean().backward()
+    assert set(seen) == {(torch.float32, False)}
+    assert all(value.dtype == torch.float32 for value in fast_weights(state).values())
+    assert_close("model.logits", rough.float(), exact, dtype=torch.bfloat16)
+    assert not torch.equal(rough, exact)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def fake_fla(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """flash-linear-attention's function by its documentation, in float64: [B,T,H,K], g = log decay, its own scale."""
+    calls: list[dict[str, Any]] = []
+
+    def chunk_gated_delta_rule(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        g: Tensor,
+        beta: Tensor,
+        scale: float | None = None,
+        initial_state: Tensor | None = None,
+        output_final_state: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        calls.append({"dtypes": (q.dtype, k.dtype, v.dtype, g.dtype, beta.dtype), "shape": tuple(q.shape)})
+        assert all(x.is_contiguous() for x in (q, k, v, g, beta))
+        q = q.double() * (k.shape[-1] ** -0.5 if scale is None else scale)
+        batch, length, heads, width = k.shape
+        state = torch.zeros(batch, heads, width, v.shape[-1]).double()
+        state = state if initial_state is None else initial_state.double()
+        out = []
+        for t in range(length):
+            state = state * g[:, t].double().exp()[..., None, None]
+            error = v[:, t].double() - torch.einsum("bhkv,bhk->bhv", state, k[:, t].double())
+            state = state + torch.einsum("bhk,bhv->bhkv", k[:, t].double(), beta[:, t].double()[..., None] * error)
+            out.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
+        return torch.stack(out, 1).to(v.dtype), state.float() if output_final_state else None
+
+    package, ops, module = (types.ModuleType(n) for n in ("fla", "fla.ops", "fla.ops.gated_delta_rule"))
+    module.chunk_gated_delta_rule = chunk_gated_delta_rule  # type: ignore[attr-defined]
+    for name, entry in (("fla", package), ("fla.ops", ops), ("fla.ops.gated_delta_rule", module)):
+        monkeypatch.setitem(sys.modules, name, entry)
+    return calls
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_the_cuda_form_is_called_as_its_documentation_says(started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_fla(monkeypatch)
+    draw = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(2, 3, 20, 8, generator=draw) for _ in range(3))
+    k = F.normalize(k, dim=-1)
+    log_decay, beta = -torch.rand(2, 3, 20, generator=draw), torch.rand(2, 3, 20, generator=draw)
+    start = torch.randn(2, 3, 8, 8, generator=draw) if started else None
+    ours = fla_delta_rule(q, k, v, log_decay, beta, start)
+    for got, expected in zip(ours, gated_delta_rule(q, k, v, log_decay, beta, start), strict=True):
+        assert_close("mixer.forward", got, expected)
+    low = v.bfloat16()
+    fla_delta_rule(q, k, low, log_decay, beta, start)
+    assert [c["shape"] for c in calls] == [(2, 20, 3, 8)] * 2
+    assert calls[1]["dtypes"] == (torch.bfloat16,) * 3 + (torch.float32,) * 2
+
+
+def test_the_cuda_form_runs_where_it_can_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    monkeypatch.setattr(gated_delta, "fla_is_installed", lambda: True)
+    assert delta_rule_backend(cuda, torch.bfloat16) == "fla"
+    assert delta_rule_backend(cuda, torch.float32) == "torch"
+    assert delta_rule_backend(cpu, torch.bfloat16) == "torch"
+    monkeypatch.setattr(gated_delta, "fla_is_installed", lambda: False)
+    assert delta_rule_backend(cuda, torch.bfloat16) == "torch"
+
+
+def test_a_model_by_the_cuda_form_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole path through a model: the layer hands its tensors over as the form wants them, and takes them back."""
+    calls = fake_fla(monkeypatch)
+    model, ids = small_model("gdn+swa:fwpkm@1"), tokens()
+    expected, _ = model(ids, None)
+    monkeypatch.setattr(gated_delta, "delta_rule_backend", lambda device, dtype: "fla")
+    ours, state = model(ids[:, :9], None)
+    after, _ = model(ids[:, 9:], state)
+    assert len(calls) == 6, "three layers of Gated DeltaNet, two pieces"
+    assert_close("model.logits", torch.cat([ours, after], 1), expected)
