@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from tolerances import assert_close
 
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.reference_models import checkpoint
 from fwpkm_eval.reference_models.checkpoint import load_checkpoint
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.training import savepoints
 from fwpkm_eval.training.batches import Batch, BatchMaker
+from fwpkm_eval.training.loggers import as_row
+from fwpkm_eval.training.optimizer import learning_rate, make_optimizer
 from fwpkm_eval.training.recipe import Recipe, recipe_for
-from fwpkm_eval.training.trainer import RESUME, StepReport, Trainer, learning_rate, make_optimizer
+from fwpkm_eval.training.savepoints import RESUME, save_points
+from fwpkm_eval.training.trainer import Settings, StepReport, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,6 +64,11 @@ def write_words(folder: Path, seed: int = 0) -> str:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_words(tmp_path_factory.mktemp("data"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, by their paths in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def maker(recipe: Recipe, data: str) -> BatchMaker:
@@ -341,45 +350,77 @@ def test_nothing_to_resume(data: str, tmp_path: Path) -> None:
 def test_another_run_is_not_resumed(data: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run(Trainer(config("gdn:fwpkm@1"), TINY, folder, data), 2, ALWAYS)
-    before = (folder / RESUME).read_bytes()
-    for spec, changes, recipe, where in (
-        ("gdn:fwpkm@0", {}, TINY, data),
-        ("gdn:fwpkm@1", {"fwpkm.score": "dot"}, TINY, data),
-        ("gdn:fwpkm@1", {}, replace(TINY, seed=1), data),
-        ("gdn:fwpkm@1", {}, replace(TINY, steps=7), data),
-        ("gdn:fwpkm@1", {}, TINY, write_words(tmp_path / "other", seed=1)),
+    before = contents(folder / RESUME)
+    for spec, changes, recipe, where, difference in (
+        ("gdn:fwpkm@0", {}, TINY, data, 'config.name is "gdn:fwpkm@1" there and "gdn:fwpkm@0" here'),
+        ("gdn:fwpkm@1", {"fwpkm.score": "dot"}, TINY, data, 'fwpkm.score is "idw" there and "dot" here'),
+        ("gdn:fwpkm@1", {"scale": "small"}, TINY, data, 'config.scale is "micro" there and "small" here'),
+        ("gdn:fwpkm@1", {}, replace(TINY, seed=1), data, "recipe.seed is 0 there and 1 here"),
+        ("gdn:fwpkm@1", {}, replace(TINY, steps=7), data, "recipe.steps is 6 there and 7 here"),
+        ("gdn:fwpkm@1", {}, TINY, write_words(tmp_path / "other", seed=1), "data is"),
     ):
-        other = Trainer(config(spec, **changes), recipe, folder, where)
+        scale = str(changes.pop("scale", "micro"))
+        other = Trainer(replace(config(spec, **changes), scale=scale), recipe, folder, where)
         weights = other.model.weights_hash
         with pytest.raises(UserError) as raised:
             other.resume()
         assert str(folder) in str(raised.value)
+        assert difference in str(raised.value)
         assert "\n" not in str(raised.value)
-        assert (folder / RESUME).read_bytes() == before
+        assert contents(folder / RESUME) == before
         assert (other.step, other.model.weights_hash) == (0, weights)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000])
-def test_a_damaged_resume_file_is_refused(kept: int, data: str, tmp_path: Path) -> None:
-    run(Trainer(config("gdn"), TINY, tmp_path, data), 1, ALWAYS)
-    (tmp_path / RESUME).write_bytes((tmp_path / RESUME).read_bytes()[:kept])
-    with pytest.raises(UserError, match=re.escape(RESUME)):
-        Trainer(config("gdn"), TINY, tmp_path, data).resume()
+@pytest.mark.parametrize("name", ["shared.safetensors", "rank-0.safetensors", "about.json"])
+def test_a_damaged_save_point_is_refused(name: str, kept: int, data: str, tmp_path: Path) -> None:
+    """With one line that names it, and the one to go on from without it, if there is one."""
+    run(Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data), 2, ALWAYS)
+    first, second = save_points(tmp_path)
+    file = second / name
+    file.write_bytes(file.read_bytes()[: min(kept, file.stat().st_size // 2)])
+    with pytest.raises(UserError, match=f"{second.name} is damaged.*delete it to go on from {first.name}"):
+        Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data).resume()
+    shutil.rmtree(second)
+    trainer = Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data)
+    assert trainer.resume()
+    assert trainer.step == 1
 
 
-def test_a_save_that_fails_keeps_the_last_one(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(config("gdn"), TINY, tmp_path, data)
+def test_the_last_few_save_points_are_kept(data: str, tmp_path: Path) -> None:
+    for keep, left in ((1, [5]), (3, [3, 4, 5])):
+        folder = tmp_path / str(keep)
+        run(Trainer(config("gdn"), TINY, folder, data, Settings(keep=keep)), 5, ALWAYS)
+        assert [path.name for path in save_points(folder)] == [f"step-{step:08d}" for step in left]
+
+
+@pytest.mark.parametrize("fails_at", ["shared.safetensors", "rank-0.safetensors"])
+def test_a_full_disk_keeps_the_last_save_point(
+    fails_at: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops with one line; what was saved before is as it was and can be gone on from."""
+    trainer = Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data)
     run(trainer, 2, ALWAYS)
-    before = (tmp_path / RESUME).read_bytes()
+    before = contents(tmp_path)
+    write = savepoints.save_file
 
-    def full_disk(tensors: Any, path: Path, metadata: Any = None) -> None:
+    def full_disk(tensors: Any, path: Path, **options: Any) -> None:
+        if Path(path).name != fails_at:
+            write(tensors, path, **options)
+            return
         Path(path).write_bytes(b"half of")
-        raise OSError("no space left on device")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(UserError, match=r"cannot write .*space"):
-        trainer.save()
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(RESUME, before)]
+    with monkeypatch.context() as patched:
+        patched.setattr(savepoints, "save_file", full_disk)
+        with pytest.raises(UserError, match=r"step 3 cannot be saved.*No space left.*step-00000002, saved before"):
+            run(trainer, None, ALWAYS)
+    assert contents(tmp_path) == before
+    again = Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data)
+    assert again.resume()
+    run(again)
+    run(Trainer(config("gdn:fwpkm@1"), TINY, tmp_path / "whole", data))
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -387,7 +428,7 @@ def test_weights_that_are_not_finite_end_the_run(saved: bool, data: str, tmp_pat
     """With one line, no checkpoint, and the last good step kept, if there is one."""
     trainer = Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data)
     run(trainer, 2, ALWAYS if saved else NEVER)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     with torch.no_grad():
         trainer.model.embedding.weight.fill_(math.nan)
     with pytest.raises(UserError) as raised:
@@ -396,8 +437,9 @@ def test_weights_that_are_not_finite_end_the_run(saved: bool, data: str, tmp_pat
     assert "\n" not in message
     assert "not finite" in message
     assert "step 3" in message
-    assert (RESUME in message) == saved
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert ("step-00000002" in message) == saved
+    assert "no memory diverged" in message or "memory of layer 1 diverged" in message
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "fa:fwmlp@1"])
@@ -410,7 +452,9 @@ def test_a_memory_that_diverged_costs_its_step_and_no_more(spec: str, data: str,
     for weight in fast_weights(trainer.state).values():
         weight.fill_(math.nan)
     before = {name: x.clone() for name, x in trainer.model.state_dict().items()}
-    assert math.isnan(next(running).loss)
+    dropped = next(running)
+    assert math.isnan(dropped.loss)
+    assert dropped.diverged_memories == as_row(dropped)["diverged_memories"] == (1,)
     assert all(torch.equal(x, before[name]) for name, x in trainer.model.state_dict().items())
     assert all(math.isfinite(report.loss) for report in running)
     assert json.loads((tmp_path / "model.json").read_text())["training"]["diverged_steps"] == 1

@@ -88,7 +88,8 @@ def command(
         return
     if retrain:
         check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=[seed])
-        names = _train(names, scale, out / "checkpoints", data, workers or usable_workers(len(names)), quiet)
+        at_once = workers or usable_workers(len(names))
+        names = _train(names, scale, out / "checkpoints", data, at_once, quiet, device)
     found = sources.find_sources(names, scale, device, dtype)
     planned = plan_run(plan, found, data=data, only=only, seed=seed)
     measured = run_cells(
@@ -110,7 +111,7 @@ def command(
 
 
 def _train(
-    names: Sequence[str | Path], scale: str, folder: Path, data: str, workers: int, quiet: bool
+    names: Sequence[str | Path], scale: str, folder: Path, data: str, workers: int, quiet: bool, device: str
 ) -> list[str | Path]:
     """Trains the models that are not finished in ``folder`` yet; returns the folders of their checkpoints."""
     from fwpkm_eval.api import checkpoint_name
@@ -123,7 +124,7 @@ def _train(
             raise UserError(f"--retrain trains models by name, and {name} is a folder")
         full_names.append(model_config(name, scale).name)
     folders = [folder / checkpoint_name(name) for name in full_names]
-    train_models(full_names, scale, folders, data, workers, quiet)
+    train_models(full_names, scale, folders, data, workers, quiet, device)
     return list(folders)
 
 

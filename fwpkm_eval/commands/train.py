@@ -1,4 +1,4 @@
-"""``fwpkm-eval train``: trains one model into a checkpoint folder."""
+"""``fwpkm-eval train``: trains one model into a checkpoint folder, on one process or under torchrun."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import click
 from fwpkm_eval.commands import options
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
 @click.command(name="train")
 @click.option("--model", type=options.MODEL, required=True, metavar="NAME", help="Model in the paper's notation.")
 @options.scale
@@ -18,12 +22,47 @@ from fwpkm_eval.commands import options
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Checkpoint folder; written at the end, with a resumable copy once a minute.",
+    help="Checkpoint folder; written at the end, with save points on the way.",
 )
 @options.data
 @options.seed
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Steps. [default: the scale's recipe]")
+@click.option("--rows", type=click.IntRange(min=1), default=None, help="Rows of a step. [default: the scale's recipe]")
+@click.option(
+    "--rows-at-once",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Rows that a process reads at a time, accumulating gradients. [default: all of its rows]",
+)
+@options.device
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Activations; auto is the recipe's on CUDA, float32 on a CPU. Weights and fast weights are float32.",
+)
+@click.option(
+    "--parallel",
+    default="ddp",
+    show_default=True,
+    metavar="ddp|fsdp",
+    help="Under torchrun: the same weights in each process, or sharded over them.",
+)
+@click.option("--recompute", is_flag=True, help="Keep no activations of mixers and MLPs: less memory, more time.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile mixers and MLPs with torch.compile.")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads. [default: all cores]")
+@click.option("--keep", type=click.IntRange(min=1), default=2, show_default=True, help="Save points kept.")
+@click.option(
+    "--save-every", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Between save points."
+)
+@click.option(
+    "--log",
+    type=options.Parsed("loggers", _names),
+    default=(),
+    metavar="tensorboard,wandb",
+    help="Loggers beside metrics.jsonl; each needs its package.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a killed run of the same folder stopped.")
 @options.quiet
 @options.as_json
@@ -34,7 +73,17 @@ def command(
     data: str,
     seed: int,
     steps: int | None,
+    rows: int | None,
+    rows_at_once: int | None,
+    device: str,
+    precision: str,
+    parallel: str,
+    recompute: bool,
+    compiled: bool,
     threads: int | None,
+    keep: int,
+    save_every: float,
+    log: tuple[str, ...],
     resume: bool,
     quiet: bool,
     as_json: bool,
@@ -42,6 +91,7 @@ def command(
     """Train one model with its scale's recipe, the same for every model.
 
     The folder gets model.safetensors and model.json; a killed run goes on with --resume and ends with the same weights.
+    For many GPUs: torchrun --nproc-per-node 4 -m fwpkm_eval train …
     """
     from dataclasses import replace
 
@@ -52,18 +102,26 @@ def command(
 
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.training.recipe import recipe_for
-    from fwpkm_eval.training.run import train_model
+    from fwpkm_eval.training.run import Where, train_model
+    from fwpkm_eval.training.trainer import Settings
 
     if threads is not None:
         torch.set_num_threads(threads)
-    recipe = replace(recipe_for(scale), seed=seed)
-    if steps is not None:
-        recipe = replace(recipe, steps=steps)
-    result = train_model(model_config(model, scale), recipe, out, data, resume, quiet)
+    config = model_config(model, scale)
+    recipe = recipe_for(scale, data)
+    recipe = replace(recipe, seed=seed, steps=steps or recipe.steps, rows=rows or recipe.rows)
+    bf16 = None if precision == "auto" else precision == "bfloat16"
+    settings = Settings(rows_at_once, bf16, recompute, compiled, keep)
+    where = Where(device, parallel, log, save_every)
+    result = train_model(config, recipe, out, data, resume, quiet, settings, where)
+    if result is None:  # not the first process
+        return
     if as_json:
         click.echo(json.dumps({"model": model, "out": str(out), **result}))
-    else:
-        click.echo(
-            f"{out}: documents {result['document_bits']:.3f} bits per token, "
-            f"{100 * result['answer_accuracy']:.0f}% of answer digits right (last steps of training)"
-        )
+        return
+    answers = result["answer_accuracy"]
+    click.echo(
+        f"{out}: documents {result['document_bits']:.3f} bits per token"
+        + (f", {100 * answers:.0f}% of answer digits right" if answers == answers else "")
+        + " (last steps of training)"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -23,12 +23,22 @@ DENSE_FILL = 0.45
 @dataclass(frozen=True)
 class Batch:
     """tokens [B,T+1] int64 (inputs are all but the last, targets all but the first); is_answer [B,T] bool: targets that
-    are digits of an answer; new_document: the memory's values return to their start before this batch."""
+    are digits of an answer; is_document [B] bool: rows of nothing but text, always; new_document: the memory's values
+    return to their start before this batch; windowed: full attention sees a window in this batch (pSWA)."""
 
     tokens: IntArray
     is_answer: np.ndarray
     new_document: bool
     chunk_size: int
+    is_document: np.ndarray
+    windowed: bool = False
+
+    def part(self, number: int, parts: int) -> Batch:
+        """One of `parts` equal parts: every parts-th row, so that each has rows of all kinds."""
+        rows = slice(number, None, parts)
+        return replace(
+            self, tokens=self.tokens[rows], is_answer=self.is_answer[rows], is_document=self.is_document[rows]
+        )
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class BatchMaker:
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, data: str = "embedded") -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
+        self._end = np.concatenate([tokenizer.encode("."), tokenizer.encode(" ")])
         texts = [load_set(data, name, "train") for name in recipe.sets]
         self.data_hash = "+".join(text.sha256[:16] for text in texts)
         self.documents = [tokenizer.encode(d.text) for text in texts for d in text.documents]
@@ -51,12 +62,13 @@ class BatchMaker:
         if not self.documents:
             raise UserError(f"no training document is longer than a row of {recipe.tokens} tokens")
         self.text = np.concatenate(self.documents)
-        self._sentence = len(tokenizer.encode(Needle("a" * 4, "1" * 6).sentence + " "))
+        drawn = draw_needles(np.random.default_rng(0), 32)
+        self._sentence = max(len(part) for part in map(self._statement, drawn))
         dense_alone = recipe.dense_share == 1
         shortest = math.ceil(self._sentence / DENSE_FILL) if dense_alone else 2 * MOST_SPARSE_NEEDLES * self._sentence
         if recipe.needle_share > 0 and recipe.tokens < shortest:
             raise UserError(f"a row of {recipe.tokens} tokens is too short for its needles; the shortest is {shortest}")
-        self._tracks = [self._plan(number) for number in range(2)]
+        self._tracks = [self._plan(number) for number in range(recipe.rows)]
 
     def _plan(self, number: int) -> Track:
         """Documents drawn by length, each read on from a random place, until the steps are covered."""
@@ -84,13 +96,30 @@ class BatchMaker:
         """The batch of a step, counted from 0."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, 2, step])
-        first, new_document = self._document_row(0, step)
-        if rng.random() < recipe.needle_share:
-            second, is_answer = self._needle_row(rng, dense=rng.random() < recipe.dense_share)
-        else:
-            second, is_answer = self._document_row(1, step)[0], np.zeros(recipe.tokens + 1, dtype=bool)
-        answers = np.stack([np.zeros_like(is_answer), is_answer])[:, 1:]
-        return Batch(np.stack([first, second]), answers, new_document, int(rng.choice(recipe.chunks)))
+        rows, marks = [], []
+        no_answer = np.zeros(recipe.tokens + 1, dtype=bool)
+        for number in range(recipe.rows):
+            row, is_answer = None, no_answer
+            if number >= recipe.rows // 2 and rng.random() < recipe.needle_share:
+                row, is_answer = self._needle_row(rng, dense=rng.random() < recipe.dense_share)
+            rows.append(self._document_row(number, step)[0] if row is None else row)
+            marks.append(is_answer)
+        return Batch(
+            tokens=np.stack(rows),
+            is_answer=np.stack(marks)[:, 1:],
+            new_document=self._document_row(0, step)[1],
+            chunk_size=int(rng.choice(recipe.chunks)),
+            is_document=np.arange(recipe.rows) < recipe.rows // 2,
+            windowed=is_windowed(recipe, step),
+        )
+
+    def _statement(self, needle: Needle) -> IntArray:
+        """A needle's sentence and a space, in the tokens of question, single digits and end, as in the task."""
+        return np.concatenate([*self._question_and_value(needle), self._end])
+
+    def _question_and_value(self, needle: Needle) -> tuple[IntArray, IntArray]:
+        digits = np.concatenate([self.tokenizer.encode(digit) for digit in needle.value])
+        return self.tokenizer.encode(needle.question), digits
 
     def _needle_row(self, rng: np.random.Generator, dense: bool) -> tuple[IntArray, np.ndarray]:
         """A row of recipe.tokens + 1 tokens: statements first, then the same needles asked for, text between."""
@@ -99,8 +128,10 @@ class BatchMaker:
         count = int(length * DENSE_FILL / sentence) if dense else int(rng.integers(4, MOST_SPARSE_NEEDLES + 1))
         needles = draw_needles(rng, count)
         asked = [needles[i] for i in rng.permutation(count)]
+        parts_of = {needle: self._question_and_value(needle) for needle in needles}
         # Gaps of text: between statements, and then between questions.
-        free = length - 2 * count * sentence
+        used = 2 * sum(len(question) + len(value) + len(self._end) for question, value in parts_of.values())
+        free = max(length - used, 0)
         half = free // 2
         gaps = np.concatenate([self._gaps(rng, half, count), self._gaps(rng, free - half, count)])
         at = int(rng.integers(0, len(self.text) - free))
@@ -108,8 +139,7 @@ class BatchMaker:
         for number, needle in enumerate([*needles, *asked]):
             gap = self.text[at : at + gaps[number]]
             at += int(gaps[number])
-            question, value = self.tokenizer.encode(needle.question), self.tokenizer.encode(needle.value)
-            end = self.tokenizer.encode(". ")
+            (question, value), end = parts_of[needle], self._end
             parts += [gap, question, value, end]
             mark = np.zeros(len(gap) + len(question) + len(value) + len(end), dtype=bool)
             if number >= count:
@@ -122,3 +152,43 @@ class BatchMaker:
         """`count` gaps that add up to `total`."""
         cuts = np.sort(rng.integers(0, total + 1, count - 1))
         return np.diff(np.concatenate([[0], cuts, [total]])).astype(np.int64)
+
+
+class PackedBatchMaker:
+    """Makes the batch of any step of a run over packed text: pieces of tokens + 1, each row in its own part of it."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, data: str = "embedded") -> None:
+        self.recipe = recipe
+        texts = [load_set(data, name, "train") for name in recipe.sets]
+        self.data_hash = "+".join(text.sha256[:16] for text in texts)
+        end = np.array([tokenizer.eos], dtype=np.int64)
+        encoded = [part for text in texts for d in text.documents for part in (tokenizer.encode(d.text), end)]
+        self.text = np.concatenate(encoded) if encoded else np.empty(0, dtype=np.int64)
+        self.pieces = len(self.text) // (recipe.tokens + 1)
+        if not self.pieces:
+            raise UserError(f"the training text has {len(self.text)} tokens, less than one row of {recipe.tokens + 1}")
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0; the text is read round and round."""
+        recipe, size = self.recipe, self.recipe.tokens + 1
+        places = [(number * self.pieces // recipe.rows + step) % self.pieces for number in range(recipe.rows)]
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        return Batch(
+            tokens=np.stack([self.text[place * size : (place + 1) * size] for place in places]),
+            is_answer=np.zeros((recipe.rows, recipe.tokens), dtype=bool),
+            new_document=False,
+            chunk_size=int(rng.choice(recipe.chunks)),
+            is_document=np.ones(recipe.rows, dtype=bool),
+            windowed=is_windowed(recipe, step),
+        )
+
+
+def is_windowed(recipe: Recipe, step: int) -> bool:
+    """Whether full attention sees a window in a step (pSWA): a function of the seed and the step."""
+    return bool(np.random.default_rng([recipe.seed, 3, step]).random() < recipe.pswa)
+
+
+def make_batches(recipe: Recipe, tokenizer: Tokenizer, data: str) -> BatchMaker | PackedBatchMaker:
+    """The batches of a recipe. Raises UserError for sets that are missing or too short."""
+    maker = PackedBatchMaker if recipe.layout == "packed" else BatchMaker
+    return maker(recipe, tokenizer, data)

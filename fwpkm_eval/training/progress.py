@@ -24,6 +24,10 @@ class TrainingProgress:
 
     def show(self, report: StepReport) -> None:
         self.recent.append(report)
+        if report.diverged_memories and not self.quiet:
+            layers = ", ".join(map(str, report.diverged_memories))
+            lead = "\n" if self.terminal else ""
+            print(f"{lead}step {report.step} dropped: the memory of layer {layers} diverged", file=sys.stderr)
         self._tokens += report.tokens
         now = time.monotonic()
         pause = 0.5 if self.terminal else SECONDS_BETWEEN_LINES

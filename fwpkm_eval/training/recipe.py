@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from fwpkm_eval.errors import UserError, unknown
+
+Layout = Literal["needles", "packed"]
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained.
 
-    A step reads two rows of `tokens` tokens. The first goes on through a document; the second, with probability
-    needle_share, holds needles and asks for them, and else goes on through another document. Both write into one
-    memory, whose values return to their start with each new first document (after `document_pieces` rows at most).
+    A step reads `rows` rows of `tokens` tokens: the global batch, however many processes share it.
+
+    layout "needles": the first half of the rows go on through documents, a row each; each of the others holds, with
+    probability needle_share, needles and asks for them, and else goes on through a document, too. The memory's values
+    return to their start with each new document of the first row (after `document_pieces` rows at most).
+    layout "packed": documents joined with end tokens and cut into pieces of tokens + 1; each row reads on through its
+    own part of the text, and the memory is never reset (as published; the paper does not say in which order it reads).
+
     loss = mean over all tokens + answer_weight · mean over the answers' digits.
 
-    chunks: sizes in tokens of a memory write, drawn per step.
+    chunks: sizes in tokens of a memory write, drawn per step. pswa: the share of steps in which full attention sees a
+    window. bf16: activations of 16 bits on CUDA; fast weights, optimizer and slow weights keep 32.
     """
 
     steps: int = 2400
@@ -35,9 +43,15 @@ class Recipe:
     chunks: tuple[int, ...] = (64, 128, 256)
     sets: tuple[str, ...] = ("source", "docs")
     seed: int = 0
+    rows: int = 2
+    layout: Layout = "needles"
+    pswa: float = 0.0
+    bf16: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "tokens", "document_pieces"):
+        if self.layout not in get_args(Layout):
+            raise unknown("layout", self.layout, list(get_args(Layout)))
+        for name in ("steps", "tokens", "document_pieces", "rows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.chunks or min(self.chunks) < 1:
@@ -46,7 +60,9 @@ class Recipe:
             raise UserError("sets is empty; it must name at least one set of texts")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
-        for name in ("needle_share", "dense_share"):
+        if self.layout == "needles" and self.rows % 2:
+            raise UserError(f"rows is {self.rows}; it must be even, since half of the rows hold documents")
+        for name in ("needle_share", "dense_share", "pswa"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 to 1")
 
@@ -59,11 +75,51 @@ class Recipe:
         return Recipe(**settings)
 
 
-RECIPES: dict[str, Recipe] = {"micro": Recipe()}
+# micro's mixture at 4,096 tokens. Four steps of 8 rows fill a memory of 512² slots as a haystack of 128K tokens does,
+# before its values start anew; 49 M tokens in all.
+_SMALL = Recipe(
+    steps=1500,
+    tokens=4096,
+    rows=8,
+    learning_rate=1e-3,
+    document_pieces=4,
+    needle_share=0.7,
+    chunks=(512, 1024, 2048),
+    pswa=0.9,
+    bf16=True,
+)
+# arXiv 2601.00671: 10 B tokens, half LongCrawl64 and half Fineweb-Edu, AdamW, cosine to a tenth.
+_PAPER = Recipe(
+    steps=20_000,
+    tokens=4096,
+    rows=128,
+    learning_rate=1e-3,
+    answer_weight=0.0,
+    needle_share=0.0,
+    chunks=(512,),
+    sets=("longcrawl64", "fineweb-edu"),
+    layout="packed",
+    pswa=0.9,
+    bf16=True,
+)
+RECIPES: dict[str, Recipe] = {"micro": Recipe(), "small": _SMALL, "paper": _PAPER}
 
 
-def recipe_for(scale: str) -> Recipe:
-    """The recipe of a scale. Raises UserError for a scale that has none."""
+def recipe_for(scale: str, data: str = "embedded") -> Recipe:
+    """The recipe of a scale, with the training sets that `data` has in place of those it does not.
+
+    Raises UserError for a scale that has none.
+    """
     if scale not in RECIPES:
         raise unknown("scale with a training recipe", scale, list(RECIPES))
-    return RECIPES[scale]
+    return replace(RECIPES[scale], sets=_sets_there_are(RECIPES[scale].sets, data))
+
+
+def _sets_there_are(wanted: tuple[str, ...], data: str) -> tuple[str, ...]:
+    """The sets wanted, if `data` has all of them to train on (or nothing at all); else every set that it has."""
+    if data == "hub":
+        return wanted
+    from fwpkm_eval.data import available_sets
+
+    there = tuple(info.name for info in available_sets(data) if "train" in info.splits)
+    return wanted if set(wanted) <= set(there) or not there else there

@@ -1,96 +1,147 @@
-"""Training as a command runs it: one model with its progress lines, or several models side by side."""
+"""Training as a command runs it: one model with its progress lines, or several models one after the other."""
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.files import write_whole
 from fwpkm_eval.reference_models.checkpoint import DESCRIPTION
 from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.training.loggers import loggers
+from fwpkm_eval.training.parallel import Ranks, started
 from fwpkm_eval.training.progress import TrainingProgress
 from fwpkm_eval.training.recipe import Recipe
-from fwpkm_eval.training.trainer import METRICS, RESUME, StepReport, Trainer
+from fwpkm_eval.training.savepoints import RESUME, save_points
+from fwpkm_eval.training.trainer import Settings, Trainer
+
+LOCK = ".training"
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where and how a run is carried out: device ("auto", "cpu", "cuda…"), parallelism ("ddp", "fsdp"), what logs its
+    steps beside metrics.jsonl, seconds between save points."""
+
+    device: str = "cpu"
+    parallel: str = "ddp"
+    log: tuple[str, ...] = ()
+    save_every: float = 60.0
 
 
 def train_model(
-    config: ModelConfig, recipe: Recipe, folder: Path, data: str, resume: bool, quiet: bool
-) -> dict[str, float]:
-    """Trains one model into `folder` and returns its last averages.
+    config: ModelConfig,
+    recipe: Recipe,
+    folder: Path,
+    data: str,
+    resume: bool,
+    quiet: bool,
+    settings: Settings | None = None,
+    where: Where | None = None,
+) -> dict[str, float] | None:
+    """Trains one model into `folder`; under torchrun each process calls it. Returns its last averages (the first
+    process; the others None).
 
     Raises:
-        UserError: the folder holds a checkpoint, or an unfinished run and resume is not asked for; missing data.
+        UserError: the folder holds a checkpoint, or an unfinished run and resume is not asked for; missing data;
+            a run that cannot go on.
     """
+    where = where or Where()
+    with started(where.device, where.parallel) as ranks, _alone_in(folder, ranks):
+        _check_folder(folder, resume)
+        trainer = Trainer(config, recipe, folder, data, settings, ranks)
+        if resume and trainer.resume() and ranks.is_first:
+            print(f"going on after step {trainer.step} of {recipe.steps}", file=sys.stderr)
+        if not ranks.is_first:
+            for _ in trainer.run(where.save_every):
+                pass
+            return None
+        progress = TrainingProgress(config.name, recipe.steps, trainer.step, quiet)
+        with loggers(folder, config.name, trainer.step, where.log) as log:
+            for report in trainer.run(where.save_every):
+                log(report)
+                progress.show(report)
+        return progress.close()
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
     if (folder / DESCRIPTION).exists():
         raise UserError(f"{folder} holds a finished checkpoint already; choose another --out folder")
-    if (folder / RESUME).exists() and not resume:
+    if save_points(folder) and not resume:
         raise UserError(f"{folder} holds an unfinished run; add --resume to go on, or choose another --out folder")
+    if (folder / f"{RESUME}.safetensors").exists():
+        raise UserError(f"{folder} holds a save of an older version; delete {RESUME}.safetensors to start anew")
+
+
+@contextmanager
+def _alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Makes the folder, and keeps every other run out of it as long as this one lives (where the system has locks)."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --out must be a folder")
-    trainer = Trainer(config, recipe, folder, data)
-    if resume and trainer.resume():
-        print(f"going on after step {trainer.step} of {recipe.steps}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = folder / METRICS
-    _keep_metrics_up_to(metrics, trainer.step)
-    progress = TrainingProgress(config.name, recipe.steps, trainer.step, quiet)
-    with metrics.open("a", encoding="utf-8") as stored:
-        for report in trainer.run():
-            stored.write(json.dumps(_row(report)) + "\n")
-            progress.show(report)
-    return progress.close()
-
-
-def _row(report: StepReport) -> dict[str, float | None]:
-    # nan (a step without needles) is not JSON
-    return {key: None if value != value else value for key, value in asdict(report).items()}
-
-
-def _keep_metrics_up_to(path: Path, step: int) -> None:
-    """Drops what a killed run wrote after its last saved step, so that every step stands there once."""
-    if not path.exists():
+    if not ranks.is_first:
+        yield
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = folder / LOCK
+    with path.open("w") as handle:
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            break  # the line that was being written when the run was killed
-    write_whole(path, "".join(kept))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training into {folder}; wait for it, or choose another") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def train_models(
-    names: Sequence[str], scale: str, folders: Sequence[Path], data: str, workers: int, quiet: bool
+    names: Sequence[str],
+    scale: str,
+    folders: Sequence[Path],
+    data: str,
+    workers: int,
+    quiet: bool,
+    device: str = "cpu",
 ) -> None:
-    """Trains the models that are not finished yet, `workers` at a time, each a process of one thread.
-
-    Two processes of one thread train two small models faster than two threads train them one after the other.
+    """Trains the models that are not finished yet. On a CPU `workers` at a time, each a process of one thread: two such
+    train two small models faster than two threads train them one after the other. On a GPU one after the other.
 
     Raises:
         UserError: a training failed; the others are finished first.
     """
+    from fwpkm_eval.devices import resolve_device
+
+    on_cpu = resolve_device(device).type == "cpu"
+    options = ["--data", data, "--device", device, *(["--threads", "1"] if on_cpu else [])]
     waiting = [(n, f) for n, f in zip(names, folders, strict=True) if not (f / DESCRIPTION).exists()]
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                name, folder = waiting.pop(0)
-                running.append((name, _start(name, scale, folder, data, quiet)))
-            time.sleep(0.2)
-            for entry in list(running):
-                if entry[1].poll() is not None:
-                    running.remove(entry)
-                    if entry[1].returncode:
-                        failed.append(entry[0])
+        with _terminated_as_interrupted():
+            while waiting or running:
+                while waiting and len(running) < (workers if on_cpu else 1):
+                    name, folder = waiting.pop(0)
+                    running.append((name, _start(name, scale, folder, options, quiet)))
+                time.sleep(0.2)
+                for entry in list(running):
+                    if entry[1].poll() is not None:
+                        running.remove(entry)
+                        if entry[1].returncode:
+                            failed.append(entry[0])
     finally:
         for _, process in running:
             process.terminate()
@@ -98,7 +149,24 @@ def train_models(
         raise UserError(f"training failed for {', '.join(failed)}; the finished ones are kept, run again to go on")
 
 
-def _start(name: str, scale: str, folder: Path, data: str, quiet: bool) -> subprocess.Popen[bytes]:
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C, so that the processes it started are ended, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(name: str, scale: str, folder: Path, options: Sequence[str], quiet: bool) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "fwpkm_eval", "train", "--model", name, "--scale", scale]
-    command += ["--out", str(folder), "--data", data, "--threads", "1", "--resume"]
+    command += ["--out", str(folder), "--resume", *options]
     return subprocess.Popen(command + ["--quiet"] * quiet, env=dict(os.environ))

@@ -1,4 +1,4 @@
-"""The training loop: one process, resumable at any step, bit for bit the same run on one device."""
+"""The training loop: on one process or many, resumable at any step; on a CPU bit for bit the same run."""
 
 from __future__ import annotations
 
@@ -6,38 +6,66 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fwpkm_eval import __version__
-from fwpkm_eval.data.tokenizers import ByteTokenizer
+from fwpkm_eval.api import tokenizer_of
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory
-from fwpkm_eval.reference_models.checkpoint import round_weights, save_checkpoint, save_tensors
+from fwpkm_eval.reference_models.checkpoint import round_weights, save_checkpoint
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
 from fwpkm_eval.reference_models.state import ModelState
-from fwpkm_eval.training.batches import Batch, BatchMaker
+from fwpkm_eval.training.batches import Batch, make_batches
+from fwpkm_eval.training.objective import Objective, Part
+from fwpkm_eval.training.optimizer import learning_rate, make_optimizer
+from fwpkm_eval.training.parallel import Ranks, like, whole
 from fwpkm_eval.training.recipe import Recipe
+from fwpkm_eval.training.savepoints import (
+    KEPT,
+    first_difference,
+    read_save_point,
+    remove_save_points,
+    save_points,
+    write_save_point,
+)
 
-RESUME = "resume.safetensors"
-METRICS = "metrics.jsonl"
-STORED_DTYPE = torch.float16
+STORED_DTYPES = {"micro": torch.float16, "small": torch.float16}
+"""How the weights of a scale's checkpoints are stored; float32 for the others."""
 DIVERGED_IN_A_ROW = 20
 """After so many steps in a row without a finite loss or gradient, training stops."""
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How a run is carried out. What changes its numbers is in its save points, too, and must agree to go on.
+
+    rows_at_once: rows that a process reads at a time, into one memory (None: all of its rows); with fewer, gradients
+    are accumulated. bf16: None for the recipe's choice, which is heeded on CUDA alone. recompute: mixers and MLPs keep
+    no activations. compiled: their code goes through torch.compile. keep: save points kept.
+    """
+
+    rows_at_once: int | None = None
+    bf16: bool | None = None
+    recompute: bool = False
+    compiled: bool = False
+    keep: int = KEPT
+
+
+@dataclass(frozen=True)
 class StepReport:
     """One step: losses in nats per token, accuracy of the answers' digits (both nan in a step without needles),
-    tokens read, seconds since this start. loss is nan where the step diverged and was dropped."""
+    tokens read, seconds since this start. loss is nan where the step diverged and was dropped; diverged_memories are
+    then the layers whose fast weights are not finite, and gradient_norm is what it was."""
 
     step: int
     loss: float
@@ -46,94 +74,191 @@ class StepReport:
     answer_accuracy: float
     tokens: int
     seconds: float
+    gradient_norm: float = math.nan
+    diverged_memories: tuple[int, ...] = ()
 
 
 class Trainer:
-    """Trains one model; `run` yields a report per step and keeps a resumable copy in `folder`."""
+    """Trains one model; `run` yields a report per step and keeps resumable save points in `folder`."""
 
-    def __init__(self, config: ModelConfig, recipe: Recipe, folder: Path, data: str = "embedded") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: Recipe,
+        folder: Path,
+        data: str = "embedded",
+        settings: Settings | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.config, self.recipe, self.folder, self.data = config, recipe, folder, data
-        self.model = LanguageModel(config, seed=recipe.seed)
-        self.batches = BatchMaker(recipe, ByteTokenizer(), data)
-        self.optimizer = make_optimizer(self.model, recipe)
+        self.settings = settings or Settings()
+        self.ranks = ranks or Ranks(torch.device("cpu"))
+        self.parts = _parts(recipe, self.settings, self.ranks)
+        self.batches = make_batches(recipe, tokenizer_of(config), data)
+        self.model = LanguageModel(config, seed=recipe.seed).to(self.ranks.device)
+        if self.settings.compiled:
+            for layer in self.model.blocks:
+                layer.mix = torch.compile(layer.mix)  # type: ignore[method-assign]
         self.state = self.model.initial_state()
+        self.wrapped = self.ranks.wrap(Objective(self.model, recipe.answer_weight, self.settings.recompute))
+        self.optimizer = make_optimizer(self.model, recipe)
         self.step = 0
         self.diverged_steps = 0
+        self._first_state: ModelState | None = None
+        self._next: tuple[int, Any] | None = None
+        self._loader = ThreadPoolExecutor(1) if self.ranks.device.type == "cuda" else None
+
+    @property
+    def bf16(self) -> bool:
+        """Whether activations have 16 bits."""
+        chosen = self.settings.bf16
+        return (self.recipe.bf16 and self.ranks.device.type == "cuda") if chosen is None else chosen
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must agree for a run to go on where another stopped."""
+        split = {"processes": self.ranks.world, "parts": self.parts} if self.model.has_fast_weights else None
         return {
             "config": self.config.to_dict(),
             "recipe": self.recipe.to_dict(),
             "data": self.batches.data_hash,
+            "device": self.ranks.device.type,
+            "bf16": self.bf16,
+            "split of the rows over memories": split,
         }
 
     def run(self, save_every_seconds: float = 60.0) -> Iterator[StepReport]:
-        """Trains from the current step to the last; saves now and then, and at the end writes the checkpoint."""
+        """Trains from the current step to the last; saves now and then, and at the end writes the checkpoint.
+
+        Raises: UserError: the loss is not finite for too long, or a save point cannot be written.
+        """
         started = saved = time.monotonic()
         in_a_row = 0
         for step in range(self.step, self.recipe.steps):
-            report = self._train_step(self.batches.batch(step), started)
+            report = self._train_step(self._batch(step), started)
             self.step = step + 1
             in_a_row = 0 if math.isfinite(report.loss) else in_a_row + 1
             if in_a_row >= DIVERGED_IN_A_ROW or (in_a_row and not self._weights_are_finite()):
-                kept = self.folder / RESUME
-                raise UserError(
-                    f"the loss is not finite since step {self.step - in_a_row + 1}; "
-                    + (f"the last good step saved is kept in {kept}" if kept.exists() else "no step was saved")
-                )
-            if in_a_row == 0 and time.monotonic() - saved > save_every_seconds:
+                self._stop(in_a_row, report)
+            due = in_a_row == 0 and time.monotonic() - saved > save_every_seconds
+            if self._all_agree(due):
                 self.save()
                 saved = time.monotonic()
             yield report
         self.finish()
 
+    def _stop(self, in_a_row: int, report: StepReport) -> None:
+        kept = save_points(self.folder)
+        layers = ", ".join(map(str, report.diverged_memories))
+        raise UserError(
+            f"the loss is not finite since step {self.step - in_a_row + 1}"
+            + (f" (the memory of layer {layers} diverged); " if layers else " (no memory diverged: the weights did); ")
+            + (f"the last good step saved is kept in {kept[-1]}" if kept else "no step was saved")
+        )
+
+    def _all_agree(self, due: bool) -> bool:
+        """Whether the first process's clock says so: all save the same step."""
+        if self.ranks.world == 1:
+            return due
+        return bool(self.ranks.sum(torch.tensor(float(due and self.ranks.is_first), device=self.ranks.device)) > 0)
+
+    def _batch(self, step: int) -> Batch:
+        """The batch of a step; on a GPU the next one is made meanwhile."""
+        if self._loader is None:
+            return self.batches.batch(step)
+        made = self._next[1].result() if self._next is not None and self._next[0] == step else self.batches.batch(step)
+        if step + 1 < self.recipe.steps:
+            self._next = (step + 1, self._loader.submit(self.batches.batch, step + 1))
+        return made
+
     def _train_step(self, batch: Batch, started: float) -> StepReport:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.step)
-        self.state = self._next_state(batch.new_document)
-        tokens = torch.from_numpy(batch.tokens)
-        is_answer = torch.from_numpy(batch.is_answer)
-        logits, self.state = self.model(
-            tokens[:, :-1], self.state, updates="scan", write_chunk=batch.chunk_size, inplace=True
-        )
-        targets = tokens[:, 1:]
-        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-        answers = nats[is_answer]
-        loss = nats.mean()
-        if len(answers):
-            loss = loss + self.recipe.answer_weight * answers.mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        if loss.isfinite() and norm.isfinite():
+        if batch.new_document:
+            self.state = self._state_of_new_document()
+        sums = torch.zeros(7, dtype=torch.float64, device=self.ranks.device)
+        for number in range(self.parts):
+            mine = batch.part(self.ranks.rank * self.parts + number, self.ranks.world * self.parts)
+            sums += self._train_part(mine, batch, last=number == self.parts - 1)
+        self.ranks.finish_gradients(self.model)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip))
+        self.ranks.sum(sums)
+        *totals, gradient_norm = [*sums.tolist(), norm.item()]
+        loss, document_nats, document_tokens, answer_nats, right, answers, tokens = totals
+        diverged: tuple[int, ...] = ()
+        if math.isfinite(loss) and math.isfinite(gradient_norm):
             self.optimizer.step()
         else:
             # A fast-weight memory can diverge within a row (FwMLP does, now and then): the step is dropped, the
             # memory starts anew, and the drops are counted in what the checkpoint says of its training.
             self.diverged_steps += 1
+            diverged = self._diverged_memories()
             self.state = self.model.initial_state()
-            loss = loss.detach() * math.nan
-        right = (logits.argmax(-1) == targets)[is_answer].float().mean()
+            loss = math.nan
         return StepReport(
             step=self.step + 1,
-            loss=loss.item(),
-            document_loss=nats[0].mean().item(),
-            answer_loss=answers.mean().item(),
-            answer_accuracy=right.item(),
-            tokens=targets.numel(),
+            loss=loss,
+            document_loss=document_nats / max(document_tokens, 1),
+            answer_loss=answer_nats / answers if answers else math.nan,
+            answer_accuracy=right / answers if answers else math.nan,
+            tokens=int(tokens),
             seconds=time.monotonic() - started,
+            gradient_norm=gradient_norm,
+            diverged_memories=diverged,
         )
 
-    def _weights_are_finite(self) -> bool:
-        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+    def _train_part(self, mine: Batch, batch: Batch, last: bool) -> Tensor:
+        """Adds one part's gradients; returns its sums: loss, then nats and counts, as `_train_step` names them."""
+        device = self.ranks.device
+        answers = int(batch.is_answer.sum())
+        part = Part(
+            tokens=torch.from_numpy(mine.tokens).to(device, non_blocking=True),
+            is_answer=torch.from_numpy(mine.is_answer).to(device, non_blocking=True),
+            chunk_size=batch.chunk_size,
+            training_window=self.config.backbone.window if batch.windowed else None,
+            token_share=len(mine.tokens) / len(batch.tokens),
+            answer_share=int(mine.is_answer.sum()) / answers if answers else 0.0,
+        )
+        with self.ranks.accumulating(self.wrapped, last):
+            with self._precision():
+                loss, result, self.state = self.wrapped(part, self.state.fresh_sequence())
+            # The engines average over processes; the parts' losses are to be added.
+            (loss * self.ranks.world).backward()
+        document = torch.from_numpy(mine.is_document).to(device)
+        sums = (
+            loss.detach(),
+            result.nats[document].sum(),
+            document.sum() * self.recipe.tokens,
+            result.nats[part.is_answer].sum(),
+            (result.right & part.is_answer).sum(),
+            part.is_answer.sum(),
+            torch.tensor(result.nats.numel(), device=device),
+        )
+        return torch.stack([entry.double() for entry in sums])
 
-    def _next_state(self, new_document: bool) -> ModelState:
-        """A fresh sequence; with a new document the values start anew too. Keys go on: they are learned all along."""
-        if not new_document:
-            return self.state.fresh_sequence()
-        fresh = self.model.initial_state()
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _weights_are_finite(self) -> bool:
+        finite = all(bool(whole(parameter.isfinite().all())) for parameter in self.model.parameters())
+        return not self.ranks.agree(None if finite else "a weight is not finite")
+
+    def _diverged_memories(self) -> tuple[int, ...]:
+        """Layers whose fast weights are not finite, in any process."""
+        numbers = sorted(self.state.memories)
+        broken = [
+            not all(bool(x.isfinite().all()) for x in _fast_weights(self.state.memories[number].memory).values())
+            for number in numbers
+        ]
+        counts = self.ranks.sum(torch.tensor(broken, dtype=torch.float32, device=self.ranks.device)).tolist()
+        return tuple(number for number, count in zip(numbers, counts, strict=True) if count)
+
+    def _state_of_new_document(self) -> ModelState:
+        """A fresh sequence with the values as they started. Keys go on: they are learned all along."""
+        if self._first_state is None:
+            self._first_state = self.model.initial_state()
+        fresh = self._first_state.copy()
         for number, held in self.state.memories.items():
             memory = fresh.memories[number].memory
             if isinstance(memory, ProductKeyMemory) and isinstance(held.memory, ProductKeyMemory):
@@ -141,87 +266,93 @@ class Trainer:
         return fresh
 
     def finish(self) -> None:
-        """Keeps the learned keys as the model's first keys, rounds the weights to how they are stored, and saves."""
-        for number, held in self.state.memories.items():
-            layer = self.model.blocks[number].memory
-            if isinstance(held.memory, ProductKeyMemory) and isinstance(layer, FwPKMLayer):
-                layer.first_keys.copy_(held.memory.keys)
-        round_weights(self.model, STORED_DTYPE)
-        about = {
-            "recipe": self.recipe.to_dict(),
-            "data": self.data if self.data == "embedded" else "path",
-            "data_hash": self.batches.data_hash,
-            "tokens": self.recipe.steps * self.recipe.tokens * 2,
-            "diverged_steps": self.diverged_steps,
-            "version": __version__,
-            "torch": str(torch.__version__).partition("+")[0],
-        }
-        save_checkpoint(self.model, self.folder, about, STORED_DTYPE)
-        (self.folder / RESUME).unlink(missing_ok=True)
+        """Writes the checkpoint: the learned keys (the first process's) as first keys, weights as they are stored."""
+        dtype = STORED_DTYPES.get(self.config.scale, torch.float32)
+        weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        if self.ranks.is_first:
+            model = self.model
+            if self.ranks.mode == "fsdp" and self.ranks.world > 1:
+                model = LanguageModel(self.config, seed=self.recipe.seed)
+                model.load_state_dict(weights)
+            for number, held in self.state.memories.items():
+                layer = model.blocks[number].memory
+                if isinstance(held.memory, ProductKeyMemory) and isinstance(layer, FwPKMLayer):
+                    layer.first_keys.copy_(held.memory.keys)
+            round_weights(model, dtype)
+            about = {
+                "recipe": self.recipe.to_dict(),
+                "data": self.data if self.data in ("embedded", "hub") else "path",
+                "data_hash": self.batches.data_hash,
+                "tokens": self.recipe.steps * self.recipe.tokens * self.recipe.rows,
+                "diverged_steps": self.diverged_steps,
+                "processes": self.ranks.world,
+                "parts": self.parts,
+                "bf16": self.bf16,
+                "version": __version__,
+                "torch": str(torch.__version__).partition("+")[0],
+            }
+            try:
+                save_checkpoint(model, self.folder, about, dtype)
+            except (OSError, SafetensorError) as problem:
+                raise UserError(
+                    f"the checkpoint cannot be written to {self.folder} ({problem}); add --resume to go on"
+                ) from None
+            remove_save_points(self.folder)
+        self.ranks.barrier()
 
     def save(self) -> None:
-        """Everything needed to go on from the current step, in one file that is there whole or as it was."""
-        tensors: dict[str, Tensor] = {f"model/{n}": t for n, t in self.model.state_dict().items()}
+        """Writes a save point: all that is needed to go on from the current step, in every process."""
+        shared: dict[str, Tensor] = {f"model/{n}": whole(t) for n, t in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
+                shared[f"optimizer/{key}/{name}"] = whole(torch.as_tensor(value))
+        own: dict[str, Tensor] = {"random/cpu": torch.get_rng_state()}
+        if self.ranks.device.type == "cuda":
+            own["random/cuda"] = torch.cuda.get_rng_state(self.ranks.device)
         for number, held in self.state.memories.items():
             for key, value in _fast_weights(held.memory).items():
-                tensors[f"memory/{number}/{key}"] = value
-        tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-        counts = {"step": str(self.step), "diverged_steps": str(self.diverged_steps)}
-        about = {**counts, "identity": json.dumps(self.identity, sort_keys=True)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.folder / RESUME, tensors, about)
+                own[f"memory/{number}/{key}"] = value
+        about = {"step": self.step, "diverged_steps": self.diverged_steps, "identity": self.identity}
+        shared = shared if self.ranks.is_first else {}
+        write_save_point(self.folder, self.step, about, shared, own, self.ranks, self.settings.keep)
 
     def resume(self) -> bool:
-        """Goes back to what `save` kept; False if there is nothing. UserError if it belongs to another run."""
-        path = self.folder / RESUME
-        if not path.exists():
+        """Goes back to the newest save point; False if there is none. UserError if it belongs to another run."""
+        found = read_save_point(self.folder, self.ranks)
+        if found is None:
             return False
-        about, tensors = _read_resume_file(path)
-        if json.loads(about.get("identity", "{}")) != json.loads(json.dumps(self.identity)):
-            raise UserError(f"{path} belongs to another run (model, recipe or data differ); use another --out folder")
-        self.model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+        difference = first_difference(found.about.get("identity"), json.loads(json.dumps(self.identity)))
+        if difference is not None:
+            raise UserError(f"{found.path} belongs to another run: {difference}; use another --out folder")
+        weights = {n.removeprefix("model/"): t for n, t in found.shared.items() if n.startswith("model/")}
+        self.model.load_state_dict({n: like(weights[n], t) for n, t in self.model.state_dict().items()})
         for name, parameter in self.model.named_parameters():
-            kept = {k: tensors[f"optimizer/{k}/{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = dict(kept)
+            kept = {k: found.shared[f"optimizer/{k}/{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+            moments = {k: like(v, parameter) for k, v in kept.items() if k != "step"}
+            on_device = self.ranks.device.type == "cuda"  # where the fused optimizer keeps its steps
+            self.optimizer.state[parameter] = {
+                "step": kept["step"].to(parameter.device) if on_device else kept["step"],
+                **moments,
+            }
         for number, held in self.state.memories.items():
-            _set_fast_weights(held.memory, tensors, f"memory/{number}/")
-        self.step, self.diverged_steps = int(about["step"]), int(about.get("diverged_steps", 0))
+            _set_fast_weights(held.memory, found.own, f"memory/{number}/", self.ranks.device)
+        if "random/cpu" in found.own:
+            torch.set_rng_state(found.own["random/cpu"])
+        if "random/cuda" in found.own:
+            torch.cuda.set_rng_state(found.own["random/cuda"], self.ranks.device)
+        self.step, self.diverged_steps = int(found.about["step"]), int(found.about["diverged_steps"])
         return True
 
 
-def _read_resume_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """(what the file says of itself, its tensors). UserError if it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as stored:
-            # Copies: what safetensors hands out are views, and autograd does not let a function write into those.
-            tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 (not a dict)
-            return stored.metadata() or {}, tensors
-    except (OSError, SafetensorError) as problem:
-        raise UserError(f"{path} is damaged ({problem}); delete it to start anew") from None
-
-
-def make_optimizer(model: LanguageModel, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, not on biases, norms, convolutions or decay rates."""
-    matrices = [p for n, p in model.named_parameters() if p.dim() >= 2 and "conv" not in n]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine to `final_rate` of the peak."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    floor = recipe.final_rate
-    return recipe.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+def _parts(recipe: Recipe, settings: Settings, ranks: Ranks) -> int:
+    """How many parts of its rows a process reads one after the other in a step."""
+    mine, left = divmod(recipe.rows, ranks.world)
+    if left:
+        raise UserError(f"{recipe.rows} rows cannot be shared evenly by {ranks.world} processes; change --rows")
+    at_once = settings.rows_at_once or mine
+    if mine % at_once:
+        raise UserError(f"a process's {mine} rows cannot be read {at_once} at once; choose a divisor of {mine}")
+    return mine // at_once
 
 
 def _fast_weights(memory: ProductKeyMemory | DenseMemory) -> dict[str, Tensor]:
@@ -230,8 +361,10 @@ def _fast_weights(memory: ProductKeyMemory | DenseMemory) -> dict[str, Tensor]:
     return memory.weights
 
 
-def _set_fast_weights(memory: ProductKeyMemory | DenseMemory, tensors: dict[str, Tensor], prefix: str) -> None:
+def _set_fast_weights(
+    memory: ProductKeyMemory | DenseMemory, tensors: dict[str, Tensor], prefix: str, device: torch.device
+) -> None:
     if isinstance(memory, ProductKeyMemory):
-        memory.keys, memory.values = tensors[f"{prefix}keys"], tensors[f"{prefix}values"]
+        memory.keys, memory.values = tensors[f"{prefix}keys"].to(device), tensors[f"{prefix}values"].to(device)
     else:
-        memory.weights = {name: tensors[f"{prefix}{name}"] for name in memory.weights}
+        memory.weights = {name: tensors[f"{prefix}{name}"].to(device) for name in memory.weights}
