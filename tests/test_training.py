@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 import shutil
 from dataclasses import replace
@@ -17,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from model_cases import SIZES, fast_weights, tokens
 from tolerances import assert_close
+from training_cases import TINY, write_words
+from training_cases import tiny_training_config as config
 
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.checkpoint import load_checkpoint
-from fwpkm_eval.reference_models.config import ModelConfig, model_config
+from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.training import savepoints
 from fwpkm_eval.training.batches import Batch, BatchMaker
@@ -33,32 +34,10 @@ from fwpkm_eval.training.trainer import Settings, StepReport, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = Recipe(
-    steps=6,
-    tokens=96,
-    warmup=2,
-    needle_share=0.8,
-    dense_share=1.0,
-    document_pieces=3,
-    chunks=(16, 32),
-    sets=("words",),
-)
 NEEDLES = replace(TINY, steps=40, tokens=640, needle_share=0.6, dense_share=0.5)
 NEVER, ALWAYS = 1e9, -1.0
 FIRST_KEYS = "layers.1.memory.first_keys"
 CHECKPOINT = ("model.json", "model.safetensors")
-
-
-def write_words(folder: Path, seed: int = 0) -> str:
-    """A set of four documents, each of its own words (some not ASCII); returns the folder as --data."""
-    chooser = random.Random(seed)
-    (folder / "words").mkdir(parents=True, exist_ok=True)
-    with (folder / "words" / "train.jsonl").open("w", encoding="utf-8") as handle:
-        for number in range(4):
-            words = ["".join(chooser.choices("abcdefghijklmnoprstué", k=4)) for _ in range(30)]
-            text = f"document {number}: " + " ".join(chooser.choices(words, k=1500))
-            handle.write(json.dumps({"text": text}) + "\n")
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -238,11 +217,6 @@ def test_learning_rate() -> None:
     assert min(rates[100:]) >= 0.05
     assert learning_rate(replace(recipe, warmup=0), 0) == pytest.approx(0.5)
     assert 0 < learning_rate(replace(recipe, steps=50), 49) <= 0.5
-
-
-def config(spec: str, **changes: Any) -> ModelConfig:
-    sizes = {**SIZES, "backbone.vocab_size": 257, "backbone.init_std": 0.08, "backbone.embedding_std": 0.1}
-    return model_config(spec, "micro", **{**sizes, "backbone.layers": 2, **changes})
 
 
 def test_weight_decay_is_for_matrices_alone() -> None:

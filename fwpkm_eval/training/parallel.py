@@ -54,9 +54,7 @@ class Ranks:
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, ignored)
         devices = None if self.device.type == "cpu" else [self.device]
         unused = _has_unused_parameters(objective.model)
-        return nn.parallel.DistributedDataParallel(
-            objective, device_ids=devices, broadcast_buffers=False, find_unused_parameters=unused
-        )
+        return nn.parallel.DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=unused)
 
     @contextmanager
     def accumulating(self, wrapped: nn.Module, last: bool) -> Iterator[None]:

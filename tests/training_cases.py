@@ -1,0 +1,41 @@
+"""Text and models that train in a second, shared by the tests of the training engine."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from model_cases import SIZES
+
+from fwpkm_eval.reference_models.config import ModelConfig, model_config
+from fwpkm_eval.training.recipe import Recipe
+
+TINY = Recipe(
+    steps=6,
+    tokens=96,
+    warmup=2,
+    needle_share=0.8,
+    dense_share=1.0,
+    document_pieces=3,
+    chunks=(16, 32),
+    sets=("words",),
+)
+
+
+def write_words(folder: Path, seed: int = 0) -> str:
+    """A set of four documents, each of its own words (some not ASCII); returns the folder as --data."""
+    chooser = random.Random(seed)
+    (folder / "words").mkdir(parents=True, exist_ok=True)
+    with (folder / "words" / "train.jsonl").open("w", encoding="utf-8") as handle:
+        for number in range(4):
+            words = ["".join(chooser.choices("abcdefghijklmnoprstué", k=4)) for _ in range(30)]
+            text = f"document {number}: " + " ".join(chooser.choices(words, k=1500))
+            handle.write(json.dumps({"text": text}) + "\n")
+    return str(folder)
+
+
+def tiny_training_config(spec: str, **changes: Any) -> ModelConfig:
+    sizes = {**SIZES, "backbone.vocab_size": 257, "backbone.init_std": 0.08, "backbone.embedding_std": 0.1}
+    return model_config(spec, "micro", **{**sizes, "backbone.layers": 2, **changes})
