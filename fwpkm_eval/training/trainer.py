@@ -327,6 +327,8 @@ class Trainer:
         weights = {n.removeprefix("model/"): t for n, t in found.shared.items() if n.startswith("model/")}
         self.model.load_state_dict({n: like(weights[n], t) for n, t in self.model.state_dict().items()})
         for name, parameter in self.model.named_parameters():
+            if f"optimizer/step/{name}" not in found.shared:
+                continue  # a parameter that has had no gradient yet
             kept = {k: found.shared[f"optimizer/{k}/{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
             moments = {k: like(v, parameter) for k, v in kept.items() if k != "step"}
             on_device = self.ranks.device.type == "cuda"  # where the fused optimizer keeps its steps

@@ -1,0 +1,311 @@
+"""The training engine from outside and in its parts: kills, locks, loggers, blockwise loss, packed text, presets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tolerances import assert_close
+from training_cases import TINY, tiny_training_config, write_words
+
+from fwpkm_eval import cli
+from fwpkm_eval.data import load_set
+from fwpkm_eval.data.tokenizers import ByteTokenizer, IntArray
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models import count_parameters
+from fwpkm_eval.reference_models.config import DEFAULT_LAYERS, SCALES, model_config
+from fwpkm_eval.training import objective
+from fwpkm_eval.training.batches import BatchMaker, PackedBatchMaker, is_windowed
+from fwpkm_eval.training.loggers import METRICS
+from fwpkm_eval.training.objective import Objective, Part, weighted_cross_entropy
+from fwpkm_eval.training.recipe import RECIPES, recipe_for
+from fwpkm_eval.training.run import Where, train_model
+from fwpkm_eval.training.savepoints import save_points
+from fwpkm_eval.training.trainer import Settings, Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PACKED = replace(TINY, layout="packed", rows=3, needle_share=0.0, answer_weight=0.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_words(tmp_path_factory.mktemp("data"))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from training_cases import TINY, tiny_training_config
+from dataclasses import replace
+from fwpkm_eval.training.run import Where, train_model
+spec, folder, data = sys.argv[1:]
+train_model(tiny_training_config(spec), replace(TINY, steps=60), Path(folder), data, resume=True, quiet=True,
+            where=Where(save_every=0.02))
+"""
+
+
+def test_a_run_killed_at_any_moment_ends_as_one_never_killed(data: str, tmp_path: Path) -> None:
+    """SIGKILL in the midst of steps and saves, twice; the checkpoint's bytes and every step's metrics agree."""
+    spec = "gdn:pkm@0+fwpkm@1"
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    killed = tmp_path / "killed"
+    metrics = killed / METRICS
+    command = [sys.executable, "-c", KILLED, spec, str(killed), data]
+    for steps in (5, 30):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+        waited = time.monotonic()
+        while not (save_points(killed) and metrics.exists() and metrics.read_bytes().count(b"\n") >= steps):
+            assert process.poll() is None, process.stderr and process.stderr.read().decode()
+            assert time.monotonic() - waited < 60
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (killed / "model.json").exists()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    whole = tmp_path / "whole"
+    train_model(tiny_training_config(spec), replace(TINY, steps=60), whole, data, resume=False, quiet=True)
+    for name in ("model.safetensors", "model.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    rows = [[json.loads(line) for line in (f / METRICS).read_text().splitlines()] for f in (killed, whole)]
+    assert [row["step"] for row in rows[0]] == list(range(1, 61))
+    assert [{**row, "seconds": 0} for row in rows[0]] == [{**row, "seconds": 0} for row in rows[1]]
+    assert sorted(path.name for path in killed.iterdir()) == ["metrics.jsonl", "model.json", "model.safetensors"]
+
+
+def test_random_generators_go_on_where_they_were(data: str, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_training_config("gdn"), TINY, tmp_path, data)
+    torch.manual_seed(5)
+    trainer.save()
+    expected = torch.rand(3)
+    torch.manual_seed(6)
+    assert Trainer(tiny_training_config("gdn"), TINY, tmp_path, data).resume()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def train(folder: Path, data: str, recipe: Any = TINY, **more: Any) -> dict[str, float] | None:
+    return train_model(tiny_training_config("gdn"), recipe, folder, data, more.pop("resume", False), True, **more)
+
+
+def test_a_folder_is_trained_into_by_one_run_at_a_time(data: str, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / ".training").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is training into"):
+            train(tmp_path, data)
+    assert train(tmp_path, data)
+    with pytest.raises(UserError, match="finished checkpoint already"):
+        train(tmp_path, data)
+
+
+def test_loggers_that_are_not_there_are_named_with_the_way_to_get_them(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("wandb", "tensorboard", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        train(tmp_path, data, where=Where(log=("wandb",)))
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        train(tmp_path, data, where=Where(log=("tensorboard",)))
+    with pytest.raises(UserError, match=r"unknown logger 'wandbb', did you mean 'wandb'"):
+        train(tmp_path, data, where=Where(log=("wandbb",)))
+
+
+def test_a_logger_gets_every_step(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    logged: list[tuple[int, dict[str, float]]] = []
+    run = types.SimpleNamespace(log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+    train(tmp_path, data, where=Where(log=("wandb",)))
+    assert [step for step, _ in logged] == [1, 2, 3, 4, 5, 6]
+    stored = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert [numbers["loss"] for _, numbers in logged] == [row["loss"] for row in stored]
+    assert all(row["gradient_norm"] > 0 for row in stored)
+
+
+@pytest.mark.parametrize("block", [1, 7, 100])
+def test_the_blockwise_loss_is_the_loss(block: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(n, 8, generator=draw, dtype=torch.float64).requires_grad_() for n in (20, 31))
+    targets = torch.randint(31, (20,), generator=draw)
+    weights = torch.rand(20, generator=draw, dtype=torch.float64)
+    loss, nats, right = weighted_cross_entropy(hidden, head, targets, weights, torch.float64, block)
+    ours = torch.autograd.grad(3 * loss, (hidden, head))
+    expected = F.cross_entropy(hidden @ head.T, targets, reduction="none")
+    assert_close("mixer.forward", nats, expected)
+    assert torch.equal(right, (hidden @ head.T).argmax(-1) == targets)
+    for got, wanted in zip(ours, torch.autograd.grad(3 * (expected * weights).sum(), (hidden, head)), strict=True):
+        assert_close("mixer.forward", got, wanted)
+
+
+def test_many_logits_are_never_held_at_once_and_the_gradients_are_the_same(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = BatchMaker(replace(TINY, needle_share=1.0), ByteTokenizer(), data).batch(0)
+    part = Part(torch.from_numpy(made.tokens), torch.from_numpy(made.is_answer), 32, None, 0.5, 0.25)
+    found = []
+    for most in (objective.MOST_LOGITS, 1):
+        monkeypatch.setattr(objective, "MOST_LOGITS", most)
+        model = Trainer(tiny_training_config("gdn:fwpkm@1"), TINY, Path("nowhere"), data).model
+        whole = Objective(model, answer_weight=2.0)
+        loss, result, _ = whole(part, model.initial_state())
+        loss.backward()
+        found.append((loss, result, {n: p.grad for n, p in model.named_parameters()}))
+    (loss, result, slopes), (same_loss, same_result, same_slopes) = found
+    assert_close("training.loss", same_loss, loss)
+    assert torch.equal(result.right, same_result.right)
+    for name, slope in slopes.items():
+        assert slope is not None
+        assert same_slopes[name] is not None
+        assert_close("model.logits", same_slopes[name], slope, name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_rows_in_parts_have_the_gradients_of_all_at_once(at_once: int, data: str, tmp_path: Path) -> None:
+    recipe = replace(TINY, rows=4, needle_share=1.0)
+    settings = (Settings(), Settings(rows_at_once=at_once))
+    whole, parts = (Trainer(tiny_training_config("gdn:pkm@1"), recipe, tmp_path, data, each) for each in settings)
+    expected, report = next(whole.run(1e9)), next(parts.run(1e9))
+    assert report.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert report.answer_accuracy == pytest.approx(expected.answer_accuracy)
+    for (name, slope), same in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
+        assert slope.grad is not None
+        assert same.grad is not None
+        assert_close("model.logits", same.grad, slope.grad, name)
+
+
+def test_rows_that_cannot_be_shared_are_refused(data: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="4 rows cannot be read 3 at once"):
+        Trainer(tiny_training_config("gdn"), replace(TINY, rows=4), tmp_path, data, Settings(rows_at_once=3))
+    with pytest.raises(UserError, match="rows is 3; it must be even"):
+        replace(TINY, rows=3)
+
+
+def test_packed_rows_read_on_through_the_text_and_cover_it(data: str) -> None:
+    """Documents end to end with an end token after each, in pieces of tokens + 1; each row in its own part."""
+    made, tokenizer = PackedBatchMaker(PACKED, ByteTokenizer(), data), ByteTokenizer()
+    documents = load_set(data, "words", "train").documents
+    whole = np.concatenate([np.append(tokenizer.encode(d.text), tokenizer.eos) for d in documents])
+    pieces = len(whole) // 97
+    seen: dict[bytes, int] = {}
+    for step in range(pieces // 3 + 1):
+        batch = made.batch(step)
+        assert batch.tokens.shape == (3, 97)
+        assert not batch.is_answer.any()
+        assert not batch.new_document
+        for number, row in enumerate(batch.tokens):
+            place = (number * pieces // 3 + step) % pieces
+            assert np.array_equal(row, whole[place * 97 : (place + 1) * 97])
+            seen[row.tobytes()] = step
+    assert len(seen) == pieces
+
+
+def test_windowed_steps_are_as_many_as_the_recipe_says() -> None:
+    share = np.mean([is_windowed(replace(TINY, pswa=0.9), step) for step in range(1000)])
+    assert 0.87 < share < 0.93
+    assert not any(is_windowed(TINY, step) for step in range(100))
+
+
+class WordTokenizer:
+    """Tokens of one to three characters: pieces of a sentence differ in number, as in a real vocabulary."""
+
+    name, vocab_size, eos = "words", 5000, 4999
+
+    def encode(self, text: str) -> IntArray:
+        ids, place = [], 0
+        while place < len(text):
+            size = 1 if text[place].isdigit() else 1 + ord(text[place]) % 3
+            ids.append(hash(text[place : place + size]) % 4990)
+            place += size
+        return np.array(ids, dtype=np.int64)
+
+    def decode(self, ids: Any) -> str:
+        raise NotImplementedError
+
+    def byte_counts(self, ids: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_needle_rows_of_any_tokenizer_are_full_and_marked(data: str) -> None:
+    """Sentences of different lengths in tokens: rows have their length, and the marked targets are single digits."""
+    tokenizer = WordTokenizer()
+    recipe = replace(TINY, steps=20, rows=6, tokens=640, needle_share=1.0, dense_share=0.5)
+    digits = {int(tokenizer.encode(digit)[0]) for digit in "0123456789"}
+    for step in range(20):
+        batch = BatchMaker(recipe, tokenizer, data).batch(step)
+        assert batch.tokens.shape == (6, 641)
+        assert batch.is_answer.any(axis=1).tolist() == [False] * 3 + [True] * 3
+        assert set(batch.tokens[:, 1:][batch.is_answer].tolist()) <= digits
+        assert (batch.is_answer.sum(1) % 6 == 0).all()
+
+
+PAPER_MODELS = [
+    backbone + memory
+    for backbone in ("gdn", "gdn+swa", "gdn+fa", "fa")
+    for memory in ("", ":pkm@2,6,10", ":fwpkm@2,6,10", ":pkm@6+fwpkm@2,10", ":fwmlp@2,6,10")
+]
+
+
+@pytest.mark.parametrize("spec", PAPER_MODELS)
+def test_every_model_of_the_paper_can_be_built(spec: str) -> None:
+    """16 main models and FwMLP on each backbone, at scale paper (on the meta device) and, by default layers, small."""
+    total, active = count_parameters(model_config(spec, "paper"))
+    backbone, _, memory = spec.partition(":")
+    alone = count_parameters(model_config(backbone, "paper"))[0]
+    values = 512**2 * 512
+    added = {"": 0, "pkm": 3 * values, "fwpkm": 3 * values, "fwmlp": 14e6}
+    expected = alone + (3 * values if "+" in memory else added[memory.partition("@")[0]])
+    assert total == pytest.approx(expected, rel=0.03)
+    assert active < 1.15 * alone
+    kinds = "+".join(part.partition("@")[0] for part in memory.split("+"))
+    by_default = model_config(f"{backbone}:{kinds}" if kinds else backbone, "paper").name
+    assert by_default == model_config(spec, "paper").name
+    small = count_parameters(model_config(f"{backbone}:{kinds}" if kinds else backbone, "small"))
+    assert small[1] < 60e6
+
+
+def test_every_scale_has_a_recipe_and_layers(data: str) -> None:
+    assert set(SCALES) == set(RECIPES) == set(DEFAULT_LAYERS)
+    paper = recipe_for("paper", "hub")
+    assert paper.steps * paper.rows * (paper.tokens + 1) == pytest.approx(10e9, rel=0.06)
+    assert (paper.rows, paper.tokens, paper.steps, paper.warmup) == (128, 4096, 20_000, 100)
+    assert (paper.learning_rate, paper.final_rate, paper.weight_decay) == (1e-3, 0.1, 0.1)
+    assert set(recipe_for("paper").sets) == {"source", "docs"}
+    assert recipe_for("small").sets == ("source", "docs")
+    assert recipe_for("paper", data).sets == ("words",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--parallel", "dpp"], "unknown kind of parallelism 'dpp', did you mean 'ddp'"),
+        (["--parallel", "fsdp"], "start it with torchrun"),
+        (["--device", "cuda:99"], "device 'cuda:99'"),
+        (["--rows", "3"], "rows is 3; it must be even"),
+        (["--rows-at-once", "5"], "2 rows cannot be read 5 at once"),
+        (["--scale", "smal"], "did you mean 'small'"),
+    ],
+)
+def test_train_explains_what_is_wrong(
+    arguments: list[str], words: str, tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["train", "--model", "gdn", "--out", str(out), "--data", data, "--quiet", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
