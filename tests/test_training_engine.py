@@ -25,6 +25,7 @@ from fwpkm_eval.data.tokenizers import ByteTokenizer, IntArray
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models import count_parameters
 from fwpkm_eval.reference_models.config import DEFAULT_LAYERS, SCALES, model_config
+from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
 from fwpkm_eval.training import objective
 from fwpkm_eval.training.batches import BatchMaker, PackedBatchMaker, is_windowed
 from fwpkm_eval.training.loggers import METRICS
@@ -32,6 +33,7 @@ from fwpkm_eval.training.objective import Objective, Part, weighted_cross_entrop
 from fwpkm_eval.training.recipe import RECIPES, recipe_for
 from fwpkm_eval.training.run import Where, train_model
 from fwpkm_eval.training.savepoints import save_points
+from fwpkm_eval.training.speed import training_speed
 from fwpkm_eval.training.trainer import Settings, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -309,3 +311,17 @@ def test_train_explains_what_is_wrong(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_training_speed_is_of_one_computation_done_in_two_ways(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a size where the dense way is slower by far; and where the two disagree, no speed is reported."""
+    config = tiny_training_config("gdn:fwpkm@1", **{"fwpkm.subkeys": 384, "fwpkm.value_dim": 16})
+    recipe = replace(TINY, steps=4, chunks=(8,))
+    found = training_speed(config, recipe, 2, data)
+    assert found.ratio > 3
+    assert found.first_difference <= 1e-5
+    monkeypatch.setattr(FwPKMLayer, "write_gate", lambda layer, gate: gate * (1 + 0.1 * (layer.backend == "auto")))
+    with pytest.raises(UserError, match="the two ways differ"):
+        training_speed(config, recipe, 2, data)
+    with pytest.raises(UserError, match="has no fwpkm"):
+        training_speed(tiny_training_config("gdn:pkm@1"), recipe, 2, data)
