@@ -1,5 +1,7 @@
 # make reproduce            trained checkpoints -> every task -> tables, plots and a report in runs/micro
 # make reproduce RETRAIN=1  the same, with every model trained anew first
+# make small                scale small, for one GPU: trains what is not trained yet, then measures it, in runs/small;
+#                           stopped at any moment, the same command goes on (MODELS=… for some of its models)
 # make test                 environment, lint, type check and tests
 # make lint                 ruff and mypy alone
 # make bench-gpu            speed and memory of operations and models on a GPU -> results/bench-gpu
@@ -15,10 +17,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
 
-.PHONY: reproduce test lint bench-gpu soak install clean
+.PHONY: reproduce small test lint bench-gpu soak install clean
 
 reproduce: $(INSTALLED)
 	$(BIN)/fwpkm-eval reproduce --scale micro --out $(OUT) $(if $(filter-out 0,$(RETRAIN)),--retrain)
+
+small: $(INSTALLED)
+	$(BIN)/fwpkm-eval reproduce --scale small --retrain --device cuda --workers 4 --out runs/small \
+	  $(if $(MODELS),--models '$(MODELS)')
 
 test: lint
 	$(BIN)/python -P -m pytest -q

@@ -96,6 +96,7 @@ def write_state(path: Path, stored: StoredState) -> None:
         "weights_hash": stored.weights_hash,
         "position": state.position,
         "origin": state.origin,
+        "yarn": None if state.yarn is None else vars(state.yarn),
         "tokens_read": stored.tokens_read,
         "spans": [vars(span) for span in stored.spans],
         "forgotten": [vars(span) for span in stored.forgotten],

@@ -18,6 +18,7 @@ from fwpkm_eval.reference_models.memory_layers import MemoryState
 from fwpkm_eval.reference_models.state import ModelState
 from fwpkm_eval.reference_models.stored_state import Span, StoredState, first_memory
 from fwpkm_eval.reference_models.write_log import LoggedWrite, WriteLog
+from fwpkm_eval.reference_models.yarn import Yarn
 
 
 @dataclass
@@ -41,7 +42,9 @@ class StateParts:
         seed = _whole(about["seed"])
         memories = {n: self._memory(n, layers[n], config, seed, first_keys.get(n)) for n in sorted(layers)}
         mixers = [self._mixer(n) for n in range(config.backbone.layers)]
-        state = ModelState(_whole(about["position"]), mixers, memories, _whole(about["origin"]))
+        longer = about.get("yarn")
+        yarn = None if longer is None else Yarn(_whole(longer["factor"]), _whole(longer["trained_length"]))
+        state = ModelState(_whole(about["position"]), mixers, memories, _whole(about["origin"]), yarn)
         spans, forgotten = (
             [Span(str(one["name"]), *_span(one["start"], one["stop"])) for one in about[name]]
             for name in ("spans", "forgotten")

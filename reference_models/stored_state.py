@@ -127,7 +127,7 @@ class StoredState:
             device = held.memory.values.device
             first.keys, first.values = first.keys.to(device), first.values.to(device)
             memories[number] = MemoryState(forget(first, held.memory, span.places, keys, f"layer {number}"))
-        after = ModelState(0, [None] * len(self.state.mixers), memories, self.state.origin)
+        after = ModelState(0, [None] * len(self.state.mixers), memories, self.state.origin, self.state.yarn)
         spans = [one for one in self.spans if not (span.start <= one.start and one.stop <= span.stop)]
         forgotten = [*self.forgotten, span]
         about = (self.config, self.seed, self.weights_hash)

@@ -6,6 +6,7 @@ import math
 import sys
 import types
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from fwpkm_eval.reference_models.attention import Attention
 from fwpkm_eval.reference_models.config import BackboneConfig, model_config
 from fwpkm_eval.reference_models.gated_delta import delta_rule_backend, fla_delta_rule, gated_delta_rule
 from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.reference_models.state_files import load_state, save_state
 from fwpkm_eval.reference_models.yarn import Yarn, yarn_for
 from fwpkm_eval.tasks.describe import fresh_state, yarn_arm
 
@@ -83,6 +85,14 @@ def test_a_sequence_keeps_its_yarn_and_reads_the_same_in_pieces() -> None:
     assert state.yarn == start.yarn
     assert_close("model.logits", torch.cat([first, second], 1), whole)
     assert not torch.allclose(whole, model(ids, model.initial_state())[0])
+
+
+@torch.no_grad()
+def test_a_stored_state_keeps_its_yarn(tmp_path: Path) -> None:
+    model = long_model("gdn+fa:fwpkm@1")
+    _, state = model(tokens(), model.initial_state(1, length=3 * 4096))
+    save_state(tmp_path / "state.safetensors", model, state)
+    assert load_state(tmp_path / "state.safetensors", model).yarn == Yarn(4, 4096)
 
 
 def test_tasks_start_with_yarn_where_it_is_needed_and_say_so() -> None:

@@ -60,4 +60,4 @@ def command(names: tuple[str, ...], scale: str, as_json: bool) -> None:
 
 
 def _with_memories(backbone: str) -> list[str]:
-    return [f"{backbone}:{memory}" for memory in MEMORIES]
+    return [f"{backbone}:{memory}" for memory in (*MEMORIES, "pkm+fwpkm")]

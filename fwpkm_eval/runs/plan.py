@@ -78,6 +78,25 @@ PLANS: dict[str, Plan] = {
         ),
         tokens_per_second={"": 21_000, "fwmlp": 17_000, "fwpkm": 14_000},
     ),
+    # For one GPU: trained in this order, so that what fits least of the time is left out last.
+    "small": Plan(
+        models=(
+            "gdn+swa:fwpkm@2,6",
+            "gdn+swa",
+            "gdn+swa:pkm@2,6",
+            "gdn+swa:pkm@4+fwpkm@2,6",
+            "gdn+swa:fwmlp@2,6",
+        ),
+        tokens={"": 256 * 1024},
+        needles=(
+            NeedlePlan(4096, 5, 100, BOTH_WAYS),
+            NeedlePlan(8192, 5, 40, BOTH_WAYS),
+            NeedlePlan(32768, 5, 12, BOTH_WAYS),
+            NeedlePlan(131072, 5, 6, BOTH_WAYS),
+        ),
+        # Guesses, for one process of several on a GPU: not measured yet.
+        tokens_per_second={"": 100_000, "fwmlp": 60_000, "fwpkm": 60_000},
+    ),
 }
 
 

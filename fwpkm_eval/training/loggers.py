@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.reference_models.checkpoint import write_whole
+from fwpkm_eval.files import write_whole
 from fwpkm_eval.training.trainer import StepReport
 
 METRICS = "metrics.jsonl"
@@ -72,7 +72,7 @@ def _keep_metrics_up_to(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             break  # the line that was being written when the run was killed
-    write_whole(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
+    write_whole(path, "".join(kept))
 
 
 @contextmanager

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.reference_models.checkpoint import write_whole
+from fwpkm_eval.files import write_whole
+from fwpkm_eval.reference_models.checkpoint import save_tensors
 from fwpkm_eval.training.parallel import Ranks
 
 RESUME = "resume"
@@ -69,24 +69,22 @@ def write_save_point(
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             _write(unfinished / SHARED, shared)
-    except (OSError, SafetensorError) as error:
+    except (OSError, UserError) as error:
         problem = str(error)
     problem = ranks.agree(problem)
     if problem is None:
         try:
             _write(unfinished / f"rank-{ranks.rank}.safetensors", own)
-        except (OSError, SafetensorError) as error:
+        except (OSError, UserError) as error:
             problem = str(error)
         problem = ranks.agree(problem)
     if problem is None and ranks.is_first:
         try:
-            text = json.dumps(dict(about), sort_keys=True) + "\n"
-            write_whole(unfinished / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
-            _sync_folder(unfinished)
+            write_whole(unfinished / ABOUT, json.dumps(dict(about), sort_keys=True) + "\n")
             shutil.rmtree(target, ignore_errors=True)
             unfinished.rename(target)
             _sync_folder(target.parent)
-        except OSError as error:
+        except (OSError, UserError) as error:
             problem = str(error)
     problem = ranks.agree(problem)
     if problem is not None:
@@ -140,9 +138,7 @@ def first_difference(found: Any, wanted: Any, where: str = "") -> str | None:
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     # Clones: tied or sliced tensors share storage, which safetensors refuses.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
+    save_tensors(path, {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
 def _read(path: Path) -> dict[str, Tensor]:

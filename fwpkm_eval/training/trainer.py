@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fwpkm_eval import __version__
@@ -291,12 +290,7 @@ class Trainer:
                 "version": __version__,
                 "torch": str(torch.__version__).partition("+")[0],
             }
-            try:
-                save_checkpoint(model, self.folder, about, dtype)
-            except (OSError, SafetensorError) as problem:
-                raise UserError(
-                    f"the checkpoint cannot be written to {self.folder} ({problem}); add --resume to go on"
-                ) from None
+            save_checkpoint(model, self.folder, about, dtype)
             remove_save_points(self.folder)
         self.ranks.barrier()
 
