@@ -320,7 +320,7 @@ def test_training_speed_is_of_one_computation_done_in_two_ways(data: str, monkey
     found = training_speed(config, recipe, 2, data)
     assert found.ratio > 3
     assert found.first_difference <= 1e-5
-    monkeypatch.setattr(FwPKMLayer, "write_gate", lambda layer, gate: gate * (1 + 0.1 * (layer.backend == "auto")))
+    monkeypatch.setattr(FwPKMLayer, "read_gate", lambda layer, gate: gate * (layer.backend != "auto"))
     with pytest.raises(UserError, match="the two ways differ"):
         training_speed(config, recipe, 2, data)
     with pytest.raises(UserError, match="has no fwpkm"):
