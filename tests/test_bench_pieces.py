@@ -39,6 +39,16 @@ def test_every_operation_agrees_with_the_reference() -> None:
     assert max(errors.values()) < 1e-5
 
 
+def test_every_operation_in_triton_agrees_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PKM_TOPK", 4)
+    monkeypatch.setattr(pieces, "PKM_HEADS", 2)
+    errors = check_pieces(SMALL, 0, ("triton",))["triton"]
+    assert set(errors) == set(PIECES)
+    assert max(errors.values()) < 1e-5
+    assert run.backends_on("cpu") == ("torch",)
+    assert run.backends_on("cuda:0") == ("torch", "triton")
+
+
 @pytest.mark.parametrize("name", PIECES)
 def test_a_wrong_operation_is_found_out_and_not_timed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = PIECES[name].arms["torch"]

@@ -39,10 +39,15 @@ def check_pieces(size: OpSize, seed: int, backends: tuple[str, ...]) -> dict[str
         for what in piece.passes:
             expected = _computed(piece, REFERENCE_BACKEND, what, chunk)
             for backend in backends:
-                if backend in piece.arms:
+                if has_arm(piece, backend):
                     error = worst_error(_computed(piece, backend, what, chunk), expected)
                     found[backend][piece.name] = max(error, found[backend].get(piece.name, 0.0))
     return found
+
+
+def has_arm(piece: Piece, backend: str) -> bool:
+    """Whether a backend has the operation."""
+    return backend in piece.arms or backend == "triton"
 
 
 def worst_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
@@ -52,7 +57,8 @@ def worst_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     worst = 0.0
     for name, value in expected.items():
         if value.dtype == torch.int64:
-            error = 0.0 if torch.equal(found[name].sort(-1).values, value.sort(-1).values) else float("inf")
+            same = torch.equal(found[name].sort(-1).values.long(), value.sort(-1).values)
+            error = 0.0 if same else float("inf")
         else:
             ours = found[name]
             if name == "weights":  # equal scores may come in any order
@@ -69,7 +75,7 @@ def measure_pieces(
     chunks, watch = chunks_of(size, seed), stopwatch(size.device)
     found = {}
     for piece in PIECES.values():
-        if backend not in piece.arms:
+        if not has_arm(piece, backend):
             continue
         for what in piece.passes:
             found[piece.name, what] = _measure(piece, backend, what, chunks, repeats, budget, watch)

@@ -84,13 +84,21 @@ class Piece:
     def passes(self) -> tuple[str, ...]:
         return ("forward", "forward_backward") if self.differentiable else ("forward",)
 
+    def arm(self, backend: str) -> Run:
+        """The implementation of a backend; Triton's are imported when they are asked for."""
+        if backend == "triton":
+            from fwpkm_eval.bench.pieces_triton import ARMS
+
+            return ARMS[self.name]
+        return self.arms[backend]
+
     def call(self, backend: str, what: str, chunk: Chunk) -> dict[str, Tensor]:
         """One call: what it returns and, for forward + backward, the gradients, by name."""
         if what == "forward":
             with torch.no_grad():
-                return dict(self.arms[backend](chunk))
+                return dict(self.arm(backend)(chunk))
         wanted = {name: chunk.tensor(name).detach().requires_grad_() for name in self.differentiable}
-        found = dict(self.arms[backend](chunk.with_tensors(wanted)))
+        found = dict(self.arm(backend)(chunk.with_tensors(wanted)))
         gradients = torch.autograd.grad((found["output"] * chunk.extra["cotangent"]).sum(), list(wanted.values()))
         named = zip(wanted, gradients, strict=True)
         return {"output": found["output"].detach()} | {f"gradient of {name}": value for name, value in named}
@@ -113,12 +121,13 @@ def _chunk(inputs: Inputs, size: OpSize, number: int) -> Chunk:
     error = (inputs.gate[:, part, None] * inputs.target[:, part]).reshape(-1, size.value_dim)
     random = torch.Generator().manual_seed(number)
     half = inputs.keys.shape[-1]
-    extra = {
+    extra: dict[str, Any] = {
         "pkm_query": torch.randn(1, query.shape[2], PKM_HEADS * 2 * half, generator=random),
         "pkm_keys": torch.randn(PKM_HEADS, 2, size.subkeys, half, generator=random) * half**-0.5,
         "cotangent": torch.randn(1, query.shape[2], size.value_dim, generator=random),
     }
     extra = {name: tensor.to(size.device) for name, tensor in extra.items()}
+    extra["pkm_topk"] = min(PKM_TOPK, size.subkeys)
     return Chunk(query, error, inputs.keys, inputs.values, reads, extra)
 
 
@@ -186,7 +195,9 @@ def _pkm_torch(chunk: Chunk) -> dict[str, Tensor]:
 
 
 def _pkm_topk(chunk: Chunk) -> int:
-    return min(PKM_TOPK, chunk.keys.shape[2])
+    topk = chunk.extra["pkm_topk"]
+    assert isinstance(topk, int)
+    return topk
 
 
 def _float_bytes(*tensors: Tensor) -> int:

@@ -17,8 +17,6 @@ from fwpkm_eval.bench.worker import ALLOCATORS, Runner, run_in_process_of_its_ow
 SECONDS_A_MEASUREMENT = 20.0
 """After about so long a measurement ends, with three calls or more."""
 SECONDS_A_PIECE = 3.0
-BACKENDS = ("torch",)
-"""Those compared with the reference, operation by operation."""
 SCALING_SUBKEYS = (128, 256, 512, 1024)
 SCALING_TOKENS = (512, 1024, 2048, 4096, 8192)
 
@@ -125,13 +123,19 @@ def run_ops(
     return result
 
 
+def backends_on(device: str) -> tuple[str, ...]:
+    """Those compared with the reference, operation by operation."""
+    return ("torch",) if device == "cpu" else ("torch", "triton")
+
+
 def add_pieces(result: BenchResult, runner: Runner, common: dict[str, Any], tell: Callable[[str], None]) -> None:
     """The operations one by one: the agreement, then the reference and each backend in a process of its own."""
     job = {"size": dataclasses.asdict(result.size), "seed": result.agreement.seed, **common}
     job["budget"] = SECONDS_A_PIECE
     tell("check of the single operations against the reference")
-    result.piece_errors = runner({**job, "what": "check-pieces", "backends": BACKENDS}, "default")
-    for backend in (REFERENCE_BACKEND, *BACKENDS):
+    backends = backends_on(result.size.device)
+    result.piece_errors = runner({**job, "what": "check-pieces", "backends": backends}, "default")
+    for backend in (REFERENCE_BACKEND, *backends):
         tell(f"single operations, {backend}, tuned malloc")
         found = runner({**job, "what": "pieces", "backend": backend}, "tuned")
         # The bandwidth of the reference's process would do as well; the last one stays.
