@@ -24,6 +24,7 @@ COMMANDS = {
     "state": "Save, show, compare and reset memory states; make them forget.",
     "lm-eval": "Run tasks of the lm-evaluation-harness, any of its tasks or ours.",
     "generate": "Go on from a prompt, after memorising a text or without.",
+    "ablate": "Measure what each part of FwPKM is worth: trains each arm with several seeds.",
     "train": "Train one model.",
     "soak": "Try to lose results: kills, damaged and hostile input, repetition, very long readings.",
     "bench": "Measure speed and memory, with the agreement checked in the same run.",

@@ -165,10 +165,13 @@ def evaluate_niah(
     settings: NiahSettings,
     tokenizer: Tokenizer,
     progress: Callable[[int], None] | None = None,
+    *,
+    frozen: bool = False,
 ) -> NiahResult:
     """Asks for needles in haystacks cut from ``text_set``, for every combination in the settings.
 
-    ``progress`` is called with the number of tokens read since its last call. Raises UserError, before the
+    ``progress`` is called with the number of tokens read since its last call. ``frozen``: fast weights stay as
+    they start, so that the model answers as one that has none. Raises UserError, before the
     model reads anything, where a length is too short for its needles or the text too short for a length.
     """
     check_fit(text_set, settings, tokenizer)
@@ -178,7 +181,7 @@ def evaluate_niah(
     with measuring(model):
         for length, needles in combinations:
             samples = _Samples(settings, text, tokenizer, length, needles, model_tensor(model).device)
-            if model.has_fast_weights:
+            if model.has_fast_weights and not frozen:
                 for write_chunk in settings.write_chunks:
                     _ask_with_memory(model, samples, Setting(length, needles, write_chunk), result, progress)
             else:

@@ -57,3 +57,21 @@ def no_gradients() -> Iterator[None]:
     """Runs the test without autograd, as models are evaluated."""
     with torch.no_grad():
         yield
+
+
+@pytest.fixture
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are run in this process: workers take seconds to start, and have tests of their own."""
+    from fwpkm_eval.errors import UserError
+    from fwpkm_eval.runs import engine
+
+    def one_by_one(
+        crew: engine.LocalCrew, agenda: engine.Agenda, workers: int
+    ) -> Iterator[tuple[engine.Job, engine.Event]]:
+        while job := agenda.next():
+            try:
+                yield job, (crew.execute(job, lambda tokens: None), 0.1)
+            except UserError as error:
+                yield job, engine.Failure(job, str(error))
+
+    monkeypatch.setattr(engine.LocalCrew, "run", one_by_one)

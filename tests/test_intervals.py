@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwpkm_eval.runs.intervals import Z_95, mean_interval, newcombe_interval, wilson_interval
+from fwpkm_eval.runs.intervals import (
+    Z_95,
+    mean_interval,
+    newcombe_interval,
+    seed_interval,
+    student_quantile,
+    wilson_interval,
+)
 
 
 def wilson_in_fifty_digits(successes: int, n: int) -> tuple[float, float]:
@@ -91,3 +98,20 @@ def test_mean_interval() -> None:
     assert math.fsum(mean_interval([0.1] * 10)[:1]) == pytest.approx(0.1, abs=0)
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
+
+
+@pytest.mark.parametrize(
+    ("degrees", "published"), [(1, 12.706), (2, 4.303), (15, 2.131), (16, 2.120), (30, 2.042), (120, 1.980)]
+)
+def test_students_quantiles_are_those_of_the_tables(degrees: int, published: float) -> None:
+    assert student_quantile(degrees) == pytest.approx(published, abs=1e-3)
+
+
+def test_seeds_have_students_interval() -> None:
+    mean, low, high = seed_interval([1.0, 2.0, 6.0])
+    half = 4.303 * statistics.stdev([1.0, 2.0, 6.0]) / math.sqrt(3)
+    assert (mean, low, high) == pytest.approx((3.0, 3.0 - half, 3.0 + half))
+    assert seed_interval([0.5]) == (0.5, None, None)
+    assert seed_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="no values"):
+        seed_interval([])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from tiny_models import tiny_checkpoint
 import fwpkm_eval
 from fwpkm_eval import api, cli
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.runs import engine
 from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.engine import Job, run_jobs
 from fwpkm_eval.runs.execute import execute
@@ -113,20 +111,6 @@ def test_a_cell_keeps_every_answer(folder: Path) -> None:
 
 def run(*arguments: str) -> int:
     return cli.main([*arguments, "--quiet"])
-
-
-@pytest.fixture
-def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells are run in this process: workers take seconds to start, and have tests of their own."""
-
-    def one_by_one(crew: engine.LocalCrew, agenda: engine.Agenda, workers: int) -> Iterator[tuple[Job, engine.Event]]:
-        while job := agenda.next():
-            try:
-                yield job, (crew.execute(job, lambda tokens: None), 0.1)
-            except UserError as error:
-                yield job, engine.Failure(job, str(error))
-
-    monkeypatch.setattr(engine.LocalCrew, "run", one_by_one)
 
 
 def models(folder: Path) -> str:

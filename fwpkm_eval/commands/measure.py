@@ -41,13 +41,14 @@ def run_cells(
     seed: int,
     workers: int | None,
     quiet: bool,
+    seeds: Sequence[int] = (),
     crew: Crew | None = None,
 ) -> Measured:
     """Runs the jobs and keeps manifest, cells and rows.csv in ``out`` (None: keeps nothing).
 
     ``--engine`` and ``--shard`` of the running command say who runs them, and which part; ``crew``, if given, says who
-    runs them whatever the engine. The rows are those of all jobs that are finished, also of other parts. Raises
-    UserError, before anything is run, if ``out`` holds another run.
+    runs them whatever the engine. The rows are those of all jobs that are finished, also of other parts. ``seeds``:
+    those of a run that has more than one. Raises UserError, before anything is run, if ``out`` holds another run.
     """
     from fwpkm_eval.commands.options import how_to_run
     from fwpkm_eval.runs.cells import CellStore
@@ -62,7 +63,7 @@ def run_cells(
             out,
             config,
             command=["fwpkm-eval", *sys.argv[1:]],
-            seeds=[seed],
+            seeds=seeds or [seed],
             data={text.text_set.name: _described(text) for text in texts},
             weights={model.name: model.weights_hash for model in models},
         )

@@ -8,6 +8,7 @@ from fwpkm_eval.reporting.measurements import niah_results, text_results
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables_harness import harness_tables
+from fwpkm_eval.reporting.tables_ablation import ablation_tables
 from fwpkm_eval.reporting.tables_niah import detail_tables, needle_count_tables, recall_tables
 from fwpkm_eval.reporting.tables_published import published_tables
 from fwpkm_eval.reporting.tables_speed import bench_tables, reading_speed_tables
@@ -27,6 +28,7 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
         *needle_count_tables(exact),
         *perplexity_tables(text_results(frame), scale, sets),
         *harness_tables(frame),
+        *ablation_tables(frame),
         *bench_tables(frame),
         *reading_speed_tables(frame),
         *detail_tables(frame, exact),

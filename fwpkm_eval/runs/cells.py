@@ -37,6 +37,11 @@ def canonical_key(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(settings).encode("ascii")).hexdigest()[:20]
 
 
+def with_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are after JSON, with lists as the tuples they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
 @dataclass(frozen=True)
 class Cell:
     """One unit of work: a task on a model with everything that can change the result in ``settings``."""

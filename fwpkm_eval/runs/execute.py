@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import fwpkm_eval
 from fwpkm_eval.data import TextSet, load_set
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.runs.cells import with_tuples
 from fwpkm_eval.runs.engine import Job, Report
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
     """
     cell = job.cell
     task, settings = cell.task, dict(cell.settings)
-    text_set = _text_set(job.data, settings["data"]["name"], settings["data"]["split"])
-    if text_set.sha256 != settings["data"]["sha256"]:
-        raise UserError(f"set {text_set.name!r} has changed since this run was planned: start the run again")
+    text_set = _planned_text(job.data, settings["data"])
     measured: dict[str, Any]
     if cell.model == GUESS:
         measured = {"rows": _guess(text_set, settings)}
@@ -41,6 +40,11 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
         measured = {"rows": _perplexity(_model(job, settings), text_set, settings, report)}
     elif task == "trace":
         measured = _trace(_model(job, settings), text_set, settings, report)
+    elif task == "ablation":
+        from fwpkm_eval.runs.ablation import measure_ablation
+
+        haystack = _planned_text(job.data, settings["haystack"])
+        measured = {"rows": measure_ablation(job, haystack, text_set, settings, report)}
     else:
         measured = _niah(_model(job, settings), text_set, settings, report)
     return {
@@ -55,7 +59,7 @@ def _guess(text_set: TextSet, settings: Mapping[str, Any]) -> list[Any]:
     from fwpkm_eval.tasks.niah import NiahSettings
     from fwpkm_eval.tasks.niah_rows import guess_rows
 
-    return guess_rows(text_set, NiahSettings(**_tuples(settings["task"])))
+    return guess_rows(text_set, NiahSettings(**with_tuples(settings["task"])))
 
 
 def _perplexity(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> list[Any]:
@@ -72,7 +76,7 @@ def _niah(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Re
     from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah
     from fwpkm_eval.tasks.niah_rows import niah_rows
 
-    task = NiahSettings(**_tuples(settings["task"]))
+    task = NiahSettings(**with_tuples(settings["task"]))
     result = evaluate_niah(model, text_set, task, tokenizer_of(model.config), report)
     return {"rows": niah_rows(model, text_set, task, result), "answers": _answers(result)}
 
@@ -82,7 +86,7 @@ def _trace(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: R
     from fwpkm_eval.tasks.trace import TraceSettings, trace_needles
     from fwpkm_eval.tasks.trace_rows import trace_rows
 
-    task = TraceSettings(**_tuples(settings["task"]))
+    task = TraceSettings(**with_tuples(settings["task"]))
     result = trace_needles(model, text_set, task, tokenizer_of(model.config), report)
     rows = trace_rows(model, text_set, task, result)
     return {"rows": rows, "traces": [trace.to_json() for trace in result.traces]}
@@ -105,11 +109,6 @@ def _answers(result: NiahResult) -> list[dict[str, Any]]:
     ]
 
 
-def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they are after JSON, with lists as the tuples they were."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-
-
 def _model(job: Job, settings: Mapping[str, Any]) -> Any:
     assert job.checkpoint is not None
     model, weights_hash = _load_model(job.checkpoint, job.device, settings["dtype"])
@@ -124,6 +123,14 @@ def _load_model(checkpoint: str, device: str, dtype: str) -> tuple[Any, str]:
 
     model = load_model(checkpoint, device=device, dtype=dtype)
     return model, model.weights_hash
+
+
+def _planned_text(data: str, named: Mapping[str, str]) -> TextSet:
+    """The set that a cell names. Raises UserError if its text is no longer the same."""
+    text_set = _text_set(data, named["name"], named["split"])
+    if text_set.sha256 != named["sha256"]:
+        raise UserError(f"set {text_set.name!r} has changed since this run was planned: start the run again")
+    return text_set
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,4 +1,5 @@
-"""Confidence intervals: Wilson's for rates, Newcombe's for differences of rates, the normal one for means."""
+"""Confidence intervals: Wilson's for rates, Newcombe's for differences of rates, the normal one for means, and
+Student's for the means of a few seeds."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ from collections.abc import Sequence
 
 Z_95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95% interval."""
+
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+"""Student's two-sided 95% quantiles for 1, 2, … degrees of freedom."""
 
 
 def wilson_interval(successes: float, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -71,3 +75,31 @@ def mean_interval(values: Sequence[float], z: float = Z_95) -> tuple[float, floa
         return mean, None, None
     half = z * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def seed_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of one value per seed and Student's 95% interval ``mean ± t s / √n`` for the mean over all seeds.
+
+    For a difference between two models give the differences seed by seed: what a seed does to both is then left
+    out. One value has a mean but no interval (None). From three values the interval is ± 2.5 standard deviations.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("the mean of no values")
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None, None
+    half = student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def student_quantile(degrees: int) -> float:
+    """Student's two-sided 95% quantile: from a table, and beyond it by the Cornish-Fisher expansion (to 0.001)."""
+    if degrees <= len(T_95):
+        return T_95[degrees - 1]
+    z = Z_95
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / degrees + second / degrees**2

@@ -109,7 +109,7 @@ def guess_job(text: TextSource, settings: NiahSettings) -> Job:
     """The floor rows that go with ``settings``."""
     from fwpkm_eval.tasks.niah import NIAH_VERSION
 
-    values = {"task": asdict(settings), "task_version": NIAH_VERSION, "data": _named(text.text_set)}
+    values = {"task": asdict(settings), "task_version": NIAH_VERSION, "data": named(text.text_set)}
     return Job(Cell("niah", GUESS, values), "guessing", 0, data=text.data)
 
 
@@ -138,7 +138,7 @@ def _job(
         "device": device.type,
         "dtype": model.dtype,
         "backend": resolve_backend("auto", device),
-        "data": _named(text.text_set),
+        "data": named(text.text_set),
         "task": settings,
         "task_version": version,
     }
@@ -149,5 +149,6 @@ def _job(
     return Job(cell, label, work, data=text.data, checkpoint=str(model.checkpoint), device=str(device))
 
 
-def _named(text_set: TextSet) -> dict[str, str]:
+def named(text_set: TextSet) -> dict[str, str]:
+    """What a cell's key holds of a text."""
     return {"name": text_set.name, "split": text_set.split, "sha256": text_set.sha256}

@@ -44,6 +44,14 @@ DIVERGED_IN_A_ROW = 20
 """After so many steps in a row without a finite loss or gradient, training stops."""
 
 
+class Diverged(UserError):
+    """Training came to numbers that are not finite, or too large to be stored; `step` is the last that was good."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a run is carried out. What changes its numbers is in its save points, too, and must agree to go on.
@@ -129,7 +137,8 @@ class Trainer:
     def run(self, save_every_seconds: float = 60.0) -> Iterator[StepReport]:
         """Trains from the current step to the last; saves now and then, and at the end writes the checkpoint.
 
-        Raises: UserError: the loss is not finite for too long, or a save point cannot be written.
+        Raises: Diverged: the loss is not finite for too long, or the weights outgrew what they are stored as.
+            UserError: a save point cannot be written.
         """
         started = saved = time.monotonic()
         in_a_row = 0
@@ -149,10 +158,11 @@ class Trainer:
     def _stop(self, in_a_row: int, report: StepReport) -> None:
         kept = save_points(self.folder)
         layers = ", ".join(map(str, report.diverged_memories))
-        raise UserError(
+        raise Diverged(
             f"the loss is not finite since step {self.step - in_a_row + 1}"
             + (f" (the memory of layer {layers} diverged); " if layers else " (no memory diverged: the weights did); ")
-            + (f"the last good step saved is kept in {kept[-1]}" if kept else "no step was saved")
+            + (f"the last good step saved is kept in {kept[-1]}" if kept else "no step was saved"),
+            self.step - in_a_row,
         )
 
     def _all_agree(self, due: bool) -> bool:
@@ -277,7 +287,10 @@ class Trainer:
                 layer = model.blocks[number].memory
                 if isinstance(held.memory, ProductKeyMemory) and isinstance(layer, FwPKMLayer):
                     layer.first_keys.copy_(held.memory.keys)
-            round_weights(model, dtype)
+            try:
+                round_weights(model, dtype)
+            except UserError as problem:
+                raise Diverged(str(problem), self.step) from None
             about = {
                 "recipe": self.recipe.to_dict(),
                 "data": self.data if self.data in ("embedded", "hub") else "path",

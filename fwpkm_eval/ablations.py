@@ -1,0 +1,155 @@
+"""The ablations: what is taken from the model one part at a time, and how each model of them is trained and measured.
+
+An arm is a change of `ModelConfig`; every arm is trained and measured beside its reference, the same model without
+the change, with the same scoring and the same seeds.
+
+Source of the arms: arXiv 2601.00671v2, ablation study; heads, top-k and query convolution are this project's additions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from fwpkm_eval.reference_models.config import ModelConfig
+    from fwpkm_eval.training.recipe import Recipe
+
+SCORES = ("idw", "dot")
+REFERENCE = "reference"
+FROZEN = "frozen"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One ablation: the settings of a model that it changes, what it tests, and what was published about it."""
+
+    name: str
+    overrides: Mapping[str, Any]
+    tests: str
+    published: str = ""
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm(
+            "no-lookahead",
+            {"fwpkm.lookahead": 0},
+            "each query is stored with its own token's value, not the next one's",
+            "hurts most: at best 8.2% of needles at 4K against 80.8%",
+        ),
+        Arm(
+            "no-entropy",
+            {"fwpkm.addressing": "none"},
+            "no loss spreads the reads over the slots; the memorisation loss trains the keys instead",
+        ),
+        Arm("no-gate", {"fwpkm.gate": False}, "the read is used alone and every token is written with full weight"),
+        Arm(
+            "no-gated-loss", {"fwpkm.gated_loss": False}, "the gate mixes read and value, but does not weigh the writes"
+        ),
+        Arm("no-target-norm", {"fwpkm.target_norm": False}, "values are stored as they are, not normalised"),
+        Arm("heads4", {"fwpkm.heads": 4, "fwpkm.topk": 8}, "four queries a token, 8 slots each"),
+        Arm("top32", {"fwpkm.heads": 1, "fwpkm.topk": 32}, "one query a token, 32 slots"),
+        Arm(FROZEN, {}, "the reference as trained, never written while it is measured"),
+        Arm("no-query-conv", {"fwpkm.query_conv": 0}, "the query sees its own token's features alone, as in the paper"),
+    )
+}
+
+PUBLISHED_SCORING = (
+    "the paper reports that dot-product scoring collapses or diverges and uses inverse distances (idw); a secondary "
+    "account prefers dot for stability"
+)
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """How the ablations of a scale are trained and measured.
+
+    ``overrides`` are settings of every model in it. Needles are asked for in haystacks of ``length`` tokens, each of
+    the numbers of ``needles``, ``samples`` haystacks for each seed; ``tokens`` of the text set are read for perplexity.
+    """
+
+    model: str
+    recipe: Recipe
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    length: int = 4096
+    needles: tuple[int, ...] = (5, 64)
+    samples: int = 12
+    passes: tuple[int, ...] = (1, 2, 4)
+    write_chunks: tuple[int | str, ...] = ("haystack", 1024)
+    text: str = "source"
+    tokens: int = 64 * 1024
+
+
+def ablation_plan(scale: str) -> AblationPlan:
+    """The plan of a scale.
+
+    The micro model has one memory of 128² slots and learns recall within 150 steps: every arm gets 400, about 70 CPU
+    seconds, half of it after the reference answers as well as it ever will. With 5 needles the reference then finds
+    all of them, so 64 are asked for too. Raises UserError for a scale without a plan.
+    """
+    from fwpkm_eval.training.recipe import Recipe
+
+    plans = {
+        "micro": AblationPlan(
+            model="gdn+swa:fwpkm@2",
+            recipe=Recipe(steps=400, tokens=512, needle_share=0.7, warmup=50),
+            overrides={"fwpkm.subkeys": 128},
+        )
+    }
+    if scale not in plans:
+        raise unknown("scale with an ablation plan", scale, plans)
+    return plans[scale]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One model to train for each seed: its arm (REFERENCE for none), its scoring, and whether to measure it frozen."""
+
+    arm: str
+    score: str
+    frozen_too: bool = False
+
+
+def models_to_train(arms: Sequence[str], scores: Sequence[str]) -> list[Trained]:
+    """What is trained for these arms: each under every scoring, after the references that they are held against.
+
+    The arms ``idw`` and ``dot`` are the references of those scorings. Raises UserError for a name that is neither
+    an arm nor a scoring.
+    """
+    for arm in arms:
+        if arm not in ARMS and arm not in SCORES:
+            raise unknown("arm", arm, [*ARMS, *SCORES])
+    for score in scores:
+        if score not in SCORES:
+            raise unknown("scoring", score, SCORES)
+    if not arms or not scores:
+        raise UserError("nothing to compare: name at least one arm and one scoring")
+    only_scores = set(arms) <= set(SCORES)
+    wanted = [score for score in SCORES if score in arms or (score in scores and not only_scores)]
+    found = [Trained(REFERENCE, score, FROZEN in arms and score in scores) for score in wanted]
+    changed = [arm for arm in dict.fromkeys(arms) if arm in ARMS and arm != FROZEN]
+    return found + [Trained(arm, score) for arm in changed for score in SCORES if score in scores]
+
+
+def ablated_config(model: str, scale: str, plan: AblationPlan, trained: Trained) -> ModelConfig:
+    """The configuration of one arm under one scoring.
+
+    Raises UserError for a model without FwPKM, and for an arm that changes nothing of the model.
+    """
+    from fwpkm_eval.reference_models.config import model_config
+
+    common = {**plan.overrides, "fwpkm.score": trained.score}
+    reference = model_config(model, scale, **common)
+    if not reference.spec.layers("fwpkm"):
+        raise UserError(f"the ablations are of FwPKM, and {reference.name} has none: name a model such as {plan.model}")
+    if trained.arm == REFERENCE:
+        return reference
+    config = model_config(model, scale, **{**common, **ARMS[trained.arm].overrides})
+    if config == reference:
+        raise UserError(f"arm {trained.arm!r} changes nothing of {reference.name} at scale {scale}: leave it out")
+    return config

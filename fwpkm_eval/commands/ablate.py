@@ -1,0 +1,187 @@
+"""``fwpkm-eval ablate``: what each part of FwPKM is worth, under both scorings, over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fwpkm_eval.ablations import ARMS, SCORES, AblationPlan
+from fwpkm_eval.commands import options
+from fwpkm_eval.errors import unknown
+
+if TYPE_CHECKING:
+    from fwpkm_eval.runs.rows import Row
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _arms(text: str) -> tuple[str, ...]:
+    for name in _names(text):
+        if name not in ARMS and name not in SCORES:
+            raise unknown("arm", name, [*ARMS, *SCORES])
+    return _names(text)
+
+
+def _scores(text: str) -> tuple[str, ...]:
+    for name in _names(text):
+        if name not in SCORES:
+            raise unknown("scoring", name, SCORES)
+    return _names(text)
+
+
+@click.command(name="ablate")
+@click.option(
+    "--arms",
+    type=options.Parsed("arms", _arms),
+    default=",".join(ARMS),
+    metavar="NAMES",
+    help=f"What to take away: {', '.join(ARMS)}; idw or dot compare the scorings alone. [default: all]",
+)
+@click.option(
+    "--scores",
+    type=options.Parsed("scorings", _scores),
+    default=",".join(SCORES),
+    show_default=True,
+    help="Scorings of slots, each with its own reference.",
+)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Seeds, from --seed on.")
+@click.option("--model", type=options.MODEL, default=None, metavar="NAME", help="The model. [default: by scale]")
+@options.scale
+@click.option("--steps", type=click.IntRange(1), default=None, help="Steps of each training. [default: by scale]")
+@click.option("--length", type=options.SIZE, default=None, help="Tokens of a haystack. [default: 4K]")
+@click.option("--samples", type=click.IntRange(1), default=None, help="Haystacks per setting and seed. [default: 12]")
+@options.tokens
+@click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
+@options.data
+@options.seed
+@options.out
+@options.engine
+@options.shard
+@options.workers
+@options.quiet
+@options.as_json
+def command(
+    arms: tuple[str, ...],
+    scores: tuple[str, ...],
+    seeds: int,
+    model: str | None,
+    scale: str,
+    steps: int | None,
+    length: int | None,
+    samples: int | None,
+    tokens: int | None,
+    dry_run: bool,
+    data: str,
+    seed: int,
+    out: Path | None,
+    engine: str,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train FwPKM without each of its parts, and measure each beside its reference in the same run.
+
+    Every arm is trained under both scorings with the same seeds as the reference, the same model with nothing
+    taken away, and asked for needles and perplexity. Without --out the results go to runs/ablation-SCALE. A run
+    that was stopped goes on where it was, within a training too.
+    """
+    from fwpkm_eval.ablations import ablation_plan, models_to_train
+    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
+    from fwpkm_eval.data import default_haystack, default_sets, load_set
+    from fwpkm_eval.runs.ablation import ablation_jobs
+    from fwpkm_eval.runs.jobs import TextSource
+
+    plan = _changed(ablation_plan(scale), steps, length, samples, tokens)
+    sets = default_sets(data)
+    if plan.text not in sets:  # a folder of the user's own
+        plan = replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
+    out = out or Path("runs") / f"ablation-{scale}"
+    trained = models_to_train(arms, scores)
+    haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
+    text = TextSource(data, load_set(data, plan.text, "test"))
+    jobs = ablation_jobs(
+        plan,
+        trained,
+        range(seed, seed + seeds),
+        model=model or plan.model,
+        scale=scale,
+        haystack=haystack,
+        text=text,
+        checkpoints=out / "checkpoints",
+    )
+    if dry_run:
+        for job in jobs:
+            click.echo(job.label)
+        click.echo(f"{len(jobs)} models to train and measure, {plan.recipe.steps} steps each")
+        return
+    measured = run_cells(
+        jobs,
+        out=out,
+        config={
+            "command": "ablate",
+            "scale": scale,
+            "model": model or plan.model,
+            "arms": sorted(arms),
+            "scores": sorted(scores),
+            "seeds": list(range(seed, seed + seeds)),
+            "data": data,
+            "recipe": plan.recipe.to_dict(),
+            "plan": {name: value for name, value in asdict(plan).items() if name != "recipe"},
+        },
+        models=[],
+        texts=[haystack, text],
+        seed=seed,
+        workers=workers,
+        quiet=quiet,
+        seeds=range(seed, seed + seeds),
+    )
+    if as_json:
+        print_rows(measured.rows)
+    else:
+        _show(measured.rows)
+    report_on(out, measured, as_json)
+    end(measured)
+
+
+def _changed(
+    plan: AblationPlan, steps: int | None, length: int | None, samples: int | None, tokens: int | None
+) -> AblationPlan:
+    """The plan with what the command line changes in it."""
+    recipe = plan.recipe if steps is None else replace(plan.recipe, steps=steps)
+    return replace(
+        plan,
+        recipe=recipe,
+        length=length or plan.length,
+        samples=samples or plan.samples,
+        tokens=tokens or plan.tokens,
+    )
+
+
+def _training_sets(data: str) -> tuple[str, ...]:
+    from fwpkm_eval.data import available_sets
+    from fwpkm_eval.errors import UserError
+
+    names = tuple(info.name for info in available_sets(data) if "train" in info.splits)
+    if not names:
+        raise UserError(f"no set in {data!r} has a train split (a file <set>/train.jsonl): ablations train models")
+    return names
+
+
+def _show(rows: Sequence[Row]) -> None:
+    """The report's main tables, in plain text."""
+    from fwpkm_eval.commands.measure import print_table
+    from fwpkm_eval.reporting.tables_ablation import ablation_tables
+    from fwpkm_eval.runs.rows import rows_to_frame
+
+    for table in ablation_tables(rows_to_frame(rows)):
+        if not table.detail:
+            click.echo(f"\n{table.title}")
+            lines = [[cell.text for cell in row] for row in table.rows]
+            right = [name for name, flush in zip(table.columns, table.to_the_right, strict=True) if flush]
+            print_table(table.columns, lines, right)

@@ -1,0 +1,276 @@
+"""What each part of FwPKM is worth: every arm beside its reference, both scorings side by side, over the seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fwpkm_eval.ablations import ARMS, PUBLISHED_SCORING, REFERENCE, SCORES
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.measurements import chunk_order
+from fwpkm_eval.reporting.table import Rows, Table, slug
+from fwpkm_eval.reporting.wording import MISSING
+from fwpkm_eval.runs.intervals import seed_interval
+
+if TYPE_CHECKING:
+    import pandas
+
+WORSE, BETTER, WITHIN = "worse", "better", "within the seeds' spread"
+BySeed = Mapping[int, float]
+Way = tuple[int, str, int]
+"""One way of asking for needles: (needles, write chunk, passes)."""
+
+
+@dataclass
+class ArmResult:
+    """One arm under one scoring. Seeds whose training diverged are in ``diverged`` (with the step) and nowhere else.
+
+    ``found``: exact match by way of asking and seed; ``bits``: bits per byte by seed; ``learned``: digits right at the
+    end of training; ``dropped``: steps of training that were dropped as they diverged.
+    """
+
+    found: dict[Way, dict[int, float]] = field(default_factory=dict)
+    bits: dict[int, float] = field(default_factory=dict)
+    learned: dict[int, float] = field(default_factory=dict)
+    dropped: dict[int, float] = field(default_factory=dict)
+    diverged: dict[int, int] = field(default_factory=dict)
+
+    def found_of(self, needles: int) -> dict[int, float]:
+        """Exact match by seed, the mean of all ways in which this number of needles was asked for."""
+        ways = [by_seed for way, by_seed in self.found.items() if way[0] == needles]
+        seeds = set.intersection(*(set(by_seed) for by_seed in ways)) if ways else set()
+        return {seed: math.fsum(by_seed[seed] for by_seed in ways) / len(ways) for seed in sorted(seeds)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Arm less reference, seed by seed: the mean, its 95% interval (None with one seed), and whether less is better."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    less_is_better: bool
+
+    @property
+    def verdict(self) -> str:
+        """Whether the difference is larger than the spread of the seeds, and which way."""
+        if self.low is None or self.high is None:
+            return MISSING
+        if self.low <= 0 <= self.high:
+            return WITHIN
+        return BETTER if (self.mean < 0) == self.less_is_better else WORSE
+
+
+Results = dict[tuple[str, str], ArmResult]
+"""By (arm, scoring)."""
+
+
+def ablation_results(frame: pandas.DataFrame) -> Results:
+    """The rows of task ``ablation``, by arm and scoring, in the order in which the arms are listed."""
+    rows = frame[frame["task"] == "ablation"]
+    results: Results = {}
+    for row in rows.to_dict("records"):
+        result = results.setdefault((str(row["arm"]), str(row["score"])), ArmResult())
+        seed, value = int(row["seed"]), row["value"]
+        if row["metric"] == "diverged" and row["unit"] == "step":
+            result.diverged[seed] = int(value)
+        if not math.isfinite(value):
+            continue
+        if row["metric"] == "exact_match":
+            way = (int(row["needles"]), str(row["write_chunk"]), int(row["passes"]))
+            result.found.setdefault(way, {})[seed] = value
+        of_arm = {
+            "bits_per_byte": result.bits,
+            "train_answer_accuracy": result.learned,
+            "dropped_steps": result.dropped,
+        }
+        if row["metric"] in of_arm:
+            of_arm[row["metric"]][seed] = value
+    arms, scores = [REFERENCE, *ARMS], [*SCORES]
+    return {
+        key: results[key] for key in sorted(results, key=lambda key: (_place(key[0], arms), _place(key[1], scores)))
+    }
+
+
+def _place(name: str, names: list[str]) -> tuple[int, str]:
+    return (names.index(name) if name in names else len(names), name)
+
+
+def difference(arm: BySeed, reference: BySeed, *, less_is_better: bool) -> Difference | None:
+    """The paired difference over the seeds that both have; None if there are none."""
+    shared = sorted(set(arm) & set(reference))
+    if not shared:
+        return None
+    return Difference(*seed_interval([arm[seed] - reference[seed] for seed in shared]), less_is_better)
+
+
+def ablation_tables(frame: pandas.DataFrame) -> list[Table]:
+    """Needles found and bits per byte of each arm against its reference, the scorings compared, and the details."""
+    results = ablation_results(frame)
+    if not results:
+        return []
+    counts = sorted({way[0] for result in results.values() for way in result.found}, reverse=True)
+    length = frame[(frame["task"] == "ablation") & (frame["metric"] == "exact_match")]["length"].dropna()
+    size = wording.size(int(length.iloc[0])) if len(length) else ""
+    tables = [
+        _comparison(
+            slug("ablation", f"{needles}-needles"),
+            f"Ablation: {needles} needles found at {size}",
+            {key: result.found_of(needles) for key, result in results.items()},
+            results,
+            "Exact match, the mean of all numbers of readings and ways of writing (each in a table below).",
+            as_rate=True,
+        )
+        for needles in counts
+    ]
+    tables.append(
+        _comparison(
+            "ablation-bits",
+            "Ablation: bits per byte of text",
+            {key: result.bits for key, result in results.items()},
+            results,
+            "Lower is better.",
+            as_rate=False,
+        )
+    )
+    return [*tables, *_scoring_table(results, counts), *_way_tables(results, size), _training_table(results)]
+
+
+def _comparison(
+    name: str, title: str, values: Mapping[tuple[str, str], BySeed], results: Results, note: str, *, as_rate: bool
+) -> Table:
+    """One measure: for each arm and scoring its mean over the seeds, and the difference to the reference."""
+    scores = [score for score in SCORES if any(key[1] == score for key in results)]
+    rows = Rows()
+    for arm in dict.fromkeys(arm for arm, _ in results):
+        entries: list[str] = [arm]
+        for score in scores:
+            mine, reference = values.get((arm, score), {}), values.get((REFERENCE, score), {})
+            against = None if arm == REFERENCE else difference(mine, reference, less_is_better=not as_rate)
+            entries += [
+                _value(mine, results.get((arm, score)), as_rate),
+                _difference(against, as_rate) if against else MISSING,
+                against.verdict if against else MISSING,
+            ]
+        rows.add(*entries)
+    seeds = max((len(by_seed) for by_seed in values.values()), default=0)
+    columns = [column for score in scores for column in (score, f"{score}: difference", f"{score}: larger than seeds")]
+    return Table(
+        name=name,
+        title=title,
+        columns=("arm", *columns),
+        rows=rows.done(),
+        note=f"{note} Mean ± 95% interval over {seeds} seeds (Student's t); differences to the reference are paired "
+        f"over the seeds, and “{WITHIN}” where their interval holds 0. One interval in twenty misses: a lone, small "
+        "difference among many arms is no finding.",
+    )
+
+
+def _scoring_table(results: Results, counts: Iterable[int]) -> list[Table]:
+    """Dot product against inverse distances, arm by arm; nothing if only one was measured."""
+    rows = Rows()
+    arms = [
+        arm for arm in dict.fromkeys(arm for arm, _ in results) if {(arm, score) for score in SCORES} <= set(results)
+    ]
+    for arm in arms:
+        idw, dot = results[arm, "idw"], results[arm, "dot"]
+        for needles in counts:
+            found = difference(dot.found_of(needles), idw.found_of(needles), less_is_better=False)
+            if found:
+                rows.add(arm, f"{needles} needles found", _difference(found, True), found.verdict)
+        bits = difference(dot.bits, idw.bits, less_is_better=True)
+        if bits:
+            rows.add(arm, "bits per byte", _difference(bits, False), bits.verdict)
+    if not rows.rows:
+        return []
+    return [
+        Table(
+            name="ablation-scoring",
+            title="Ablation: dot-product scoring against inverse distances",
+            columns=("arm", "measure", "dot less idw", "dot is"),
+            rows=rows.done(),
+            note=f"Paired over the seeds, as above. Published: {PUBLISHED_SCORING}.",
+            labels=2,
+            words=1,
+        )
+    ]
+
+
+def _way_tables(results: Results, size: str) -> list[Table]:
+    """Exact match of every arm after each number of readings, one table for each way of writing."""
+    ways = {way for result in results.values() for way in result.found}
+    tables = []
+    for needles, chunk in sorted({way[:2] for way in ways}, key=lambda way: (-way[0], chunk_order(way[1]))):
+        passes = sorted(way[2] for way in ways if way[:2] == (needles, chunk))
+        rows = Rows()
+        for (arm, score), result in results.items():
+            found = [_value(result.found.get((needles, chunk, count), {}), result, True) for count in passes]
+            rows.add(arm, score, *found)
+        tables.append(
+            Table(
+                name=slug("ablation", f"{needles}-needles", chunk),
+                title=f"Ablation: {needles} needles found at {size}, {wording.writing(chunk)}",
+                columns=("arm", "scoring", *(wording.readings(count) for count in passes)),
+                rows=rows.done(),
+                note="Exact match, mean ± 95% interval over the seeds.",
+                labels=2,
+                detail=True,
+            )
+        )
+    return tables
+
+
+def _training_table(results: Results) -> Table:
+    """What each arm is, how its training went, and what was published about it."""
+    rows = Rows()
+    for (arm, score), result in results.items():
+        about = ARMS.get(arm)
+        dropped = sum(result.dropped.values())
+        rows.add(
+            arm,
+            score,
+            _value(result.learned, result, True),
+            f"{dropped:.0f}" if result.dropped else MISSING,
+            about.tests if about else "nothing is changed" if arm == REFERENCE else MISSING,
+            (about.published if about else "") or MISSING,
+        )
+    return Table(
+        name="ablation-training",
+        title="Ablation: training of the arms",
+        columns=("arm", "scoring", "digits right in training", "dropped steps", "what it is", "published"),
+        rows=rows.done(),
+        note="Digits of the answers that were right over the last 100 steps with answers. A step whose loss or "
+        "gradient is not finite is dropped and the memory starts anew; after 20 in a row training has diverged.",
+        labels=2,
+        words=2,
+        detail=True,
+    )
+
+
+def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
+    """``85% ± 6`` or ``2.993 ± 0.021``, and which seeds diverged."""
+    parts = []
+    if by_seed:
+        mean, _, high = seed_interval(list(by_seed.values()))
+        half = None if high is None else high - mean
+        shown = wording.percent(mean) if as_rate else f"{mean:.3f}"
+        parts.append(shown if half is None else f"{shown} ± {half * 100:.0f}" if as_rate else f"{shown} ± {half:.3f}")
+    if result is not None and result.diverged:
+        steps = wording.listing([str(step) for step in result.diverged.values()])
+        parts.append(f"{len(result.diverged)} diverged (after step {steps})")
+    return "; ".join(parts) or MISSING
+
+
+def _difference(found: Difference, as_rate: bool) -> str:
+    """``−12 points (−20 to −4)`` for rates, ``+0.034 (+0.010 to +0.058)`` for others."""
+
+    def number(value: float) -> str:
+        text = f"{abs(value) * 100:.0f}" if as_rate else f"{abs(value):.3f}"
+        return text if not float(text) else f"{'−' if value < 0 else '+'}{text}"
+
+    text = number(found.mean) + (" points" if as_rate else "")
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} ({number(found.low)} to {number(found.high)})"

@@ -1,0 +1,236 @@
+"""The cells of an ablation: each trains one model (arm, scoring, seed) and measures it on needles and text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.ablations import FROZEN, AblationPlan, Trained, ablated_config
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.runs.cells import Cell, with_tuples
+from fwpkm_eval.runs.engine import Job, Report
+from fwpkm_eval.runs.jobs import TextSource, named
+from fwpkm_eval.runs.rows import Row
+
+if TYPE_CHECKING:
+    from fwpkm_eval.data import TextSet
+    from fwpkm_eval.reference_models.config import ModelConfig
+    from fwpkm_eval.tasks.niah import NiahSettings
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+    from fwpkm_eval.training.recipe import Recipe
+
+TASK = "ablation"
+ABLATION_VERSION = 1
+"""Part of every cell's key: raise it whenever a change here or in training can change a number."""
+
+TRAINED_TOKEN = 3
+"""Tokens read that cost as much as one trained on, forward and backward: the unit of a cell's work."""
+
+LAST_STEPS = 100
+"""Steps at the end of training over which its answers are averaged."""
+
+
+def ablation_jobs(
+    plan: AblationPlan,
+    models: Sequence[Trained],
+    seeds: Sequence[int],
+    *,
+    model: str,
+    scale: str,
+    haystack: TextSource,
+    text: TextSource,
+    checkpoints: Path,
+) -> list[Job]:
+    """A cell for each model and seed, seed by seed. Raises UserError for what cannot be trained or asked."""
+    from fwpkm_eval.api import tokenizer_of
+    from fwpkm_eval.data import load_set
+    from fwpkm_eval.devices import resolve_device
+    from fwpkm_eval.kernels.backends import resolve_backend
+    from fwpkm_eval.tasks.niah import NIAH_VERSION, check_fit, readings_per_sample
+    from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
+
+    training = [load_set(haystack.data, name, "train") for name in plan.recipe.sets]
+    jobs = []
+    for seed in seeds:
+        recipe = replace(plan.recipe, seed=seed)
+        niah, reading = _needles(plan, seed), _reading(plan, seed)
+        for trained in models:
+            config = ablated_config(model, scale, plan, trained)
+            check_fit(haystack.text_set, niah, tokenizer_of(config))
+            settings = {
+                "arm": trained.arm,
+                "score": trained.score,
+                "seed": seed,
+                "frozen_too": trained.frozen_too,
+                "config": config.to_dict(),
+                "recipe": recipe.to_dict(),
+                "training": [named(one) for one in training],
+                "haystack": named(haystack.text_set),
+                "data": named(text.text_set),
+                "niah": asdict(niah),
+                "ppl": asdict(reading),
+                "device": "cpu",
+                "dtype": "float32",
+                "backend": resolve_backend("auto", resolve_device("cpu")),
+                "versions": [ABLATION_VERSION, NIAH_VERSION, PERPLEXITY_VERSION],
+            }
+            readings = [readings_per_sample(niah, has_fast_weights=True, write_chunk=c) for c in plan.write_chunks]
+            if trained.frozen_too:
+                readings.append(readings_per_sample(niah, has_fast_weights=False, write_chunk="haystack"))
+            work = recipe.steps * recipe.tokens * 2 * TRAINED_TOKEN
+            work += len(plan.needles) * plan.samples * plan.length * sum(readings)
+            work += plan.tokens * (2 if trained.frozen_too else 1)
+            folder = checkpoints / f"{trained.arm}-{trained.score}-seed{seed}"
+            label = f"{trained.arm}, {trained.score}, seed {seed}"
+            jobs.append(Job(Cell(TASK, config.name, settings), label, work, haystack.data, str(folder)))
+    return jobs
+
+
+def _needles(plan: AblationPlan, seed: int) -> NiahSettings:
+    from fwpkm_eval.tasks.niah import NiahSettings
+
+    return NiahSettings(
+        lengths=(plan.length,),
+        passes=plan.passes,
+        write_chunks=plan.write_chunks,
+        needles=plan.needles,
+        samples=plan.samples,
+        seed=seed,
+    )
+
+
+def _reading(plan: AblationPlan, seed: int) -> PerplexitySettings:
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+    return PerplexitySettings(tokens=plan.tokens, seed=seed)
+
+
+def measure_ablation(
+    job: Job, haystack: TextSet, text: TextSet, settings: Mapping[str, Any], report: Report
+) -> list[Row]:
+    """Trains the cell's model, or finds it trained, and measures it.
+
+    A training that diverges gives one row, metric ``diverged`` with the last good step as its value.
+    """
+    from fwpkm_eval.reference_models.checkpoint import load_checkpoint
+    from fwpkm_eval.reference_models.config import ModelConfig
+    from fwpkm_eval.tasks.niah import NiahSettings
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+    from fwpkm_eval.training.recipe import Recipe
+    from fwpkm_eval.training.trainer import Diverged
+
+    assert job.checkpoint is not None
+    folder = Path(job.checkpoint)
+    config, recipe = ModelConfig.from_dict(settings["config"]), Recipe.from_dict(settings["recipe"])
+    arms = [settings["arm"], *([FROZEN] if settings["frozen_too"] else [])]
+    try:
+        _train(config, recipe, folder, job.data, report)
+    except Diverged as problem:
+        return _diverged_rows(config, settings, arms, problem.step)
+    model = load_checkpoint(folder)
+    needles = NiahSettings(**with_tuples(settings["niah"]))
+    reading = PerplexitySettings(**settings["ppl"])
+    rows = []
+    for arm in arms:
+        measured = [
+            *_training_rows(model, folder),
+            *_needle_rows(model, haystack, needles, arm == FROZEN, report),
+            *_text_rows(model, text, replace(reading, frozen=arm == FROZEN), report),
+        ]
+        rows += [replace(row, task=TASK, arm=arm, seed=settings["seed"]) for row in measured]
+    return rows
+
+
+def _train(config: ModelConfig, recipe: Recipe, folder: Path, data: str, report: Report) -> None:
+    """Trains into `folder`, going on where a killed run stopped; a finished checkpoint of the same run is kept."""
+    from fwpkm_eval.reference_models.checkpoint import DESCRIPTION, read_description
+    from fwpkm_eval.training.run import run_and_note
+    from fwpkm_eval.training.trainer import Trainer
+
+    trainer = Trainer(config, recipe, folder, data)
+    if (folder / DESCRIPTION).exists():
+        about = read_description(folder)
+        there = {key: dict(about.get("training") or {}).get(key) for key in ("recipe", "data_hash")}
+        here = {"recipe": recipe.to_dict(), "data_hash": trainer.batches.data_hash}
+        if _as_stored([about["config"], there]) != _as_stored([config.to_dict(), here]):
+            raise UserError(f"{folder} holds another model: choose another --out folder, or delete that one")
+        return
+    trainer.resume()
+    for step in run_and_note(trainer):
+        report(step.tokens * TRAINED_TOKEN)
+
+
+def _as_stored(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _diverged_rows(config: ModelConfig, settings: Mapping[str, Any], arms: Sequence[str], step: int) -> list[Row]:
+    from fwpkm_eval import __version__
+
+    return [
+        Row(
+            model=config.name,
+            scale=config.scale,
+            task=TASK,
+            metric="diverged",
+            value=step,
+            unit="step",
+            n=settings["recipe"]["steps"],
+            arm=arm,
+            score=settings["score"],
+            seed=settings["seed"],
+            device=settings["device"],
+            dtype=settings["dtype"],
+            backend=settings["backend"],
+            version=__version__,
+        )
+        for arm in arms
+    ]
+
+
+def _training_rows(model: Any, folder: Path) -> list[Row]:
+    """How training went: digits right at its end, and steps that were dropped because they diverged."""
+    from fwpkm_eval.reference_models.checkpoint import read_description
+    from fwpkm_eval.tasks.describe import describe_model
+    from fwpkm_eval.training.trainer import METRICS
+
+    about = read_description(folder)["training"]
+    common: dict[str, Any] = {**describe_model(model), "tokens": about["tokens"]}
+    steps = about["recipe"]["steps"]
+    rows = [Row(metric="dropped_steps", value=about["diverged_steps"], unit="steps", n=steps, **common)]
+    right = [entry for entry in _accuracies(folder / METRICS) if entry is not None][-LAST_STEPS:]
+    if right:
+        accuracy = math.fsum(right) / len(right)
+        rows.append(Row(metric="train_answer_accuracy", value=accuracy, unit="fraction", n=len(right), **common))
+    return rows
+
+
+def _accuracies(path: Path) -> Iterator[float | None]:
+    """The share of right digits of each step; None for one without needles."""
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)["answer_accuracy"]
+
+
+def _needle_rows(model: Any, text_set: TextSet, settings: NiahSettings, frozen: bool, report: Report) -> list[Row]:
+    """The needle task's rows for whole haystacks; a frozen model's are those of one that has no memory to write."""
+    from fwpkm_eval.api import tokenizer_of
+    from fwpkm_eval.tasks.niah import evaluate_niah
+    from fwpkm_eval.tasks.niah_rows import niah_rows
+
+    result = evaluate_niah(model, text_set, settings, tokenizer_of(model.config), report, frozen=frozen)
+    kept = ("exact_match", "digit_accuracy", "answer_logprob", "diverged")
+    return [row for row in niah_rows(model, text_set, settings, result) if row.metric in kept and row.depth is None]
+
+
+def _text_rows(model: Any, text_set: TextSet, settings: PerplexitySettings, report: Report) -> list[Row]:
+    from fwpkm_eval.api import tokenizer_of
+    from fwpkm_eval.tasks.perplexity import evaluate_perplexity, perplexity_rows
+
+    result = evaluate_perplexity(model, text_set, settings, tokenizer_of(model.config), report)
+    rows = perplexity_rows(model, text_set, settings, result)
+    return [row for row in rows if row.metric != "bits_per_byte_at_position"]

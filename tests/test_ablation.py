@@ -1,0 +1,301 @@
+"""Ablations: what each arm changes, what is trained for it, and that what goes wrong in one is a row, not a crash."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import SIZES
+
+from fwpkm_eval import ablations, cli
+from fwpkm_eval.ablations import ARMS, FROZEN, REFERENCE, AblationPlan, Trained, ablated_config, models_to_train
+from fwpkm_eval.data import load_set
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.config import FwPKMConfig, ModelConfig
+from fwpkm_eval.runs.ablation import ablation_jobs
+from fwpkm_eval.runs.engine import Job
+from fwpkm_eval.runs.execute import execute
+from fwpkm_eval.runs.jobs import TextSource
+from fwpkm_eval.runs.rows import Row, read_rows_csv
+from fwpkm_eval.training.recipe import Recipe
+from fwpkm_eval.training.trainer import RESUME, Diverged, Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RECIPE = Recipe(
+    steps=3, tokens=128, warmup=1, needle_share=1.0, dense_share=1.0, chunks=(32,), document_pieces=2, sets=("tales",)
+)
+PLAN = AblationPlan(
+    model="fa:fwpkm@1",
+    recipe=RECIPE,
+    overrides={**SIZES, "fwpkm.subkeys": 32},  # top32 reads 32 of them
+    length=300,
+    needles=(5,),
+    samples=2,
+    passes=(1,),
+    write_chunks=("haystack", 64),
+    text="tales",
+    tokens=300,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with one set, to train on and to test on."""
+    chooser = random.Random(0)
+    folder = tmp_path_factory.mktemp("data") / "tales"
+    folder.mkdir()
+    for split in ("train", "test"):
+        words = ["".join(chooser.choices("abcdefghijkl", k=4)) for _ in range(40)]
+        lines = [json.dumps({"text": " ".join(chooser.choices(words, k=300))}) for _ in range(3)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return str(folder.parent)
+
+
+def jobs(
+    data: str, out: Path, models: list[Trained], plan: AblationPlan = PLAN, seeds: tuple[int, ...] = (0,)
+) -> list[Job]:
+    text = TextSource(data, load_set(data, "tales", "test"))
+    return ablation_jobs(
+        plan, models, seeds, model=plan.model, scale="micro", haystack=text, text=text, checkpoints=out
+    )
+
+
+def config_of(arm: str, score: str = "idw") -> ModelConfig:
+    return ablated_config(PLAN.model, "micro", PLAN, Trained(arm, score))
+
+
+@pytest.mark.parametrize(
+    ("arm", "changed"),
+    [
+        ("no-lookahead", {"lookahead": 0}),
+        ("no-entropy", {"addressing": "none"}),
+        ("no-gate", {"gate": False}),
+        ("no-gated-loss", {"gated_loss": False}),
+        ("no-target-norm", {"target_norm": False}),
+        ("heads4", {"heads": 4}),
+        ("top32", {"topk": 32}),
+        ("no-query-conv", {"query_conv": 0}),
+    ],
+)
+@pytest.mark.parametrize("score", ["idw", "dot"])
+def test_an_arm_changes_what_it_says_and_nothing_else(arm: str, changed: dict[str, Any], score: str) -> None:
+    reference, ablated = config_of(REFERENCE, score), config_of(arm, score)
+    assert reference.fwpkm.score == ablated.fwpkm.score == score
+    assert replace(ablated, fwpkm=reference.fwpkm) == reference
+    before, after = asdict(reference.fwpkm), asdict(ablated.fwpkm)
+    assert {name: after[name] for name in after if after[name] != before[name]} == changed
+
+
+def test_every_published_setting_is_the_references() -> None:
+    """The reference is the paper's memory but for its sizes, the query convolution and the start of the gate."""
+    ours, paper = asdict(config_of(REFERENCE).fwpkm), asdict(FwPKMConfig())
+    differing = {name for name in ours if ours[name] != paper[name]}
+    assert differing <= {"subkeys", "key_dim", "value_dim", "query_conv", "gate_bias"}
+
+
+def test_each_arm_is_trained_under_each_scoring_beside_its_reference() -> None:
+    assert models_to_train(["no-gate"], ["idw", "dot"]) == [
+        Trained(REFERENCE, "idw"),
+        Trained(REFERENCE, "dot"),
+        Trained("no-gate", "idw"),
+        Trained("no-gate", "dot"),
+    ]
+    assert models_to_train(["no-gate"], ["dot"]) == [Trained(REFERENCE, "dot"), Trained("no-gate", "dot")]
+    assert models_to_train([FROZEN], ["idw"]) == [Trained(REFERENCE, "idw", frozen_too=True)]
+    assert models_to_train(["dot"], ["idw", "dot"]) == [Trained(REFERENCE, "dot")]
+    assert models_to_train(["idw", "dot"], ["idw", "dot"]) == [Trained(REFERENCE, "idw"), Trained(REFERENCE, "dot")]
+    assert models_to_train(["dot", "no-gate"], ["idw"]) == [
+        Trained(REFERENCE, "idw"),
+        Trained(REFERENCE, "dot"),
+        Trained("no-gate", "idw"),
+    ]
+    everything = models_to_train(list(ARMS), ["idw", "dot"])
+    assert len(everything) == 18
+    assert [one for one in everything if one.frozen_too] == [
+        Trained(REFERENCE, score, True) for score in ("idw", "dot")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arms", "scores", "message"),
+    [
+        (["no-lookahed"], ["idw"], "did you mean 'no-lookahead'"),
+        (["no-gate"], ["dots"], "unknown scoring 'dots', did you mean 'dot'"),
+        ([], ["idw"], "nothing to compare"),
+    ],
+)
+def test_what_there_is_no_arm_for(arms: list[str], scores: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        models_to_train(arms, scores)
+
+
+def test_models_that_cannot_be_ablated() -> None:
+    with pytest.raises(UserError, match="gdn has none"):
+        ablated_config("gdn", "micro", PLAN, Trained(REFERENCE, "idw"))
+    without = replace(PLAN, overrides={**PLAN.overrides, "fwpkm.query_conv": 0})
+    with pytest.raises(UserError, match="'no-query-conv' changes nothing"):
+        ablated_config(PLAN.model, "micro", without, Trained("no-query-conv", "idw"))
+
+
+def test_seeds_are_those_of_weights_batches_and_haystacks_alike(data: str, tmp_path: Path) -> None:
+    models = [Trained(REFERENCE, "idw"), Trained("no-gate", "idw"), Trained(REFERENCE, "dot")]
+    found = jobs(data, tmp_path, models, seeds=(0, 1))
+    assert len({job.cell.key for job in found}) == len({job.label for job in found}) == 6
+    assert len({job.checkpoint for job in found}) == 6
+    for job in found:
+        settings = job.cell.settings
+        assert settings["seed"] == settings["recipe"]["seed"] == settings["niah"]["seed"] == settings["ppl"]["seed"]
+    first = [job.cell.settings for job in found if job.cell.settings["seed"] == 1]
+    assert all(settings["recipe"] == first[0]["recipe"] and settings["niah"] == first[0]["niah"] for settings in first)
+
+
+def test_a_cells_key_holds_all_that_can_change_its_value(data: str, tmp_path: Path) -> None:
+    one = [Trained(REFERENCE, "idw")]
+    here = jobs(data, tmp_path, one)[0].cell.key
+    assert jobs(data, tmp_path / "elsewhere", one)[0].cell.key == here
+    for plan in (
+        replace(PLAN, recipe=replace(RECIPE, steps=4)),
+        replace(PLAN, overrides={**PLAN.overrides, "chunk_size": 32}),
+        replace(PLAN, samples=3),
+        replace(PLAN, tokens=301),
+    ):
+        assert jobs(data, tmp_path, one, plan)[0].cell.key != here
+    assert jobs(data, tmp_path, [Trained(REFERENCE, "idw", True)])[0].cell.key != here
+
+
+@pytest.fixture(scope="module")
+def measured(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, list[Row], int]:
+    """A reference that was measured frozen, too: its cell, its rows, and the work that was reported."""
+    job = jobs(data, tmp_path_factory.mktemp("run"), [Trained(REFERENCE, "dot", frozen_too=True)], seeds=(7,))[0]
+    told: list[int] = []
+    return job, execute(job, told.append)["rows"], sum(told)
+
+
+def test_rows_carry_arm_scoring_and_seed(measured: tuple[Job, list[Row], int]) -> None:
+    job, rows, told = measured
+    assert {(row.task, row.score, row.seed) for row in rows} == {("ablation", "dot", 7)}
+    assert {row.arm for row in rows} == {REFERENCE, FROZEN}
+    ways = {(row.arm, row.write_chunk, row.passes) for row in rows if row.metric == "exact_match"}
+    assert ways == {(arm, chunk, 1) for arm in (REFERENCE, FROZEN) for chunk in ("haystack", "64")}
+    assert {row.weights_hash for row in rows} == {rows[0].weights_hash}
+    bits = {row.arm: row.value for row in rows if row.metric == "bits_per_byte"}
+    assert bits[REFERENCE] != bits[FROZEN]
+    assert {"train_answer_accuracy", "dropped_steps"} <= {row.metric for row in rows}
+    assert told == pytest.approx(job.work, rel=0.2)
+
+
+def test_frozen_answers_do_not_depend_on_how_it_would_be_written(measured: tuple[Job, list[Row], int]) -> None:
+    logprobs = {(row.arm, row.write_chunk): row.value for row in measured[1] if row.metric == "answer_logprob"}
+    assert logprobs[FROZEN, "haystack"] == logprobs[FROZEN, "64"]
+    assert logprobs[REFERENCE, "haystack"] != logprobs[FROZEN, "haystack"]
+
+
+def test_a_model_that_is_trained_is_not_trained_again(measured: tuple[Job, list[Row], int]) -> None:
+    job, rows, told = measured
+    again: list[int] = []
+    values = [replace(row, seconds=None) for row in execute(job, again.append)["rows"]]
+    assert values == [replace(row, seconds=None) for row in rows]
+    assert told - sum(again) == 3 * RECIPE.steps * RECIPE.tokens * 2
+
+
+def test_a_training_that_was_killed_goes_on_and_gives_the_same_rows(
+    measured: tuple[Job, list[Row], int], tmp_path: Path
+) -> None:
+    job, rows, _ = measured
+    settings = job.cell.settings
+    folder = tmp_path / "killed"
+    config, recipe = ModelConfig.from_dict(settings["config"]), Recipe.from_dict(settings["recipe"])
+    killed = Trainer(config, recipe, folder, job.data)
+    assert len(list(islice(killed.run(save_every_seconds=-1.0), 2))) == 2
+    assert (folder / RESUME).exists()
+    told: list[int] = []
+    resumed = execute(replace(job, checkpoint=str(folder)), told.append)["rows"]
+    one_step = 3 * RECIPE.tokens * 2
+    assert sum(told) < one_step * RECIPE.steps + sum(row.tokens or 0 for row in rows)
+    same = ("exact_match", "answer_logprob", "bits_per_byte")
+    assert [row.value for row in resumed if row.metric in same] == [row.value for row in rows if row.metric in same]
+
+
+def test_a_folder_with_another_model_is_not_taken_for_this_one(
+    measured: tuple[Job, list[Row], int], data: str, tmp_path: Path
+) -> None:
+    other = jobs(data, tmp_path, [Trained("no-gate", "dot")], seeds=(7,))[0]
+    with pytest.raises(UserError, match="holds another model"):
+        execute(replace(other, checkpoint=measured[0].checkpoint), lambda tokens: None)
+
+
+def test_a_training_that_diverges_is_a_row(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fwpkm_eval.training.trainer.DIVERGED_IN_A_ROW", 2)
+    plan = replace(PLAN, recipe=replace(RECIPE, steps=12, learning_rate=1e30, clip=1e30))
+    job = jobs(data, tmp_path, [Trained(REFERENCE, "idw", frozen_too=True)], plan)[0]
+    rows = execute(job, lambda tokens: None)["rows"]
+    assert [(row.metric, row.unit, row.arm) for row in rows] == [
+        ("diverged", "step", REFERENCE),
+        ("diverged", "step", FROZEN),
+    ]
+    assert 0 <= (rows[0].value or 0) < 12
+    assert (rows[0].score, rows[0].seed, rows[0].model) == ("idw", 0, "fa:fwpkm@1")
+
+
+def test_weights_that_outgrow_what_they_are_stored_as_have_diverged(data: str, tmp_path: Path) -> None:
+    trainer = Trainer(config_of(REFERENCE), RECIPE, tmp_path, data)
+    trainer.model.final_norm.weight.data.fill_(1e6)
+    with pytest.raises(Diverged, match="final_norm") as raised:
+        trainer.finish()
+    assert raised.value.step == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_the_command(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ablations, "ablation_plan", lambda scale: PLAN)
+    out = tmp_path / "run"
+    command = ["ablate", "--arms", "no-lookahead,frozen", "--scores", "idw", "--seeds", "2", "--data", data]
+    command += ["--out", str(out), "--quiet"]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "5 needles found at 300" in printed
+    assert "no-lookahead" in printed
+    rows = read_rows_csv(out / "rows.csv")
+    assert {(row.arm, row.seed) for row in rows} == {
+        (arm, seed) for arm in (REFERENCE, "no-lookahead", FROZEN) for seed in (0, 1)
+    }
+    assert all(math.isfinite(row.value or 0) for row in rows)
+    assert json.loads((out / "manifest.json").read_text())["seeds"] == [0, 1]
+    before = (out / "rows.csv").read_bytes()
+    assert cli.main(command) == 0
+    assert (out / "rows.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arms", "no-lookahed"], "unknown arm 'no-lookahed', did you mean 'no-lookahead'?"),
+        (["--scores", "cosine"], "unknown scoring 'cosine'"),
+        (["--arms", ""], "nothing to compare"),
+        (["--model", "gdn"], "gdn has none"),
+        (["--scale", "paper"], "unknown scale with an ablation plan 'paper'"),
+        (["--length", "1K"], "too short for 64 needles"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ablate", *arguments, "--dry-run"]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_dry_run_names_what_would_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ablate", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "54 models to train and measure, 400 steps each"
+    assert "no-lookahead, dot, seed 2" in lines

@@ -1,0 +1,108 @@
+"""The ablation's tables: differences paired over the seeds, and words that say which are larger than their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas
+import pytest
+
+from fwpkm_eval.reporting.table import Table
+from fwpkm_eval.reporting.tables import build_tables
+from fwpkm_eval.reporting.tables_ablation import ablation_tables, difference
+from fwpkm_eval.runs.rows import Row, rows_to_frame
+
+
+def rows_of(arm: str, score: str, found: Mapping[int, float], bits: Mapping[int, float]) -> list[Row]:
+    common: dict[str, Any] = {
+        "task": "ablation",
+        "model": "gdn+swa:fwpkm@2",
+        "scale": "micro",
+        "arm": arm,
+        "score": score,
+    }
+    needles: dict[str, Any] = {"metric": "exact_match", "unit": "fraction", "needles": 5, "length": 4096}
+    rows = [Row(**common, metric="bits_per_byte", value=value, seed=seed) for seed, value in bits.items()]
+    for seed, value in found.items():
+        # One reading finds as much less as two find more: the mean of both is the value.
+        rows.append(Row(**common, **needles, value=value - 0.05, passes=1, write_chunk="1024", seed=seed))
+        rows.append(Row(**common, **needles, value=value + 0.05, passes=2, write_chunk="1024", seed=seed))
+    return rows
+
+
+def frame(*groups: list[Row]) -> pandas.DataFrame:
+    return rows_to_frame([row for group in groups for row in group])
+
+
+def table(tables: list[Table], name: str) -> dict[str, list[str]]:
+    """The rows of a table, by their labels."""
+    found = next(one for one in tables if one.name == name)
+    lines = [[cell.text for cell in row] for row in found.rows]
+    return {" ".join(line[: found.labels]): line[found.labels :] for line in lines}
+
+
+REFERENCE = rows_of("reference", "idw", {0: 0.9, 1: 0.5, 2: 0.7}, {0: 3.0, 1: 3.3, 2: 3.1})
+
+
+def test_differences_are_paired_over_the_seeds() -> None:
+    """Seeds differ by more than the arm does, but the arm loses 0.2 (± 0.02) with each of them."""
+    arm = rows_of("no-gate", "idw", {0: 0.7, 1: 0.29, 2: 0.51}, {0: 3.1, 1: 3.2, 2: 3.1})
+    tables = ablation_tables(frame(REFERENCE, arm))
+    found = table(tables, "ablation-5-needles")
+    assert found["reference"] == ["70% ± 50", "–", "–"]
+    assert found["no-gate"] == ["50% ± 51", "−20 points (−22 to −18)", "worse"]
+    bits = table(tables, "ablation-bits")
+    assert bits["no-gate"][1:] == ["0.000 (−0.248 to +0.248)", "within the seeds' spread"]
+
+
+def test_words_say_which_way_is_better() -> None:
+    lower = difference({0: 1.0, 1: 1.1}, {0: 2.0, 1: 2.1}, less_is_better=True)
+    higher = difference({0: 1.0, 1: 1.1}, {0: 2.0, 1: 2.1}, less_is_better=False)
+    assert lower is not None
+    assert higher is not None
+    assert (lower.verdict, higher.verdict) == ("better", "worse")
+
+
+def test_one_seed_says_nothing_of_the_spread_and_no_shared_seed_nothing_at_all() -> None:
+    one = difference({0: 1.0, 5: 9.0}, {0: 2.0, 1: 1.0}, less_is_better=True)
+    assert one is not None
+    assert (one.mean, one.low, one.high, one.verdict) == (-1.0, None, None, "–")
+    assert difference({0: 1.0}, {1: 1.0}, less_is_better=True) is None
+
+
+def test_scorings_stand_side_by_side_and_are_compared() -> None:
+    dot = rows_of("reference", "dot", {0: 0.95, 1: 0.55, 2: 0.75}, {0: 3.1, 1: 3.4, 2: 3.2})
+    tables = ablation_tables(frame(REFERENCE, dot))
+    assert table(tables, "ablation-bits")["reference"][0::3] == ["3.133 ± 0.379", "3.233 ± 0.379"]
+    scoring = table(tables, "ablation-scoring")
+    assert scoring["reference 5 needles found"] == ["+5 points (+5 to +5)", "better"]
+    assert scoring["reference bits per byte"] == ["+0.100 (+0.100 to +0.100)", "worse"]
+    assert "ablation-scoring" not in {one.name for one in ablation_tables(frame(REFERENCE))}
+
+
+def test_an_arm_that_diverged_says_when_and_is_compared_over_the_other_seeds() -> None:
+    arm = rows_of("no-entropy", "idw", {0: 0.8, 1: 0.4}, {0: 3.1, 1: 3.4})
+    gone = Row(task="ablation", metric="diverged", value=120, unit="step", arm="no-entropy", score="idw", seed=2)
+    found = table(ablation_tables(frame(REFERENCE, arm, [gone])), "ablation-5-needles")
+    assert found["no-entropy"] == [
+        "60% ± 254; 1 diverged (after step 120)",
+        "−10 points (−10 to −10)",
+        "worse",
+    ]
+    all_gone = table(ablation_tables(frame(REFERENCE, [gone])), "ablation-5-needles")
+    assert all_gone["no-entropy"] == ["1 diverged (after step 120)", "–", "–"]
+
+
+def test_text_on_which_a_model_diverged_is_no_number() -> None:
+    arm = rows_of("no-gate", "idw", {0: 0.7, 1: 0.3, 2: 0.5}, {0: float("nan"), 1: 3.2, 2: 3.1})
+    bits = table(ablation_tables(frame(REFERENCE, arm)), "ablation-bits")
+    assert bits["no-gate"][0] == "3.150 ± 0.635"
+
+
+def test_the_report_has_them_and_other_runs_do_not() -> None:
+    names = [one.name for one in build_tables(frame(REFERENCE))]
+    assert names[:2] == ["ablation-5-needles", "ablation-bits"]
+    assert "ablation-5-needles-1024" in names
+    with pytest.raises(StopIteration):
+        table(build_tables(frame([Row(task="ppl", metric="perplexity", value=3.0, model="gdn")])), "ablation-bits")
