@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.rows import Row
 
 SHIPPED = Path(__file__).parent / "checkpoints"
-TASKS = ("niah", "ppl")
+TASKS = ("niah", "ppl", "gates", "addressing", "cost")
 
 
 def load_model(
@@ -135,11 +136,12 @@ def evaluate(
 
     Args:
         model: what `load_model` returns.
-        task: ``ppl`` (perplexity) or ``niah`` (needles in a haystack).
+        task: ``ppl`` (perplexity), ``niah`` (needles in a haystack), ``gates``, ``addressing`` or ``cost``.
         data: ``embedded``, or a folder of ``<set>/<split>.jsonl[.gz]``.
         sets: which sets' test splits; by default every one for perplexity, and for haystacks the usual one.
         progress: called with the number of tokens read since its last call.
-        settings: fields of `tasks.perplexity.PerplexitySettings` or `tasks.niah.NiahSettings`.
+        settings: fields of `tasks.perplexity.PerplexitySettings` (also for gates and addressing),
+            `tasks.niah.NiahSettings` or `tasks.cost.CostSettings`.
 
     Raises:
         UserError: an unknown task, set or setting, or settings that do not fit.
@@ -149,8 +151,9 @@ def evaluate(
 
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    measure = _perplexity if task == "ppl" else _niah
-    names = sets or (default_sets(data) if task == "ppl" else [default_haystack(data)])
+    measures = {"ppl": _perplexity, "niah": _niah, "cost": _cost}
+    measure = measures.get(task) or partial(_inside, task)
+    names = sets or ([default_haystack(data)] if task == "niah" else default_sets(data))
     rows: list[Row] = []
     for name in names:
         rows += measure(model, load_set(data, name, "test"), settings, progress)
@@ -181,6 +184,26 @@ def _niah(model: Any, text_set: TextSet, settings: dict[str, Any], progress: Cal
     checked = NiahSettings(**listed)
     result = evaluate_niah(model, text_set, checked, tokenizer_of(model.config), progress)
     return niah_rows(model, text_set, checked, result)
+
+
+def _inside(
+    task: str, model: Any, text_set: TextSet, settings: dict[str, Any], progress: Callable[[int], None] | None
+) -> list[Row]:
+    from fwpkm_eval.runs.measures import MEASURES
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+    return MEASURES[task](model, text_set, _known(settings, PerplexitySettings), progress or _ignore)
+
+
+def _cost(model: Any, text_set: TextSet, settings: dict[str, Any], progress: Callable[[int], None] | None) -> list[Row]:
+    from fwpkm_eval.runs.measures import MEASURES
+    from fwpkm_eval.tasks.cost import CostSettings
+
+    return MEASURES["cost"](model, text_set, _known(settings, CostSettings), progress or _ignore)
+
+
+def _ignore(tokens: int) -> None:
+    """The progress of who asks for none."""
 
 
 def _known(settings: dict[str, Any], kind: type) -> dict[str, Any]:

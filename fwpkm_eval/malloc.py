@@ -53,3 +53,9 @@ def tune_malloc() -> bool:
         accepted[0] = mallopt(_MALLOPT["MALLOC_MMAP_THRESHOLD_"], _LARGEST_OLD_MMAP_THRESHOLD)
     os.environ.update(tuned_environment())
     return all(accepted)
+
+
+def release_freed_memory() -> None:
+    """Gives back to the system what malloc keeps, so that what a process holds is what it uses; only on glibc."""
+    if is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)

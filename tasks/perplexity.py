@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fwpkm_eval.data import TextSet
-    from fwpkm_eval.data.stream import Segment
+    from fwpkm_eval.data.stream import Segment, TokenStream
     from fwpkm_eval.data.tokenizers import Tokenizer
     from fwpkm_eval.runs.rows import Row
 
@@ -146,25 +146,46 @@ def evaluate_perplexity(
     settings: PerplexitySettings,
     tokenizer: Tokenizer,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[Any], None] | None = None,
 ) -> PerplexityResult:
     """Reads the set once and scores each of its tokens once.
 
-    ``progress`` is called with the number of tokens read since its last call. A loss that is not finite is
+    ``progress`` is called with the number of tokens read since its last call, ``watch`` with each state in which
+    the memory starts anew, before anything is read. A loss that is not finite is
     kept as it is (see `PerplexityResult.diverged`): a memory that diverges is a result, not an error.
     Raises UserError for an empty set.
     """
+    stream = token_stream(text_set, tokenizer, settings.tokens)
+    result, _ = read_stream(model, stream, settings, progress=progress, watch=watch)
+    return result
+
+
+def read_stream(
+    model: Any,
+    stream: TokenStream,
+    settings: PerplexitySettings,
+    state: Any = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+    watch: Callable[[Any], None] | None = None,
+) -> tuple[PerplexityResult, Any]:
+    """Reads a stream of tokens as `evaluate_perplexity` reads a set; returns the state after it, too.
+
+    ``state``: whose fast weights to start from (None: as they are before anything was read); it must not be used
+    afterwards. The budget of the settings is the caller's to keep.
+    """
     import torch
 
-    stream = token_stream(text_set, tokenizer, settings.tokens)
     nats = np.empty(stream.n_targets, dtype=np.float32)
     device = model_tensor(model).device
     writes = model.has_fast_weights and not settings.frozen
     started = time.perf_counter()
     with measuring(model):
-        state = None
         for segment in segments(stream, settings.segment, within_documents=settings.scope == "document"):
-            if state is None or _memory_starts_anew(settings.scope, segment):
+            if state is None or (segment.start and _memory_starts_anew(settings.scope, segment)):
                 state = fresh_state(model, settings.segment)
+                if watch is not None:
+                    watch(state)
             else:
                 state = state.fresh_sequence()
             inputs, targets = (torch.from_numpy(tokens).to(device) for tokens in segment)
@@ -184,12 +205,13 @@ def evaluate_perplexity(
                     progress(part.stop - part.start)
             if writes:
                 state = model.flush(state, inplace=True)
-    return PerplexityResult(
+    result = PerplexityResult(
         nats=nats,
         byte_counts=stream.byte_counts[1:],
         positions=stream.document_positions(),
         seconds=time.perf_counter() - started,
     )
+    return result, state
 
 
 def _memory_starts_anew(scope: str, segment: Segment) -> bool:

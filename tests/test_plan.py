@@ -12,7 +12,7 @@ from tiny_models import tiny_config
 from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.jobs import ModelSource, TextSource, guess_job, niah_jobs, perplexity_job
-from fwpkm_eval.runs.plan import PLANS, Plan, estimated_total, plan_of, plan_run
+from fwpkm_eval.runs.plan import PLANS, TASKS, Plan, estimated_total, plan_of, plan_run
 from fwpkm_eval.tasks.niah import NiahSettings
 from fwpkm_eval.tasks.perplexity import PerplexitySettings
 
@@ -147,6 +147,19 @@ def test_parts_of_a_plan() -> None:
     assert {job.cell.task for job in plan_run(plan, sources(plan), only=("ppl",)).jobs} == {"ppl"}
     assert {job.cell.task for job in plan_run(plan, sources(plan), only=("niah",)).jobs} == {"niah"}
     assert {job.cell.model for job in plan_run(plan, sources(plan)[:1], only=("ppl",)).jobs} == {plan.models[0]}
+    inside = plan_run(plan, sources(plan), only=("gates", "addressing", "cost")).jobs
+    measured = {task: [job.cell.model for job in inside if job.cell.task == task] for task in TASKS}
+    fwmlp, fwpkm = "gdn+swa:fwmlp@1,3", "gdn+swa:fwpkm@1,3"
+    assert sorted(measured["gates"]) == [fwmlp] * 3 + [fwpkm] * 3
+    assert measured["addressing"] == [fwpkm] * 3
+    assert sorted(measured["cost"]) == sorted(plan.models)
+    assert not measured["ppl"] + measured["niah"]
+
+
+def test_the_command_knows_the_tasks_of_the_plan() -> None:
+    from fwpkm_eval.commands import reproduce
+
+    assert reproduce.TASKS == TASKS
 
 
 def test_what_has_no_plan_is_refused() -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from fwpkm_eval.ablations import ARMS, SCORES, AblationPlan
 from fwpkm_eval.commands import options
 from fwpkm_eval.errors import unknown
-
-if TYPE_CHECKING:
-    from fwpkm_eval.runs.rows import Row
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -92,10 +87,12 @@ def command(
     that was stopped goes on where it was, within a training too.
     """
     from fwpkm_eval.ablations import ablation_plan, models_to_train
-    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
+    from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.data import default_haystack, default_sets, load_set
+    from fwpkm_eval.reporting.tables_ablation import ablation_tables
     from fwpkm_eval.runs.ablation import ablation_jobs
     from fwpkm_eval.runs.jobs import TextSource
+    from fwpkm_eval.runs.rows import rows_to_frame
 
     plan = _changed(ablation_plan(scale), steps, length, samples, tokens)
     sets = default_sets(data)
@@ -144,7 +141,7 @@ def command(
     if as_json:
         print_rows(measured.rows)
     else:
-        _show(measured.rows)
+        print_tables(ablation_tables(rows_to_frame(measured.rows)))
     report_on(out, measured, as_json)
     end(measured)
 
@@ -171,17 +168,3 @@ def _training_sets(data: str) -> tuple[str, ...]:
     if not names:
         raise UserError(f"no set in {data!r} has a train split (a file <set>/train.jsonl): ablations train models")
     return names
-
-
-def _show(rows: Sequence[Row]) -> None:
-    """The report's main tables, in plain text."""
-    from fwpkm_eval.commands.measure import print_table
-    from fwpkm_eval.reporting.tables_ablation import ablation_tables
-    from fwpkm_eval.runs.rows import rows_to_frame
-
-    for table in ablation_tables(rows_to_frame(rows)):
-        if not table.detail:
-            click.echo(f"\n{table.title}")
-            lines = [[cell.text for cell in row] for row in table.rows]
-            right = [name for name, flush in zip(table.columns, table.to_the_right, strict=True) if flush]
-            print_table(table.columns, lines, right)

@@ -16,6 +16,7 @@ import click
 from fwpkm_eval.commands.text_table import aligned
 
 if TYPE_CHECKING:
+    from fwpkm_eval.reporting.table import Table
     from fwpkm_eval.runs.engine import Crew, Job, Outcome
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
     from fwpkm_eval.runs.rows import Row
@@ -132,6 +133,17 @@ def print_rows(rows: Sequence[Row]) -> None:
 def print_table(header: Sequence[str], lines: Sequence[Sequence[object]], right: Sequence[str]) -> None:
     """A table on standard output, or a word that there is nothing to show."""
     click.echo(aligned(header, lines, right) if lines else "nothing was measured")
+
+
+def print_tables(tables: Sequence[Table], *, details: bool = False) -> None:
+    """The report's tables in plain text, those with details only if asked for."""
+    for table in tables:
+        if details or not table.detail:
+            lines = [[cell.text for cell in row] for row in table.rows]
+            right = [name for name, flush in zip(table.columns, table.to_the_right, strict=True) if flush]
+            click.echo(f"\n{table.title}\n{aligned(table.columns, lines, right)}")
+    if not tables:
+        click.echo("nothing was measured")
 
 
 def _described(text: TextSource) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.jobs import ModelSource
     from fwpkm_eval.runs.plan import Plan, Planned
 
-TASKS = ("ppl", "niah")
+TASKS = ("ppl", "niah", "gates", "addressing", "cost")
 
 
 def _tasks(text: str) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables_harness import harness_tables
 from fwpkm_eval.reporting.tables_ablation import ablation_tables
+from fwpkm_eval.reporting.tables_cost import cost_tables
+from fwpkm_eval.reporting.tables_memory import addressing_tables, gate_tables
 from fwpkm_eval.reporting.tables_niah import detail_tables, needle_count_tables, recall_tables
 from fwpkm_eval.reporting.tables_published import published_tables
 from fwpkm_eval.reporting.tables_speed import bench_tables, reading_speed_tables
@@ -29,9 +31,12 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
         *perplexity_tables(text_results(frame), scale, sets),
         *harness_tables(frame),
         *ablation_tables(frame),
+        *cost_tables(frame),
         *bench_tables(frame),
         *reading_speed_tables(frame),
         *detail_tables(frame, exact),
+        *gate_tables(frame),
+        *addressing_tables(frame),
     ]
     return [*tables, *published_tables()] if tables else []
 

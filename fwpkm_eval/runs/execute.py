@@ -30,6 +30,8 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
     Raises: UserError: the weights or the text are no longer those that the cell names, or the task refuses
         the settings.
     """
+    from fwpkm_eval.runs.measures import MEASURES
+
     cell = job.cell
     task, settings = cell.task, dict(cell.settings)
     text_set = _planned_text(job.data, settings["data"])
@@ -40,6 +42,8 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
         measured = {"rows": _perplexity(_model(job, settings), text_set, settings, report)}
     elif task == "trace":
         measured = _trace(_model(job, settings), text_set, settings, report)
+    elif task in MEASURES:
+        measured = {"rows": MEASURES[task](_model(job, settings), text_set, settings["task"], report)}
     elif task == "ablation":
         from fwpkm_eval.runs.ablation import measure_ablation
 

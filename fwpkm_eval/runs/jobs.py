@@ -59,16 +59,21 @@ def read_source(checkpoint: Path, device: str = "cpu", dtype: str = "float32") -
 
 def perplexity_job(model: ModelSource, text: TextSource, settings: PerplexitySettings) -> Job:
     """One reading of one set."""
-    from fwpkm_eval.data.tokenizers import ByteTokenizer
     from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
 
     frozen = settings.frozen and model.has_fast_weights
+    label = f"{model.name}  perplexity of {text.text_set.name}{', frozen' if frozen else ''}"
+    work = tokens_of(model, text, settings.tokens)
+    return job_on_text("ppl", model, text, asdict(settings), PERPLEXITY_VERSION, label, work)
+
+
+def tokens_of(model: ModelSource, text: TextSource, budget: int | None) -> int:
+    """About how many tokens of a text this model reads within a budget (None: all)."""
+    from fwpkm_eval.data.tokenizers import ByteTokenizer
+
     bytes_per_token = 1 if model.config.tokenizer == ByteTokenizer.name else 4
     work = text.text_set.text_bytes // bytes_per_token + len(text.text_set.documents)
-    if settings.tokens is not None:
-        work = min(work, settings.tokens)
-    label = f"{model.name}  perplexity of {text.text_set.name}{', frozen' if frozen else ''}"
-    return _job("ppl", model, text, asdict(settings), PERPLEXITY_VERSION, label, work)
+    return work if budget is None else min(work, budget)
 
 
 def niah_jobs(model: ModelSource, text: TextSource, settings: NiahSettings) -> list[Job]:
@@ -91,7 +96,7 @@ def niah_jobs(model: ModelSource, text: TextSource, settings: NiahSettings) -> l
                 if model.has_fast_weights:
                     label += f", written every {write_chunks[0]}"
                 work = settings.samples * (length * readings + 100 * len(settings.protocols))
-                jobs.append(_job("niah", model, text, asdict(one), NIAH_VERSION, label, work))
+                jobs.append(job_on_text("niah", model, text, asdict(one), NIAH_VERSION, label, work))
     return jobs
 
 
@@ -118,15 +123,16 @@ def biggest_first(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: -job.work)
 
 
-def _job(
+def job_on_text(
     task: str,
     model: ModelSource,
     text: TextSource,
     settings: dict[str, Any],
-    version: int,
+    version: int | list[int],
     label: str,
     work: int,
 ) -> Job:
+    """A cell of one model and one text, with all that can change its value in the key."""
     from fwpkm_eval.devices import resolve_device, resolve_dtype
     from fwpkm_eval.kernels.backends import resolve_backend
     from fwpkm_eval.reference_models.gated_delta import delta_rule_backend

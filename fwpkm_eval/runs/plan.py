@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.engine import Job
     from fwpkm_eval.tasks.niah import NiahSettings
 
-TASKS = ("ppl", "niah")
+TASKS = ("ppl", "niah", "gates", "addressing", "cost")
 TEST_SPLIT = "test"
 
 
@@ -53,7 +53,8 @@ class NeedlePlan:
 class Plan:
     """A scale's plan.
 
-    ``tokens`` is the budget of perplexity for each set, by name, "" for any other; ``tokens_per_second``
+    ``tokens`` is the budget of perplexity for each set, by name, "" for any other; ``tokens_inside`` that of gates
+    and addressing, for every set, and of the cost of reading; ``tokens_per_second``
     what one core reads, by memory, "" for none (only to estimate how long it takes).
     """
 
@@ -61,6 +62,7 @@ class Plan:
     tokens: Mapping[str, int]
     needles: tuple[NeedlePlan, ...]
     tokens_per_second: Mapping[str, float]
+    tokens_inside: int = 16 * 1024
 
 
 BOTH_WAYS: Mapping[str, tuple[int | str, ...]] = {"fwpkm": ("haystack", 1024), "fwmlp": (1024,)}
@@ -130,10 +132,12 @@ def plan_run(
             raise unknown("task", task, TASKS)
     jobs: list[Job] = []
     texts: dict[str, TextSource] = {}
-    if "ppl" in only:
+    if only - {"niah"}:
         texts = {name: TextSource(data, load_set(data, name, TEST_SPLIT)) for name in default_sets(data)}
-        for model in models:
+    for model in models:
+        if "ppl" in only:
             jobs += _perplexity(plan, model, texts.values(), seed)
+        jobs += _inside(plan, model, list(texts.values()), only, seed)
     if "niah" in only:
         name = default_haystack(data)
         haystack = texts.setdefault(name, TextSource(data, load_set(data, name, TEST_SPLIT)))
@@ -172,6 +176,23 @@ def _perplexity(plan: Plan, model: ModelSource, texts: Iterable[TextSource], see
         jobs.append(perplexity_job(model, text, settings))
         if model.has_fast_weights:
             jobs.append(perplexity_job(model, text, replace(settings, frozen=True)))
+    return jobs
+
+
+def _inside(plan: Plan, model: ModelSource, texts: Sequence[TextSource], only: set[str], seed: int) -> list[Job]:
+    """Gates and addressing on every set, where the model has them, and the cost on the first."""
+    from fwpkm_eval.runs.measures import addressing_job, cost_job, gates_job, has_gates
+    from fwpkm_eval.tasks.cost import CostSettings
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
+
+    settings = PerplexitySettings(tokens=plan.tokens_inside, seed=seed)
+    jobs = []
+    if "gates" in only and has_gates(model):
+        jobs += [gates_job(model, text, settings) for text in texts]
+    if "addressing" in only and model.config.spec.layers("fwpkm"):
+        jobs += [addressing_job(model, text, settings) for text in texts]
+    if "cost" in only:
+        jobs.append(cost_job(model, texts[0], CostSettings(tokens=plan.tokens_inside, seed=seed)))
     return jobs
 
 

@@ -1,0 +1,115 @@
+"""Cost: what is timed is what is said, and the model comes out of it as it went in."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from fwpkm_eval.bench.memory import resident_bytes
+from fwpkm_eval.data import Document, TextSet, hash_documents
+from fwpkm_eval.data.tokenizers import ByteTokenizer
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.malloc import is_glibc, release_freed_memory
+from fwpkm_eval.reference_models.flops import flops_per_token
+from fwpkm_eval.reference_models.parameters import count_parameters
+from fwpkm_eval.reporting.tables_cost import cost_tables
+from fwpkm_eval.runs.rows import Row, rows_to_frame
+from fwpkm_eval.tasks import cost
+from fwpkm_eval.tasks.cost import CostResult, CostSettings, Timed, cost_rows, evaluate_cost
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DOCUMENTS = (Document("0", "How much wood would a woodchuck chuck? " * 20),)
+SET = TextSet("verses", "test", DOCUMENTS, "path", None, "made for a test", hash_documents(DOCUMENTS))
+SETTINGS = CostSettings(tokens=300, segment=128, steps=2, rows=2, row_tokens=64)
+
+
+def test_what_is_timed_and_that_the_model_stays_as_it_is() -> None:
+    model = tiny_model("gdn+swa:fwpkm@1").eval()
+    before = model.weights_hash
+    told: list[int] = []
+    started = time.perf_counter()
+    result = evaluate_cost(model, SET, SETTINGS, ByteTokenizer(), told.append)
+    seconds = time.perf_counter() - started
+    assert result.training is not None
+    assert (result.reading.tokens, result.training.tokens) == (300, 2 * 2 * 64)
+    assert sum(told) == 300 + 256
+    assert 0 < result.reading.seconds + result.training.seconds < seconds
+    assert min(result.reading.peak_memory, result.training.peak_memory) > 2**20
+    assert model.weights_hash == before
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_training_can_be_left_out() -> None:
+    result = evaluate_cost(tiny_model("gdn"), SET, replace(SETTINGS, steps=0), ByteTokenizer())
+    assert result.training is None
+
+
+@pytest.mark.skipif(not is_glibc(), reason="malloc_trim is glibc's")
+def test_memory_that_was_freed_before_is_not_counted() -> None:
+    # Small blocks below a last one that is kept: malloc cannot give them back by itself at the end of its heap.
+    blocks = [ctypes.create_string_buffer(2**16) for _ in range(2000)]
+    last = ctypes.create_string_buffer(2**10)
+    held = resident_bytes()
+    blocks.clear()
+    release_freed_memory()
+    assert resident_bytes() < held - 2**26
+    assert len(last) == 2**10
+
+
+@pytest.mark.parametrize("name", ["gdn+swa", "gdn+swa:pkm@0+fwpkm@1"])
+def test_rows(name: str) -> None:
+    model = tiny_model(name)
+    result = CostResult(Timed(1000, 2.0, 5 * 2**20), Timed(512, 4.0, 7 * 2**20))
+    rows = {(row.metric, row.protocol, row.arm): row for row in cost_rows(model, SET, SETTINGS, result)}
+    values = {key: row.value for key, row in rows.items()}
+    assert [values["parameters", "", ""], values["active_parameters", "", ""]] == [*count_parameters(model.config)]
+    assert values["flops_per_token", "", ""] == flops_per_token(model.config, 128).total
+    if model.has_fast_weights:
+        frozen, memory = values["flops_per_token", "", "frozen"], values["memory_flops_per_token", "", ""]
+        assert frozen == flops_per_token(model.config, 128, writes=False).total
+        assert (frozen or 0) < (values["flops_per_token", "", ""] or 0)
+        assert 0 < (memory or 0) < (frozen or 0)
+    else:
+        assert ("flops_per_token", "", "frozen") not in rows
+    assert values["tokens_per_second", "reading", ""] == 500
+    assert values["samples_per_second", "reading", ""] == 500 / 128
+    assert values["samples_per_second", "training", ""] == 1
+    assert values["peak_memory", "training", ""] == 7 * 2**20
+    assert {row.length for row in rows.values()} == {128}
+
+
+def test_the_table_holds_speeds_against_the_same_backbone() -> None:
+    rows: list[Row] = []
+    for name, seconds in (("gdn+swa", 2.0), ("gdn+swa:fwpkm@1", 5.0)):
+        rows += cost_rows(tiny_model(name), SET, SETTINGS, CostResult(Timed(1280, seconds, 2**20)))
+    [table] = cost_tables(rows_to_frame(rows))
+    lines = {row[0].text: [cell.text for cell in row] for row in table.rows}
+    assert lines["gdn+swa"][5:7] == ["5", "–"]
+    assert lines["gdn+swa:fwpkm@1"][5:9] == ["2", "40%", "–", "–"]
+
+
+@pytest.mark.parametrize("changes", [{"tokens": 0}, {"rows": 0}, {"steps": -1}, {"segment": -4}])
+def test_settings_that_cannot_work(changes: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="must be"):
+        replace(SETTINGS, **changes)
+
+
+def test_warm_up_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    whole = cost.read_stream
+
+    def noted(model, stream, *rest, **options):  # type: ignore[no-untyped-def]
+        read.append(stream.n_targets)
+        return whole(model, stream, *rest, **options)
+
+    monkeypatch.setattr(cost, "read_stream", noted)
+    result = evaluate_cost(tiny_model("gdn"), SET, replace(SETTINGS, steps=0), ByteTokenizer())
+    assert read == [cost.WARM_UP, 300]
+    assert result.reading.tokens == 300
+    assert torch.is_grad_enabled()
