@@ -27,6 +27,8 @@ COMMANDS = {
     "gates": "Measure how much each memory layer's gate lets through.",
     "addressing": "Measure how evenly the slots of each memory are used.",
     "cost": "Count parameters and FLOPs, and time reading and training.",
+    "continual": "Adapt a memory to one domain after the other, and test it on all of them.",
+    "longbench": "Measure how well answers to questions about long texts are predicted.",
     "ablate": "Measure what each part of FwPKM is worth: trains each arm with several seeds.",
     "train": "Train one model.",
     "soak": "Try to lose results: kills, damaged and hostile input, repetition, very long readings.",

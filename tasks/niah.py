@@ -40,7 +40,7 @@ from fwpkm_eval.tasks.reading import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
 
@@ -345,12 +345,21 @@ class _Meter:
 def readings_per_sample(settings: NiahSettings, *, has_fast_weights: bool, write_chunk: int | str) -> int:
     """How many times a sample's haystack is read in all: what a sample costs, in units of its length."""
     open_book, published = OPEN_BOOK in settings.protocols, PUBLISHED in settings.protocols
-    if not has_fast_weights:
-        return int(open_book or published)
-    if settings.scope == "sample":
-        asked_again = 1 if write_chunk == HAYSTACK else len(set(settings.passes))
-        return max(settings.passes) + asked_again * open_book
+    if settings.scope == "sample" or not has_fast_weights:
+        return readings_of(
+            settings.passes, settings.protocols, has_fast_weights=has_fast_weights, write_chunk=write_chunk
+        )
     return sum(
         (passes + open_book) * bool({OPEN_BOOK, CLOSED_BOOK} & set(settings.protocols)) + passes * published
         for passes in settings.passes
     )
+
+
+def readings_of(
+    passes: Sequence[int], protocols: Sequence[str], *, has_fast_weights: bool, write_chunk: int | str
+) -> int:
+    """How many times `tasks.reading` reads one haystack for all of these passes and protocols, from a fresh memory."""
+    if not has_fast_weights:
+        return int(bool({OPEN_BOOK, PUBLISHED} & set(protocols)))
+    asked_again = 1 if write_chunk == HAYSTACK else len(set(passes))
+    return max(passes) + asked_again * (OPEN_BOOK in set(protocols))

@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.rows import Row
 
 
-def _passes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
-        raise UserError(f"passes {text!r} are not numbers of readings, such as 1,2,4")
-    return tuple(dict.fromkeys(int(part) for part in parts))
-
-
 def _write_chunks(text: str) -> tuple[int | str, ...]:
     parts = [part.strip() for part in text.split(",")]
     return tuple(dict.fromkeys(part if part == "haystack" else parse_size(part) for part in parts))
@@ -42,7 +35,7 @@ def _depths(text: str) -> tuple[float, ...]:
 @click.option("--lengths", type=options.SIZES, default="4K", show_default=True, help="Haystack lengths in tokens.")
 @click.option(
     "--passes",
-    type=options.Parsed("passes", _passes),
+    type=options.PASSES,
     default="1,2,4",
     show_default=True,
     help="Readings before the question.",

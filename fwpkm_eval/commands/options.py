@@ -52,6 +52,13 @@ def _model_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_model_name(name) for name in split_model_names(text)))
 
 
+def _passes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+        raise UserError(f"passes {text!r} are not numbers of readings, such as 1,2,4")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def _engine(text: str) -> str:
     if text not in ENGINES:
         raise unknown("engine", text, ENGINES)
@@ -70,6 +77,8 @@ SIZES = Parsed("sizes", parse_sizes)
 """A list of sizes or counts, ``4K,32K`` or ``1,2,4`` -> a tuple of int."""
 WRITE_CHUNK = Parsed("write chunk", _write_chunk)
 """How often a reading is written: ``512`` -> 512, or ``haystack`` (once, at its end)."""
+PASSES = Parsed("passes", _passes)
+"""Numbers of readings, ``0,1,2`` -> a tuple of int."""
 MODEL = Parsed("model", _model_name)
 """A model's name, checked -> its canonical name."""
 MODELS = Parsed("models", _model_names)

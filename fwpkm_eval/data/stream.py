@@ -45,6 +45,15 @@ class TokenStream:
         """The position of each of tokens[start:stop] within its document, whose first token is at 0."""
         return self._places(start, stop) - self.document_starts[self.document_indices(start, stop)]
 
+    def part(self, start: int, stop: int) -> TokenStream:
+        """tokens[start:stop] as a stream of its own, whose first token is only read.
+
+        A document begun before it counts as starting with its second token.
+        """
+        starts = self.document_starts[(self.document_starts > start + 1) & (self.document_starts < stop)] - start
+        starts = np.concatenate([np.ones(1, dtype=np.int64), starts])
+        return TokenStream(self.tokens[start:stop], starts, self.byte_counts[start:stop])
+
     def _places(self, start: int, stop: int | None) -> IntArray:
         if start < 1:
             raise ValueError("the first token of a stream belongs to no document")

@@ -9,7 +9,9 @@ from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables_harness import harness_tables
 from fwpkm_eval.reporting.tables_ablation import ablation_tables
+from fwpkm_eval.reporting.tables_continual import continual_tables
 from fwpkm_eval.reporting.tables_cost import cost_tables
+from fwpkm_eval.reporting.tables_longbench import longbench_tables
 from fwpkm_eval.reporting.tables_memory import addressing_tables, gate_tables
 from fwpkm_eval.reporting.tables_niah import detail_tables, needle_count_tables, recall_tables
 from fwpkm_eval.reporting.tables_published import published_tables
@@ -30,6 +32,8 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
         *needle_count_tables(exact),
         *perplexity_tables(text_results(frame), scale, sets),
         *harness_tables(frame),
+        *longbench_tables(frame),
+        *continual_tables(frame),
         *ablation_tables(frame),
         *cost_tables(frame),
         *bench_tables(frame),

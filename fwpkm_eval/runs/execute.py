@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import fwpkm_eval
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 GUESS = "guess"
 """The name in the place of a model's for the floor: random digits."""
 
+Load = Callable[[str, str, str], TextSet]
+"""Reads a split of a set: (data, name, split)."""
+
 MODELS_KEPT = 2
 """Models that a worker keeps loaded for its next cells."""
 
@@ -30,11 +33,12 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
     Raises: UserError: the weights or the text are no longer those that the cell names, or the task refuses
         the settings.
     """
-    from fwpkm_eval.runs.measures import MEASURES
+    from fwpkm_eval.data.questions import QuestionSet
+    from fwpkm_eval.runs.measures import MEASURES, measure_continual, measure_longbench
 
     cell = job.cell
     task, settings = cell.task, dict(cell.settings)
-    text_set = _planned_text(job.data, settings["data"])
+    text_set = _planned_text(job.data, settings["data"], _questions if task == "longbench" else _text_set)
     measured: dict[str, Any]
     if cell.model == GUESS:
         measured = {"rows": _guess(text_set, settings)}
@@ -44,6 +48,12 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
         measured = _trace(_model(job, settings), text_set, settings, report)
     elif task in MEASURES:
         measured = {"rows": MEASURES[task](_model(job, settings), text_set, settings["task"], report)}
+    elif task == "continual":
+        domains = [_planned_text(job.data, named) for named in settings["task"]["domains"]]
+        measured = {"rows": measure_continual(_model(job, settings), domains, settings["task"], report)}
+    elif task == "longbench":
+        assert isinstance(text_set, QuestionSet)
+        measured = {"rows": measure_longbench(_model(job, settings), text_set, settings["task"], report)}
     elif task == "ablation":
         from fwpkm_eval.runs.ablation import measure_ablation
 
@@ -129,17 +139,23 @@ def _load_model(checkpoint: str, device: str, dtype: str) -> tuple[Any, str]:
     return model, model.weights_hash
 
 
-def _planned_text(data: str, named: Mapping[str, str]) -> TextSet:
-    """The set that a cell names. Raises UserError if its text is no longer the same."""
-    text_set = _text_set(data, named["name"], named["split"])
-    if text_set.sha256 != named["sha256"]:
-        raise UserError(f"set {text_set.name!r} has changed since this run was planned: start the run again")
-    return text_set
-
-
 @functools.lru_cache(maxsize=8)
 def _text_set(data: str, name: str, split: str) -> TextSet:
     return load_set(data, name, split)
+
+
+def _questions(data: str, name: str, split: str) -> TextSet:
+    from fwpkm_eval.data.questions import load_questions
+
+    return load_questions(data, name)
+
+
+def _planned_text(data: str, named: Mapping[str, str], load: Load = _text_set) -> TextSet:
+    """The set that a cell names. Raises UserError if its text is no longer the same."""
+    text_set = load(data, named["name"], named["split"])
+    if text_set.sha256 != named["sha256"]:
+        raise UserError(f"set {text_set.name!r} has changed since this run was planned: start the run again")
+    return text_set
 
 
 def peak_memory() -> int | None:
