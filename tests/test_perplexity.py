@@ -76,22 +76,62 @@ def test_equals_one_token_at_a_time(scope: str) -> None:
     np.testing.assert_allclose(result.nats, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:pkm@1+fwpkm@0"])
-def test_real_models_are_scored_as_one_token_at_a_time(name: str) -> None:
-    text = VERSE * 4
-    result = measure(tiny_model(name), text, segment=90, block=32, write_chunk=24)
+@pytest.mark.parametrize("scope", ["stream", "document", "segment"])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:pkm@1+fwpkm@0", "gdn+fa"])
+def test_real_models_are_scored_as_one_token_at_a_time(name: str, frozen: bool, scope: str) -> None:
+    """Segment borders fall into writes, blocks into segments, and a document ends amid a segment."""
+    texts = (VERSE * 3, VERSE[:20])
+    result = measure(tiny_model(name), *texts, segment=90, block=32, write_chunk=24, scope=scope, frozen=frozen)
     model = tiny_model(name).eval()
     expected = []
     state = model.initial_state()
+    start_of_segment = 0
+    scored = scored_tokens(*texts)
+    second_document = len(texts[0]) + 1
     with torch.no_grad():
-        for place, (token, target) in enumerate(zip([EOS, *text.encode()], scored_tokens(text), strict=True)):
-            if place and place % 90 == 0:
-                state = model.flush(state).fresh_sequence()
-            logits, state = model(torch.tensor([[token]]), state, write_chunk=24)
+        for place, (token, target) in enumerate(zip([EOS, *scored], scored, strict=False)):
+            new_document = scope == "document" and place == second_document
+            if place - start_of_segment == 90 or new_document:
+                start_of_segment = place
+                state = (state if frozen else model.flush(state)).fresh_sequence()
+                if scope == "segment" or new_document:
+                    state = model.initial_state()
+            updates: Any = "off" if frozen else "stream"
+            logits, state = model(torch.tensor([[token]]), state, updates=updates, write_chunk=24)
             assert logits is not None
             expected.append(-float(torch.log_softmax(logits[0, 0].double(), 0)[target]))
     np.testing.assert_allclose(result.nats, expected, rtol=1e-4)
-    assert np.abs(result.nats - measure(tiny_model(name), text, frozen=True).nats).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0"])
+def test_what_distinguishes_the_scopes_of_a_real_model(name: str) -> None:
+    """Each scope starts its memory anew at another place, and from there on its losses are its own."""
+    texts = (VERSE * 3, VERSE[:20])
+
+    def nats(**settings: Any) -> Any:
+        return measure(tiny_model(name), *texts, segment=60, write_chunk=24, **settings).nats
+
+    stream, document, segment, frozen = nats(), nats(scope="document"), nats(scope="segment"), nats(frozen=True)
+    first_segment, first_document = slice(0, 60), slice(0, len(texts[0]) + 1)
+    np.testing.assert_array_equal(stream[first_segment], segment[first_segment])
+    np.testing.assert_allclose(stream[first_document], document[first_document], rtol=1e-5)  # cut at other places
+    assert np.abs(stream[60:] - segment[60:]).max() > 1e-4
+    assert np.abs(stream[first_document.stop :] - document[first_document.stop :]).max() > 1e-4
+    np.testing.assert_array_equal(stream[:25], frozen[:25])  # a write of 24 tokens comes with the token after them
+    assert np.abs(stream[25:60] - frozen[25:60]).max() > 1e-4
+
+
+def test_the_defaults_are_the_published_protocol() -> None:
+    from fwpkm_eval.commands.ppl import PUBLISHED_BUDGET, command
+    from fwpkm_eval.reference_models.config import model_config
+
+    settings = PerplexitySettings()
+    assert (settings.segment, settings.scope, settings.frozen, settings.write_chunk) == (4096, "stream", False, None)
+    assert model_config("gdn:fwpkm@2,6,10", "paper").chunk_size == 512
+    assert PUBLISHED_BUDGET == 8 * 2**20
+    defaults = {option.name: option.default for option in command.params}
+    assert (defaults["segment"], defaults["scope"], defaults["frozen"]) == ("4K", "stream", "also")
 
 
 def test_how_the_text_is_cut_into_calls_changes_nothing() -> None:
