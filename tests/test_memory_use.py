@@ -38,10 +38,10 @@ def memory_layer(model: LanguageModel, number: int) -> FwPKMLayer | FwMLPLayer:
 
 
 def test_use_of_slots_by_the_formulas() -> None:
-    # Four of eight slots read 3, 1, 1 and 3 times: 6 of 8 reads collide, and p = 3/8, 1/8, 1/8, 3/8.
-    use = slot_use(np.array([3, 0, 1, 1, 0, 3, 0, 0]), 8)
+    # Four of eight slots read 4, 1, 1 and 2 times: 6 of 8 reads collide, and p = 4/8, 1/8, 1/8, 2/8.
+    use = slot_use(np.array([4, 0, 1, 1, 0, 2, 0, 0]), 8)
     assert (use.collision_rate, use.coverage, use.reads) == (0.75, 0.5, 8)
-    assert use.kl_to_uniform == pytest.approx(2 * 3 / 8 * math.log(3) + 2 * 1 / 8 * math.log(1))
+    assert use.kl_to_uniform == pytest.approx(4 / 8 * math.log(4) + 2 * 1 / 8 * math.log(1) + 2 / 8 * math.log(2))
     even, single = slot_use(np.full(16, 5), 16), slot_use(np.array([7]), 16)
     assert (even.collision_rate, even.coverage, even.kl_to_uniform) == pytest.approx((1.0, 1.0, 0.0))
     assert (single.coverage, single.kl_to_uniform) == pytest.approx((1 / 16, math.log(16)))
