@@ -286,15 +286,17 @@ def test_the_command(
         (["--length", "1K"], "too short for 64 needles"),
     ],
 )
-def test_wrong_use_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["ablate", *arguments, "--dry-run"]) == 2
+def test_wrong_use_is_one_line(
+    data: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ablate", "--data", data, *arguments, "--dry-run"]) == 2
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1
 
 
-def test_a_dry_run_names_what_would_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["ablate", "--dry-run"]) == 0
+def test_a_dry_run_names_what_would_be_trained(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ablate", "--data", data, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "54 models to train and measure, 400 steps each"
     assert "no-lookahead, dot, seed 2" in lines

@@ -86,7 +86,7 @@ def command(
     taken away, and asked for needles and perplexity. Without --out the results go to runs/ablation-SCALE. A run
     that was stopped goes on where it was, within a training too.
     """
-    from fwpkm_eval.ablations import ablation_plan, models_to_train
+    from fwpkm_eval.ablations import ablated_config, ablation_plan, models_to_train
     from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.data import default_haystack, default_sets, load_set
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
@@ -95,11 +95,13 @@ def command(
     from fwpkm_eval.runs.rows import rows_to_frame
 
     plan = _changed(ablation_plan(scale), steps, length, samples, tokens)
+    trained = models_to_train(arms, scores)
+    for one in trained:
+        ablated_config(model or plan.model, scale, plan, one)  # refuses what cannot be, before any text is read
     sets = default_sets(data)
     if plan.text not in sets:  # a folder of the user's own
         plan = replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
     out = out or Path("runs") / f"ablation-{scale}"
-    trained = models_to_train(arms, scores)
     haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
     text = TextSource(data, load_set(data, plan.text, "test"))
     jobs = ablation_jobs(
