@@ -79,7 +79,7 @@ class SlotCounts:
     def wrote(self, write: Write) -> None:
         slots, counts = np.unique(write.slots.cpu().numpy(), return_counts=True)
         self.writes.append(slot_use(counts, len(self.counts)))
-        self.counts[slots] += 1
+        self.counts[slots] += counts
 
     def copy(self) -> SlotCounts:
         return SlotCounts(self.counts.copy(), list(self.writes))

@@ -107,7 +107,7 @@ def trace_job(model: ModelSource, text: TextSource, settings: TraceSettings) -> 
     readings = settings.passes + (settings.protocol == OPEN_BOOK)
     work = len(settings.samples) * (settings.length * readings + 100)
     label = f"{model.name}  trace of {settings.needles} needles in {format_size(settings.length)}"
-    return _job("trace", model, text, asdict(settings), TRACE_VERSION, label, work)
+    return job_on_text("trace", model, text, asdict(settings), TRACE_VERSION, label, work)
 
 
 def guess_job(text: TextSource, settings: NiahSettings) -> Job:
