@@ -112,7 +112,7 @@ def command(
         scale=scale,
         haystack=haystack,
         text=text,
-        checkpoints=out / "checkpoints",
+        checkpoints=(out / "checkpoints").absolute(),
     )
     if dry_run:
         for job in jobs:
