@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from fwpkm_eval.reporting.measurements import niah_results, text_results
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.table import Table
-from fwpkm_eval.reporting.tables_harness import harness_tables
 from fwpkm_eval.reporting.tables_ablation import ablation_tables
 from fwpkm_eval.reporting.tables_continual import continual_tables
 from fwpkm_eval.reporting.tables_cost import cost_tables
+from fwpkm_eval.reporting.tables_harness import harness_tables
 from fwpkm_eval.reporting.tables_longbench import longbench_tables
 from fwpkm_eval.reporting.tables_memory import addressing_tables, gate_tables
 from fwpkm_eval.reporting.tables_niah import detail_tables, needle_count_tables, recall_tables
