@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.data.stream import token_stream
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.tasks.describe import describe_model, fresh_state
+from fwpkm_eval.tasks.describe import describe_model, fresh_state, yarn_arm
 from fwpkm_eval.tasks.perplexity import PerplexityResult, PerplexitySettings, read_stream
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def evaluate_continual(
         frozen=not settings.test_writes,
         seed=settings.seed,
     )
-    memory = fresh_state(model)
+    memory = fresh_state(model, settings.segment)
     cost: list[PerplexityResult] = []
 
     def test() -> list[PerplexityResult]:
@@ -147,6 +147,7 @@ def continual_rows(
                 "protocol": f"after {domains[stage - 1].name}" if stage else "",
                 "write_chunk": str(settings.write_chunk or model.config.chunk_size),
                 "scope": "stream",
+                "arm": yarn_arm(model, settings.segment),
                 "seed": settings.seed,
                 "n": loss.tokens,
                 "seconds": result.seconds,

@@ -103,8 +103,8 @@ def _train(
     """Steps of the training loop, on a copy of the model."""
     import torch
 
+    from fwpkm_eval.training.optimizer import make_optimizer
     from fwpkm_eval.training.recipe import Recipe
-    from fwpkm_eval.training.trainer import make_optimizer
 
     count = settings.rows * (settings.row_tokens + 1)
     tokens = token_stream(text_set, tokenizer, count - 1).tokens

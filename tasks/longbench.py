@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.tasks.describe import describe_model, fresh_state, measuring, model_tensor
+from fwpkm_eval.tasks.describe import describe_model, fresh_state, measuring, model_tensor, yarn_arm
 from fwpkm_eval.tasks.reading import (
     CLOSED_BOOK,
     HAYSTACK,
@@ -115,7 +115,8 @@ def evaluate_longbench(
             exam = exam_of(question, settings, tokenizer, model_tensor(model).device)
             size = exam.answer.shape[1]
             if model.has_fast_weights:
-                answers, _ = memorise_and_answer(reader, exam, fresh_state(model), settings.protocols, settings.passes)
+                memory = fresh_state(model, exam.haystack.shape[1])
+                answers, _ = memorise_and_answer(reader, exam, memory, settings.protocols, settings.passes)
             else:
                 once = answer_without_memory(reader, exam, settings.protocols)
                 answers = {(p, n): once[p] for p in settings.protocols for n in settings.passes}
@@ -167,6 +168,7 @@ def longbench_rows(
             "write_chunk": str(settings.write_chunk) if model.has_fast_weights else "",
             "scope": "sample",
             "protocol": protocol,
+            "arm": yarn_arm(model),
             "seed": settings.seed,
             "seconds": result.seconds,
             "tokens": result.tokens,

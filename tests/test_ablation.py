@@ -24,7 +24,8 @@ from fwpkm_eval.runs.execute import execute
 from fwpkm_eval.runs.jobs import TextSource
 from fwpkm_eval.runs.rows import Row, read_rows_csv
 from fwpkm_eval.training.recipe import Recipe
-from fwpkm_eval.training.trainer import RESUME, Diverged, Trainer
+from fwpkm_eval.training.savepoints import save_points
+from fwpkm_eval.training.trainer import Diverged, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -214,7 +215,7 @@ def test_a_training_that_was_killed_goes_on_and_gives_the_same_rows(
     config, recipe = ModelConfig.from_dict(settings["config"]), Recipe.from_dict(settings["recipe"])
     killed = Trainer(config, recipe, folder, job.data)
     assert len(list(islice(killed.run(save_every_seconds=-1.0), 2))) == 2
-    assert (folder / RESUME).exists()
+    assert save_points(folder)
     told: list[int] = []
     resumed = execute(replace(job, checkpoint=str(folder)), told.append)["rows"]
     assert told_before - sum(told) == 2 * 3 * RECIPE.tokens * 2  # the two steps that were made are not made again

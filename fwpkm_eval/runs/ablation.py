@@ -81,7 +81,7 @@ def ablation_jobs(
             readings = [readings_per_sample(niah, has_fast_weights=True, write_chunk=c) for c in plan.write_chunks]
             if trained.frozen_too:
                 readings.append(readings_per_sample(niah, has_fast_weights=False, write_chunk="haystack"))
-            work = recipe.steps * recipe.tokens * 2 * TRAINED_TOKEN
+            work = recipe.steps * recipe.tokens * recipe.rows * TRAINED_TOKEN
             work += len(plan.needles) * plan.samples * plan.length * sum(readings)
             work += plan.tokens * (2 if trained.frozen_too else 1)
             folder = checkpoints / f"{trained.arm}-{trained.score}-seed{seed}"
@@ -148,7 +148,7 @@ def measure_ablation(
 def _train(config: ModelConfig, recipe: Recipe, folder: Path, data: str, report: Report) -> None:
     """Trains into `folder`, going on where a killed run stopped; a finished checkpoint of the same run is kept."""
     from fwpkm_eval.reference_models.checkpoint import DESCRIPTION, read_description
-    from fwpkm_eval.training.run import run_and_note
+    from fwpkm_eval.training.loggers import loggers
     from fwpkm_eval.training.trainer import Trainer
 
     trainer = Trainer(config, recipe, folder, data)
@@ -160,8 +160,11 @@ def _train(config: ModelConfig, recipe: Recipe, folder: Path, data: str, report:
             raise UserError(f"{folder} holds another model: choose another --out folder, or delete that one")
         return
     trainer.resume()
-    for step in run_and_note(trainer):
-        report(step.tokens * TRAINED_TOKEN)
+    folder.mkdir(parents=True, exist_ok=True)
+    with loggers(folder, config.name, trainer.step) as log:
+        for step in trainer.run():
+            log(step)
+            report(step.tokens * TRAINED_TOKEN)
 
 
 def _as_stored(value: Any) -> Any:
@@ -196,7 +199,7 @@ def _training_rows(model: Any, folder: Path) -> list[Row]:
     """How training went: digits right at its end, and steps that were dropped because they diverged."""
     from fwpkm_eval.reference_models.checkpoint import read_description
     from fwpkm_eval.tasks.describe import describe_model
-    from fwpkm_eval.training.trainer import METRICS
+    from fwpkm_eval.training.loggers import METRICS
 
     about = read_description(folder)["training"]
     common: dict[str, Any] = {**describe_model(model), "tokens": about["tokens"]}
