@@ -36,6 +36,7 @@ COMMANDS = {
     "data": "Show the text sets there are, or prepare them.",
     "models": "Show backbones, memories and scales, and count parameters.",
     "env": "Show versions, devices, memory and settings.",
+    "compare": "Compare the rows of two runs, and fail where one got worse.",
     "report": "Rebuild tables, plots and the report from stored rows.",
 }
 

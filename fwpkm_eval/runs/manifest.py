@@ -70,9 +70,9 @@ def check_or_create(
     manifest = load_manifest(out)
     if manifest is None:
         raise UserError(f"{path} came and went while this run started: try again")
-    differences = _differences(manifest.get("config"), wanted)
-    if differences:
-        named = ", ".join(differences[:3]) + (f" and {len(differences) - 3} more" if len(differences) > 3 else "")
+    found = differences(manifest.get("config"), wanted)
+    if found:
+        named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         raise UserError(f"{out} holds another run: {named}; choose another --out or the same settings")
     manifest |= {name: fact or manifest.get(name) for name, fact in facts.items()}
     manifest |= {"resumed": [*manifest.get("resumed", []), _now()], "finished": None}
@@ -209,23 +209,24 @@ def _check_folder(out: Path) -> None:
         )
 
 
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """What differs between two configs, each in words, deepest names first-level dotted."""
+def differences(there: Any, here: Any, name: str = "", places: tuple[str, str] = ("there", "here")) -> list[str]:
+    """What differs between two configs, each in words, deepest names first-level dotted; ``places`` name the two."""
+    first, second = places
     if isinstance(there, dict) and isinstance(here, dict):
         found = []
         for key in sorted({*there, *here}):
             path = f"{name}.{key}" if name else key
             if key not in there:
-                found.append(f"{path} is not set there and {_short(here[key])} here")
+                found.append(f"{path} is not set {first} and {_short(here[key])} {second}")
             elif key not in here:
-                found.append(f"{path} is {_short(there[key])} there and not set here")
+                found.append(f"{path} is {_short(there[key])} {first} and not set {second}")
             else:
-                found += _differences(there[key], here[key], path)
+                found += differences(there[key], here[key], path, places)
         return found
     # JSON text tells 1 from True and 1 from 1.0, which == does not.
     if json.dumps(there, sort_keys=True) == json.dumps(here, sort_keys=True):
         return []
-    return [f"{name or 'config'} is {_short(there)} there and {_short(here)} here"]
+    return [f"{name or 'config'} is {_short(there)} {first} and {_short(here)} {second}"]
 
 
 def _short(value: Any, longest: int = 60) -> str:

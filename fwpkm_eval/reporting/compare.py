@@ -1,0 +1,116 @@
+"""Two runs, row by row: what changed, by how much, which way, and what differs in how they were made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fwpkm_eval.reporting.directions import Direction, direction, is_timing
+from fwpkm_eval.runs.manifest import differences
+from fwpkm_eval.runs.rows import Row
+
+SAME_MEASUREMENT = (
+    *("model", "scale", "task", "dataset", "metric", "length", "passes", "write_chunk", "needles", "depth"),
+    *("scope", "protocol", "arm", "score", "seed"),
+)
+"""What two rows must share to be two values of one quantity. Device, type, backend, weights and version may differ."""
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One quantity in both runs.
+
+    relative: (there − here)/|here| as a loss of quality, positive where B is worse, None where no way is better;
+    beyond_intervals: the 95% intervals of both are known and do not meet.
+    """
+
+    before: Row
+    after: Row
+    better: Direction
+    relative: float | None
+    beyond_intervals: bool
+
+    @property
+    def timing(self) -> bool:
+        return is_timing(self.before.metric)
+
+
+@dataclass
+class Comparison:
+    """Quantities with equal values; those that changed, the worst first; rows of one run alone; and the manifests."""
+
+    same: int = 0
+    changed: list[Change] = field(default_factory=list)
+    only_before: list[Row] = field(default_factory=list)
+    only_after: list[Row] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
+
+    def worse(self, limit: float) -> list[Change]:
+        """What got worse by more than ``limit`` (0.01: by 1%). Time and memory, which always differ, are left out."""
+        return [c for c in self.changed if not c.timing and c.relative is not None and c.relative > limit]
+
+
+def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
+    """The rows of two runs, matched by what they measure."""
+    there, here = _by_key(after), _by_key(before)
+    result = Comparison()
+    for key, row in here.items():
+        other = there.get(key)
+        if other is None:
+            result.only_before.append(row)
+        elif _equal(row.value, other.value):
+            result.same += 1
+        else:
+            result.changed.append(_change(row, other))
+    result.only_after = [row for key, row in there.items() if key not in here]
+    result.changed.sort(key=lambda change: -math.inf if change.relative is None else change.relative, reverse=True)
+    return result
+
+
+def setup_differences(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[str]:
+    """What differs between two manifests, in words, apart from when and where they were written."""
+    if before is None or after is None:
+        missing = [name for name, manifest in (("A", before), ("B", after)) if manifest is None]
+        return [f"{' and '.join(missing)} has no manifest.json: config, data and versions are not known"]
+    parts = ("config", "data", "weights", "versions", "device", "git")
+    return [
+        line
+        for part in parts
+        for line in differences(before.get(part) or {}, after.get(part) or {}, part, ("in A", "in B"))
+    ]
+
+
+def _by_key(rows: Sequence[Row]) -> dict[Key, Row]:
+    return {tuple(getattr(row, name) for name in SAME_MEASUREMENT): row for row in rows}
+
+
+def _equal(one: float | None, other: float | None) -> bool:
+    return one == other or (one is not None and other is not None and math.isnan(one) and math.isnan(other))
+
+
+def _change(before: Row, after: Row) -> Change:
+    better = direction(before.metric)
+    return Change(before, after, better, _worse_by(before.value, after.value, better), _apart(before, after))
+
+
+def _worse_by(before: float | None, after: float | None, better: Direction) -> float | None:
+    if better == "neither":
+        return None
+    finite = [value is not None and math.isfinite(value) for value in (before, after)]
+    if not all(finite):  # a value that was lost, or came back
+        return math.inf if finite[0] else -math.inf
+    assert before is not None
+    assert after is not None
+    loss = after - before if better == "lower" else before - after
+    return loss / abs(before) if before else math.copysign(math.inf, loss)
+
+
+def _apart(before: Row, after: Row) -> bool:
+    bounds = (before.ci_low, before.ci_high, after.ci_low, after.ci_high)
+    if any(bound is None for bound in bounds):
+        return False
+    low, high, other_low, other_high = (float(bound) for bound in bounds if bound is not None)
+    return high < other_low or other_high < low

@@ -1,0 +1,141 @@
+"""Two runs compared: what changed, which way, what differs in their making, and exit codes for automation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from fwpkm_eval import cli
+from fwpkm_eval.reporting.compare import compare_rows, setup_differences
+from fwpkm_eval.reporting.directions import direction, is_timing
+from fwpkm_eval.runs.rows import Row, write_rows_csv
+
+EXACT = Row(model="gdn", task="niah", metric="exact_match", value=0.5, ci_low=0.4, ci_high=0.6, n=20, length=4096)
+BITS = Row(model="gdn", task="ppl", dataset="docs", metric="bits_per_byte", value=2.0)
+SPEED = Row(model="gdn", task="bench", metric="tokens_per_second_forward", value=100.0)
+SHARE = Row(model="gdn", task="gates", metric="gate_share@1", value=0.25, depth=0.5)
+
+
+def change(row: Row, **fields: float | str | None) -> Row:
+    return dataclasses.replace(row, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("metric", "way", "timing"),
+    [
+        ("exact_match", "higher", False),
+        ("bits_per_byte", "lower", False),
+        ("bits_per_byte_at_position", "lower", False),
+        ("answer_logprob", "higher", False),
+        ("forward_seconds", "lower", True),
+        ("tokens_per_second_training", "higher", True),
+        ("peak_bytes_forward", "lower", True),
+        ("speedup_forward", "higher", True),
+        ("gate_mean@3", "neither", False),
+        ("parameters", "neither", False),
+        ("no_number_rate", "lower", False),
+    ],
+)
+def test_metrics_know_their_direction(metric: str, way: str, timing: bool) -> None:
+    assert direction(metric) == way
+    assert is_timing(metric) == timing
+
+
+def test_changes_are_matched_and_the_worst_comes_first() -> None:
+    before = [EXACT, BITS, SPEED, SHARE]
+    after = [
+        change(SHARE, value=0.3),
+        change(BITS, value=1.9),
+        change(EXACT, value=0.3, ci_low=0.2, ci_high=0.39, weights_hash="other", version="9"),
+        SPEED,
+    ]
+    found = compare_rows(before, after)
+    assert found.same == 1
+    assert [one.before.metric for one in found.changed] == ["exact_match", "bits_per_byte", "gate_share@1"]
+    worst, better, neither = found.changed
+    assert worst.relative == pytest.approx(0.4)
+    assert worst.beyond_intervals
+    assert better.relative == pytest.approx(-0.05)
+    assert neither.relative is None
+    assert found.worse(0.01) == [worst]
+    assert found.worse(0.5) == []
+
+
+def test_rows_of_one_run_alone_and_values_that_are_lost() -> None:
+    other = change(EXACT, length=8192)
+    found = compare_rows([EXACT, BITS], [other, change(BITS, value=math.nan)])
+    assert found.only_before == [EXACT]
+    assert found.only_after == [other]
+    assert found.changed[0].relative == math.inf
+    assert found.worse(0.99) == found.changed
+    back = compare_rows([change(BITS, value=math.nan)], [BITS])
+    assert back.worse(0.0) == []
+    assert compare_rows([change(BITS, value=math.nan)], [change(BITS, value=math.nan)]).same == 1
+
+
+def test_a_rate_that_was_zero_gets_worse_by_any_rise() -> None:
+    rate = Row(metric="distractor_rate", value=0.0)
+    assert compare_rows([rate], [change(rate, value=0.1)]).worse(10.0)
+    assert not compare_rows([change(EXACT, value=0.0)], [EXACT]).worse(0.0)
+
+
+def test_time_never_fails_a_comparison() -> None:
+    found = compare_rows([SPEED], [change(SPEED, value=1.0)])
+    assert found.changed[0].relative == pytest.approx(0.99)
+    assert found.worse(0.01) == []
+
+
+def test_manifests_are_compared_in_words() -> None:
+    one = {"config": {"seed": 0}, "versions": {"torch": "2.13.0"}, "started": "yesterday"}
+    other = {"config": {"seed": 1}, "versions": {"torch": "2.13.0"}, "started": "today"}
+    assert setup_differences(one, other) == ["config.seed is 0 in A and 1 in B"]
+    assert setup_differences(one, one) == []
+    assert "B has no manifest.json" in setup_differences(one, None)[0]
+
+
+def test_the_command_and_its_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    write_rows_csv([EXACT, BITS, SPEED], a / "rows.csv")
+    write_rows_csv([EXACT, change(BITS, value=2.03), change(SPEED, value=50.0)], b / "rows.csv")
+    assert cli.main(["compare", str(a), str(b)]) == 0
+    shown = capsys.readouterr().out
+    assert "worse by 1.50%" in shown
+    assert "tokens_per_second" not in shown
+    assert "equal: 1, different: 1, in A alone: 0, in B alone: 0" in shown
+    assert cli.main(["compare", str(a), str(b), "--fail-if-worse", "1%"]) == 1
+    assert "1 value worse by more than 0.01" in capsys.readouterr().err
+    assert cli.main(["compare", str(a), str(b), "--fail-if-worse", "2%", "--timings"]) == 0
+    assert "tokens_per_second" in capsys.readouterr().out
+    assert cli.main(["compare", str(a), str(b), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["equal"] == 1
+    assert found["changed"][0]["worse_by"] == pytest.approx(0.015)
+    write_rows_csv([EXACT], b / "rows.csv")
+    assert cli.main(["compare", str(a), str(b), "--fail-if-worse", "1%"]) == 1
+    assert "0 values worse by more than 0.01, 2 missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "nowhere"], "no such folder: 'nowhere'"),
+        ([".", "."], "cannot read rows.csv"),
+        ([".", ".", "--fail-if-worse", "a bit"], "'a bit' is no share"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
