@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 
 from fwpkm_eval.commands import options, sources
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.runs.budget import parse_duration
 
 if TYPE_CHECKING:
     from fwpkm_eval.runs.jobs import ModelSource
@@ -38,6 +39,13 @@ def _tasks(text: str) -> tuple[str, ...]:
     show_default=True,
     help="Tasks, separated by commas.",
 )
+@click.option(
+    "--budget",
+    type=options.Parsed("duration", parse_duration),
+    default=None,
+    metavar="TIME",
+    help="Measure what says most in about this time, such as 90s, 20m or 1h (training not counted).",
+)
 @click.option("--retrain", is_flag=True, help="Train every model anew first, into DIR/checkpoints.")
 @click.option("--dry-run", is_flag=True, help="Show the cells and how long they would take, and run nothing.")
 @options.measuring
@@ -45,6 +53,7 @@ def command(
     scale: str,
     models: Sequence[str | Path] | None,
     only: tuple[str, ...],
+    budget: float | None,
     retrain: bool,
     dry_run: bool,
     data: str,
@@ -76,6 +85,7 @@ def command(
         "models": [str(name) for name in names],
         "only": sorted(only),
         "retrain": retrain,
+        **({} if budget is None else {"budget_seconds": budget}),
         "data": data,
         "seed": seed,
         "device": device,
@@ -84,6 +94,7 @@ def command(
     }
     if dry_run:
         planned = plan_run(plan, _as_configured(names, scale), data=data, only=only, seed=seed)
+        planned = _within(plan, planned, budget, workers)
         _show_plan(plan, planned, workers or usable_workers(len(planned.jobs)))
         return
     if retrain:
@@ -92,6 +103,7 @@ def command(
         names = _train(names, scale, out / "checkpoints", data, at_once, quiet, device)
     found = sources.find_sources(names, scale, device, dtype)
     planned = plan_run(plan, found, data=data, only=only, seed=seed)
+    planned = _within(plan, planned, budget, workers)
     measured = run_cells(
         planned.jobs,
         out=out,
@@ -108,6 +120,19 @@ def command(
         _print_summary(out, measured.rows)
     report_on(out, measured, as_json)
     end(measured)
+
+
+def _within(plan: Plan, planned: Planned, budget: float | None, workers: int | None) -> Planned:
+    """The plan as far as it fits the budget, and a word on what does not."""
+    from fwpkm_eval.runs.budget import cut_to
+    from fwpkm_eval.runs.engine import usable_workers
+
+    if budget is None:
+        return planned
+    cut = cut_to(plan, planned.jobs, budget, workers or usable_workers(len(planned.jobs)))
+    if cut.left_out:
+        click.echo(f"{cut.left_out} of {len(planned.jobs)} cells do not fit {budget:.0f} s and are left out", err=True)
+    return replace(planned, jobs=cut.jobs)
 
 
 def _train(
