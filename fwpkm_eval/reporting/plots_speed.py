@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import style
@@ -13,18 +14,53 @@ if TYPE_CHECKING:
 
 
 def speed_plots(frame: pandas.DataFrame) -> list[Plot]:
+    """Ratios to the reference, and how the time of a token grows."""
+    return [*_ratio_plot(frame), *_scaling_plot(frame)]
+
+
+def _scaling_plot(frame: pandas.DataFrame) -> list[Plot]:
+    """Microseconds a token over slots, and over tokens."""
+    rows = frame[(frame["task"] == "bench") & (frame["metric"] == "seconds_per_token_forward")].to_dict("records")
+    subkeys = [int(str(row["dataset"]).split(",")[0].removeprefix("S ")) for row in rows]
+    lengths = [int(row["length"]) for row in rows]
+    if len(set(subkeys)) < 2 or len(set(lengths)) < 2:
+        return []
+    usual_subkeys, usual_length = (statistics.mode(values) for values in (subkeys, lengths))
+    points = [(s, t, row["value"]) for s, t, row in zip(subkeys, lengths, rows, strict=True)]
+    over_slots = sorted((s**2, value) for s, t, value in points if t == usual_length)
+    over_tokens = sorted((t, value) for s, t, value in points if s == usual_subkeys)
+    figure, grid = style.new_figure(1, 2, 1.9, sharey=True)
+    top = max(row["value"] for row in rows) * 1e6
+    for axes, line, label in zip(grid[0], (over_slots, over_tokens), ("slots", "tokens"), strict=True):
+        axes.plot([x for x, _ in line], [y * 1e6 for _, y in line], marker="o", markersize=3, color=style.BAR)
+        style.size_axis(axes.xaxis, [x for x, _ in line])
+        axes.set_ylim(0, top * 1.15)
+        axes.set_xlabel(label)
+    grid[0][0].set_ylabel("microseconds a token")
+    return [
+        style.finish(
+            figure,
+            "speed-scaling",
+            "Time of a token over slots and tokens",
+            "The scan in place, forward, at sizes that differ in one thing alone.",
+        )
+    ]
+
+
+def _ratio_plot(frame: pandas.DataFrame) -> list[Plot]:
     """One panel for each part that was timed, one bar for each operation or backend."""
     found = speedups(frame)
     if not found:
         return []
     ratios = [speedup.ratio for speedup in found]
     panels = list(dict.fromkeys(speedup.what for speedup in found))
-    bars = list(dict.fromkeys(speedup.name for speedup in found))
-    height = 0.45 + len(panels) * (0.28 + 0.2 * len(bars))
-    figure, grid = style.new_figure(len(panels), 1, height, sharex=True)
-    for what, (axes,) in zip(panels, grid, strict=True):
+    bars = [[speedup.name for speedup in found if speedup.what == what] for what in panels]
+    height = 0.45 + sum(0.28 + 0.2 * len(names) for names in bars)
+    ratio = [len(names) + 0.5 for names in bars]
+    figure, grid = style.new_figure(len(panels), 1, height, sharex=True, height_ratios=ratio)
+    for what, names, (axes,) in zip(panels, bars, grid, strict=True):
         for speedup in (speedup for speedup in found if speedup.what == what):
-            at = bars.index(speedup.name)
+            at = names.index(speedup.name)
             axes.barh(at, speedup.ratio, height=0.62, color=style.BAR)
             axes.annotate(
                 ratio_text(speedup.ratio),
@@ -38,8 +74,8 @@ def speed_plots(frame: pandas.DataFrame) -> list[Plot]:
         style.times_axis(axes.xaxis)
         axes.set_xlim(min(0.8, min(ratios) / 1.5), max(*ratios, 2.0) * 2.2)
         axes.axvline(1, color=style.MUTED, linewidth=0.8)
-        axes.set_yticks(range(len(bars)), bars)
-        axes.set_ylim(len(bars) - 0.4, -0.6)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set_title(what or "speed", loc="left", fontweight="bold")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.measurements import chunk_order, model_order, tokens_per_second, writes
 from fwpkm_eval.reporting.table import Rows, Table
+from fwpkm_eval.reporting.tables_bench import operation_tables
 from fwpkm_eval.reporting.wording import MISSING
 
 if TYPE_CHECKING:
@@ -27,10 +28,13 @@ _TITLES = {
 
 
 def bench_tables(frame: pandas.DataFrame) -> list[Table]:
-    """The rows of task ``bench``: one line per operation or backend, one column per metric."""
+    """The tables of the rows of task ``bench``; those that no table is for, one column per metric."""
     bench = frame[frame["task"] == "bench"]
     if bench.empty:
         return []
+    tables, bench = operation_tables(bench)
+    if bench.empty:
+        return tables
     metrics = list(dict.fromkeys(bench["metric"]))
     labels = [name for name in _TITLES if _tells(bench, name)]
     lines: dict[tuple[str, ...], dict[str, str]] = {}
@@ -41,6 +45,7 @@ def bench_tables(frame: pandas.DataFrame) -> list[Table]:
     for key, line in lines.items():
         rows.add(*key, *(line.get(metric, MISSING) for metric in metrics))
     return [
+        *tables,
         Table(
             name="speed",
             title="Speed and memory",
@@ -48,7 +53,7 @@ def bench_tables(frame: pandas.DataFrame) -> list[Table]:
             rows=rows.done(),
             note="Measured in one run, in which the outputs were first checked against each other.",
             labels=len(labels),
-        )
+        ),
     ]
 
 
