@@ -92,7 +92,8 @@ def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[
 
 
 def _speed_highlight(frame: pandas.DataFrame) -> list[Highlight]:
-    for speedup in speedups(frame)[:1]:
+    forward = [speedup for speedup in speedups(frame) if speedup.what == "forward"]
+    for speedup in sorted(forward or speedups(frame), key=lambda speedup: -speedup.ratio)[:1]:
         detail = ", ".join(filter(None, (speedup.name, speedup.what)))
         return [Highlight(ratio_text(speedup.ratio), "as fast as the reference", detail)]
     return []

@@ -177,8 +177,8 @@ def _model_table(records: Sequence[Record]) -> list[Table]:
             columns=(*columns, "published, of gdn in training"),
             rows=rows.done(),
             note=f"Untrained models on {records[0]['dataset']} ({devices}); a training step is forward, backward and "
-            "AdamW. Published: 19 of 54 samples/s on 4×H100 (arXiv 2601.00671v2); another device and batch, so that only "
-            "the direction compares.",
+            "AdamW. Published: 19 of 54 samples/s on 4×H100 (arXiv 2601.00671v2); another device and batch: only the "
+            "direction compares.",
         )
     ]
 
