@@ -151,7 +151,7 @@ def test_a_run_that_is_stopped_keeps_its_finished_cells_and_leaves_no_process(
         os.killpg(process.pid, sent)  # as a terminal does: to the workers, too
     else:
         process.kill()
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=50)  # well under the 60 s of the cells, on however slow a machine
     if sent == signal.SIGINT:
         assert errors.decode().rstrip().endswith("KeyboardInterrupt")
     _wait_until(lambda: not any(_alive(worker) for worker in workers))
