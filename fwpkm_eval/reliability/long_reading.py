@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fwpkm_eval.reliability.runs import command_line, must_succeed, run_to_the_end
+from fwpkm_eval.runs.execute import GUESS
 from fwpkm_eval.runs.rows import read_rows_csv
 
 
@@ -32,6 +33,8 @@ def read_long(models: tuple[str, ...], length: int, folder: Path) -> list[LongRe
     peaks = {}
     for path in (folder / "cells").glob("*.json"):
         cell = json.loads(path.read_text(encoding="utf-8"))
+        if cell["settings"]["model"] == GUESS:
+            continue
         peaks[cell["settings"]["model"]] = int(cell.get("peak_memory_bytes") or 0)
     found = []
     for row in read_rows_csv(folder / "rows.csv"):
