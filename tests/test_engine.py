@@ -113,7 +113,9 @@ def test_the_number_of_workers() -> None:
     assert usable_workers(1000, device="cuda") == 1
 
 
+# A shell's background jobs ignore interrupts, and so would all that they start; a test must not depend on who started it.
 INTERRUPTED = """
+import signal
 import sys
 from pathlib import Path
 from cell_executors import run_cell
@@ -121,6 +123,7 @@ from fwpkm_eval.runs.cells import Cell, CellStore
 from fwpkm_eval.runs.engine import Job, run_jobs
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(sys.argv[1])
     jobs = [
         Job(Cell("niah", "gdn", {"number": n, "behaviour": b, "log": str(folder / "log")}), f"cell {n}", 1)
