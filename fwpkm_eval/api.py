@@ -116,11 +116,9 @@ def checkpoint_name(model: str, seed: int = 0) -> str:
 
 def tokenizer_of(config: ModelConfig) -> Tokenizer:
     """The tokenizer that a model of this configuration was trained with."""
-    from fwpkm_eval.data.tokenizers import ByteTokenizer
+    from fwpkm_eval.data.tokenizers import tokenizer_named
 
-    if config.tokenizer != "bytes":
-        raise UserError(f"tokenizer {config.tokenizer!r} comes with a later version; 'bytes' is there")
-    return ByteTokenizer()
+    return tokenizer_named(config.tokenizer)
 
 
 def evaluate(

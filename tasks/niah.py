@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fwpkm_eval.data.stream import token_stream
+from fwpkm_eval.data.shards import tokens_of_set
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.tasks.describe import fresh_state, measuring, model_tensor
 from fwpkm_eval.tasks.needles import NeedleSample, build_sample, sample_rng
@@ -199,7 +199,8 @@ def check_fit(text_set: TextSet, settings: NiahSettings, tokenizer: Tokenizer) -
 
 def haystack_tokens(text_set: TextSet, tokenizer: Tokenizer) -> np.ndarray:
     """The set's documents end to end, an end token after each: what haystacks are cut from."""
-    return token_stream(text_set, tokenizer).tokens[1:]
+    parts = tokens_of_set(text_set, tokenizer).parts
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True)

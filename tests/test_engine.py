@@ -113,7 +113,7 @@ def test_the_number_of_workers() -> None:
     assert usable_workers(1000, device="cuda") == 1
 
 
-# A shell's background jobs ignore interrupts, and so would all that they start; a test must not depend on who started it.
+# A shell's background jobs ignore interrupts, and so do all that they start: the test must not depend on who starts it.
 INTERRUPTED = """
 import signal
 import sys

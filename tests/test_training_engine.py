@@ -227,6 +227,7 @@ class WordTokenizer:
     """Tokens of one to three characters: pieces of a sentence differ in number, as in a real vocabulary."""
 
     name, vocab_size, eos = "words", 5000, 4999
+    fingerprint: str | None = None
 
     def encode(self, text: str) -> IntArray:
         ids, place = [], 0

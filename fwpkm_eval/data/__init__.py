@@ -8,6 +8,9 @@ asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from fwpkm_eval.data.types import SPLITS, Document, SetInfo, TextSet, hash_documents
 from fwpkm_eval.errors import UserError
 
@@ -19,8 +22,10 @@ __all__ = [
     "available_sets",
     "default_haystack",
     "default_sets",
+    "documents_of",
     "hash_documents",
     "load_set",
+    "split_file",
 ]
 
 
@@ -33,6 +38,24 @@ def load_set(data: str, name: str, split: str) -> TextSet:
     from fwpkm_eval.data import folder
 
     return folder.load_set(_folder_path(data), name, split)
+
+
+def documents_of(data: str, name: str, split: str) -> Iterator[Document]:
+    """The documents of one split of one set, one at a time. Raises UserError as `load_set` does."""
+    if data == "embedded":
+        return iter(load_set(data, name, split).documents)
+    from fwpkm_eval.data import folder
+
+    return folder.documents_of(_folder_path(data), name, split)
+
+
+def split_file(data: str, name: str, split: str) -> Path | None:
+    """The file that holds a split; None for text that is made here. Raises UserError as `load_set` does."""
+    if data == "embedded":
+        return None
+    from fwpkm_eval.data import folder
+
+    return folder.split_file(_folder_path(data), name, split)
 
 
 def available_sets(data: str) -> list[SetInfo]:

@@ -43,6 +43,26 @@ def available_sets(data: str) -> list[SetInfo]:
 
 def load_set(data: str, name: str, split: str) -> TextSet:
     """Read one split whole. Raises UserError, with file and line, for anything not as described above."""
+    path = split_file(data, name, split)
+    documents = tuple(_documents(path, split, MAX_SPLIT_BYTES))
+    if not documents:
+        raise UserError(f"{path} holds no documents")
+    return TextSet(name, split, documents, "path", None, f"file {path}", hash_documents(documents))
+
+
+def documents_of(data: str, name: str, split: str) -> Iterator[Document]:
+    """The documents of one split, one at a time, however many there are. Raises UserError as `load_set` does."""
+    path = split_file(data, name, split)
+    found = False
+    for document in _documents(path, split, None):
+        found = True
+        yield document
+    if not found:
+        raise UserError(f"{path} holds no documents")
+
+
+def split_file(data: str, name: str, split: str) -> Path:
+    """The file of one split. Raises UserError for a set or a split that there is not."""
     infos = {info.name: info for info in available_sets(data)}
     if name not in infos:
         raise unknown("set", name, infos)
@@ -50,10 +70,7 @@ def load_set(data: str, name: str, split: str) -> TextSet:
         raise unknown(f"{name} split", split, infos[name].splits)
     path = _split_file(Path(data) / name, split)
     _check_inside(path, Path(data))
-    documents = tuple(_documents(path, split))
-    if not documents:
-        raise UserError(f"{path} holds no documents")
-    return TextSet(name, split, documents, "path", None, f"file {path}", hash_documents(documents))
+    return path
 
 
 def default_haystack(data: str) -> str:
@@ -116,7 +133,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _documents(path: Path, split: str) -> Iterator[Document]:
+def _documents(path: Path, split: str, most_bytes: int | None) -> Iterator[Document]:
+    """Documents of a file; of no more than `most_bytes`, where they all go into memory."""
     seen: set[str] = set()
     total = 0
     with _opened(path) as lines:
@@ -130,8 +148,8 @@ def _documents(path: Path, split: str) -> Iterator[Document]:
                 raise UserError(
                     f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; split the document"
                 )
-            if total > MAX_SPLIT_BYTES:
-                raise UserError(f"{path} holds more than {MAX_SPLIT_BYTES >> 30} GiB; split it into several sets")
+            if most_bytes is not None and total > most_bytes:
+                raise UserError(f"{path} holds more than {most_bytes >> 30} GiB; split it into several sets")
             if not line.strip():
                 continue
             document = _parse(line, f"{path}:{number}", f"{split}:{number}")

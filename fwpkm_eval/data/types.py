@@ -51,12 +51,26 @@ class SetInfo:
     origin: str
 
 
-def hash_documents(documents: Iterable[Document]) -> str:
-    """SHA-256 (64 hex digits) over ids and texts in order, each after its length (no two lists agree)."""
-    digest = hashlib.sha256()
-    for document in documents:
+class DocumentHash:
+    """SHA-256 over ids and texts in order, each after its length (no two lists agree), a document at a time."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, document: Document) -> None:
         for part in (document.id, document.text):
             data = part.encode("utf-8")
-            digest.update(len(data).to_bytes(8, "little"))
-            digest.update(data)
+            self._digest.update(len(data).to_bytes(8, "little"))
+            self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        """64 hex digits."""
+        return self._digest.hexdigest()
+
+
+def hash_documents(documents: Iterable[Document]) -> str:
+    """The `DocumentHash` of documents, 64 hex digits."""
+    digest = DocumentHash()
+    for document in documents:
+        digest.update(document)
     return digest.hexdigest()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
 
-from fwpkm_eval.data import load_set
+from fwpkm_eval.data.shards import tokens_of_split
+from fwpkm_eval.data.token_text import TokenText
 from fwpkm_eval.data.tokenizers import IntArray, Tokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.tasks.needles import Needle, draw_needles
@@ -55,10 +57,9 @@ class BatchMaker:
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, data: str = "embedded") -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
         self._end = np.concatenate([tokenizer.encode("."), tokenizer.encode(" ")])
-        texts = [load_set(data, name, "train") for name in recipe.sets]
-        self.data_hash = "+".join(text.sha256[:16] for text in texts)
-        self.documents = [tokenizer.encode(d.text) for text in texts for d in text.documents]
-        self.documents = [d for d in self.documents if len(d) > recipe.tokens]
+        text = training_text(recipe, tokenizer, data)
+        self.data_hash = text.data_hash
+        self.documents = [d for d in text.documents() if len(d) > recipe.tokens]
         if not self.documents:
             raise UserError(f"no training document is longer than a row of {recipe.tokens} tokens")
         self.text = np.concatenate(self.documents)
@@ -90,7 +91,7 @@ class BatchMaker:
         which, start, _ = track.pieces[place]
         row = step - track.starts[place]
         first = start + row * self.recipe.tokens
-        return self.documents[which][first : first + self.recipe.tokens + 1], row == 0
+        return self.documents[which][first : first + self.recipe.tokens + 1].astype(np.int64), row == 0
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
@@ -159,11 +160,8 @@ class PackedBatchMaker:
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, data: str = "embedded") -> None:
         self.recipe = recipe
-        texts = [load_set(data, name, "train") for name in recipe.sets]
-        self.data_hash = "+".join(text.sha256[:16] for text in texts)
-        end = np.array([tokenizer.eos], dtype=np.int64)
-        encoded = [part for text in texts for d in text.documents for part in (tokenizer.encode(d.text), end)]
-        self.text = np.concatenate(encoded) if encoded else np.empty(0, dtype=np.int64)
+        self.text = training_text(recipe, tokenizer, data)
+        self.data_hash = self.text.data_hash
         self.pieces = len(self.text) // (recipe.tokens + 1)
         if not self.pieces:
             raise UserError(f"the training text has {len(self.text)} tokens, less than one row of {recipe.tokens + 1}")
@@ -174,13 +172,22 @@ class PackedBatchMaker:
         places = [(number * self.pieces // recipe.rows + step) % self.pieces for number in range(recipe.rows)]
         rng = np.random.default_rng([recipe.seed, 2, step])
         return Batch(
-            tokens=np.stack([self.text[place * size : (place + 1) * size] for place in places]),
+            tokens=np.stack([self.text.read(place * size, (place + 1) * size) for place in places]),
             is_answer=np.zeros((recipe.rows, recipe.tokens), dtype=bool),
             new_document=False,
             chunk_size=int(rng.choice(recipe.chunks)),
             is_document=np.ones(recipe.rows, dtype=bool),
             windowed=is_windowed(recipe, step),
         )
+
+
+def training_text(recipe: Recipe, tokenizer: Tokenizer, data: str) -> TokenText:
+    """The train splits of a recipe's sets, one after the other. Raises UserError for one that is not there."""
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    return TokenText.joined([tokens_of_split(data, name, "train", tokenizer, report) for name in recipe.sets])
 
 
 def is_windowed(recipe: Recipe, step: int) -> bool:

@@ -84,6 +84,8 @@ def unit_of(lm: Any) -> TextUnit:
 class LmTokenizer:
     """The tokenizer that an lm-eval model shows, as our data code takes it."""
 
+    fingerprint: str | None = None
+
     def __init__(self, lm: Any) -> None:
         self._lm = lm
         self.eos = int(lm.eot_token_id)
