@@ -63,6 +63,11 @@ class ProductKeyMemory:
         return self.rule.lookahead
 
     @property
+    def fast_weights(self) -> dict[str, Tensor]:
+        """The tensors themselves, by name."""
+        return {"keys": self.keys, "values": self.values}
+
+    @property
     def _ops(self) -> ChunkOps:
         return chunk_ops(resolve_backend(self.backend, self.values.device))
 
@@ -118,6 +123,11 @@ class DenseMemory:
     target_rule: TargetRule = "mean"
     learning_rate: float = 0.1
     writes: int = 0
+
+    @property
+    def fast_weights(self) -> dict[str, Tensor]:
+        """The tensors themselves, by name."""
+        return self.weights
 
     def read(self, query: Tensor) -> Tensor:
         return mlp(query.to(self.weights["w_up"].dtype), self.weights)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from fwpkm_eval.reference_models.attention import MixerState
 from fwpkm_eval.reference_models.memory_layers import MemoryState
 from fwpkm_eval.reference_models.yarn import Yarn
@@ -37,6 +39,11 @@ class ModelState:
         """
         memories = {n: MemoryState(m.memory) for n, m in self.memories.items()}
         return ModelState(0, [None] * len(self.mixers), memories, self.origin, self.yarn)
+
+    @property
+    def fast_weights(self) -> dict[int, dict[str, Tensor]]:
+        """The tensors themselves, by layer and name: "keys" [H,2,S,dk/2] and "values" [S²,dv], or those of an MLP."""
+        return {number: held.memory.fast_weights for number, held in self.memories.items()}
 
     def assert_fresh(self) -> None:
         """Refuses a state in which anything was read: what starts from it would not start from nothing.

@@ -25,6 +25,7 @@ import numpy as np
 from fwpkm_eval.data.shards import tokens_of_set
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.tasks.describe import fresh_state, measuring, model_tensor
+from fwpkm_eval.tasks.divergence import DivergenceWatch
 from fwpkm_eval.tasks.needles import NeedleSample, build_sample, sample_rng
 from fwpkm_eval.tasks.reading import (
     CLOSED_BOOK,
@@ -153,10 +154,12 @@ class SampleAnswer:
 
 @dataclass
 class NiahResult:
-    """All answers of a run; and what each setting cost in all: (seconds, tokens read)."""
+    """All answers of a run; what each setting cost in all: (seconds, tokens read); and who looked at its fast weights
+    after each reading."""
 
     answers: list[SampleAnswer] = field(default_factory=list)
     cost: dict[Setting, tuple[float, int]] = field(default_factory=dict)
+    divergence: dict[Setting, DivergenceWatch] = field(default_factory=dict)
 
 
 def evaluate_niah(
@@ -283,7 +286,8 @@ def _ask_with_memory(
 ) -> None:
     settings = samples.settings
     meter = _Meter(progress)
-    reader = Reader(model, setting.write_chunk, settings.block, meter)
+    divergence = result.divergence.setdefault(setting, DivergenceWatch())
+    reader = Reader(model, setting.write_chunk, settings.block, meter, divergence)
     started = time.perf_counter()
     if settings.scope == "sample":
         for index, sample, exam in samples:

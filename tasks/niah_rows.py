@@ -26,7 +26,8 @@ def niah_rows(model: Any, text_set: TextSet, settings: NiahSettings, result: Nia
     ``digit_accuracy`` (digits right, each in its place) and ``answer_logprob`` (mean over samples). The rates
     have Wilson 95% intervals with n = samples; the digits of an answer stand and fall together, so they do not count as
     samples of their own. Where outputs were not numbers there is a row ``diverged`` with the share of such
-    samples. Seconds and tokens are those of the whole setting, shared by its protocols and passes.
+    samples; where a memory's fast weights broke, ``diverged_after@LAYER`` tokens of reading. Seconds and tokens are
+    those of the whole setting, shared by its protocols and passes.
     """
     grouped: dict[tuple[Setting, str, int], list[SampleAnswer]] = defaultdict(list)
     for answer in result.answers:
@@ -44,6 +45,9 @@ def niah_rows(model: Any, text_set: TextSet, settings: NiahSettings, result: Nia
         }
         rows += _metric_rows(answers, settings.value_length, common)
         rows += _depth_rows(answers, common)
+    for setting, watch in result.divergence.items():
+        # What a reading does to the memory does not depend on what is asked after it.
+        rows += watch.rows({**of_model, **_setting_fields(settings, text_set, setting, "", None)})
     return rows
 
 
@@ -84,7 +88,7 @@ def guess_rows(text_set: TextSet, settings: NiahSettings) -> list[Row]:
 
 
 def _setting_fields(
-    settings: NiahSettings, text_set: TextSet, setting: Setting, protocol: str, passes: int
+    settings: NiahSettings, text_set: TextSet, setting: Setting, protocol: str, passes: int | None
 ) -> dict[str, Any]:
     return {
         "task": "niah",

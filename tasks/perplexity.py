@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ import numpy as np
 from fwpkm_eval.data.stream import segments, token_stream
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.tasks.describe import describe_model, fresh_state, measuring, model_tensor, yarn_arm
+from fwpkm_eval.tasks.divergence import DivergenceWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,13 +92,15 @@ class PerplexityResult:
     """What one reading of a set gave; the arrays have one entry for each scored token, in reading order.
 
     ``nats`` [n] float32 is −log p; ``byte_counts`` [n] the bytes of text that the token stands for (0: an
-    end token); ``positions`` [n] its place in its document (0: the first).
+    end token); ``positions`` [n] its place in its document (0: the first); ``divergence`` looked at the fast
+    weights after each segment.
     """
 
     nats: npt.NDArray[np.float32]
     byte_counts: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int64]
     seconds: float
+    divergence: DivergenceWatch = field(default_factory=DivergenceWatch)
 
     @property
     def tokens(self) -> int:
@@ -179,11 +182,12 @@ def read_stream(
     nats = np.empty(stream.n_targets, dtype=np.float32)
     device = model_tensor(model).device
     writes = model.has_fast_weights and not settings.frozen
+    divergence, begun = DivergenceWatch(), 0
     started = time.perf_counter()
     with measuring(model):
         for segment in segments(stream, settings.segment, within_documents=settings.scope == "document"):
             if state is None or (segment.start and _memory_starts_anew(settings.scope, segment)):
-                state = fresh_state(model, settings.segment)
+                state, begun = fresh_state(model, settings.segment), segment.start
                 if watch is not None:
                     watch(state)
             else:
@@ -205,11 +209,13 @@ def read_stream(
                     progress(part.stop - part.start)
             if writes:
                 state = model.flush(state, inplace=True)
+                divergence.look(state, segment.start + len(segment) - begun)
     result = PerplexityResult(
         nats=nats,
         byte_counts=stream.byte_counts[1:],
         positions=stream.document_positions(),
         seconds=time.perf_counter() - started,
+        divergence=divergence,
     )
     return result, state
 
@@ -222,7 +228,8 @@ def perplexity_rows(model: Any, text_set: TextSet, settings: PerplexitySettings,
     """The result as rows: perplexity, nats per token, bits per byte, and these by position in the document.
 
     A run with losses that are not finite keeps its nan or inf and gets one more row, metric ``diverged``,
-    with the share of such tokens.
+    with the share of such tokens. Where a memory's fast weights broke, ``diverged_after@LAYER`` says after how many
+    tokens.
     """
     from fwpkm_eval.runs.rows import Row
 
@@ -248,6 +255,7 @@ def perplexity_rows(model: Any, text_set: TextSet, settings: PerplexitySettings,
     ]
     if result.diverged:
         rows.append(Row(metric="diverged", value=result.diverged, unit="fraction", n=result.tokens, **common))
+    rows += result.divergence.rows(common)
     for bucket in result.position_curve():
         if bucket.tokens:
             rows.append(

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.generation import decode, score
 from fwpkm_eval.tasks.describe import fresh_state
+from fwpkm_eval.tasks.divergence import DivergenceWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -63,12 +64,14 @@ class Exam:
 
 @dataclass(frozen=True)
 class Reader:
-    """A model, how often it writes, in which blocks it reads, and who is told of the tokens read."""
+    """A model, how often it writes, in which blocks it reads, who is told of the tokens read, and who looks at the fast
+    weights after each reading that was written."""
 
     model: Any
     write_chunk: int | str
     block: int = 1024
     progress: Callable[[int], None] | None = None
+    divergence: DivergenceWatch | None = None
 
     def read(self, tokens: torch.Tensor, state: Any, *, write: bool) -> Any:
         """Reads on in ``state``, which must not be used again; what is left in the queue stays there."""
@@ -86,9 +89,16 @@ class Reader:
 
     def memorise(self, tokens: torch.Tensor, memory: Any, passes: int) -> Any:
         """Reads ``tokens`` ``passes`` times, each a fresh sequence written to its end; ``memory`` is used up."""
-        for _ in range(passes):
+        for count in range(1, passes + 1):
             state = self.read(tokens, memory.fresh_sequence(), write=True)
-            memory = self.model.flush(state, inplace=True)
+            memory = self.written(state, count * tokens.shape[1])
+        return memory
+
+    def written(self, state: Any, tokens: int) -> Any:
+        """Writes what waits in the queue of ``state``, which is used up, after ``tokens`` tokens read in all."""
+        memory = self.model.flush(state, inplace=True)
+        if self.divergence is not None:
+            self.divergence.look(memory, tokens)
         return memory
 
     def answer(self, state: Any, exam: Exam) -> Answer:
@@ -170,7 +180,7 @@ def memorise_and_answer(
             answers[PUBLISHED, count], written = reader.answer_published(state, exam)
             if only_published and count == max(passes):
                 return answers, written
-        memory = reader.model.flush(state, inplace=True)
+        memory = reader.written(state, count * exam.haystack.shape[1])
         answer_after(count)
     return answers, memory
 

@@ -16,6 +16,8 @@ from model_cases import fast_weights, small_config, small_model, tokens
 from tolerances import assert_close
 from torch import Tensor
 
+from fwpkm_eval.harness.contexts import Context, ContextReader
+from fwpkm_eval.harness.settings import ReadingSettings
 from fwpkm_eval.reference_models import gated_delta
 from fwpkm_eval.reference_models.attention import Attention
 from fwpkm_eval.reference_models.config import BackboneConfig, model_config
@@ -103,6 +105,17 @@ def test_tasks_start_with_yarn_where_it_is_needed_and_say_so() -> None:
     for other in (long_model("gdn+swa"), small_model("fa")):
         assert fresh_state(other, 1 << 20).yarn is None
         assert yarn_arm(other) == yarn_arm(other, 1 << 20) == ""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memory", ["request", "stream"])
+def test_contexts_of_other_programs_are_read_with_the_yarn_of_their_length(memory: str) -> None:
+    model = long_model("gdn+fa:fwpkm@1")
+    reader = ContextReader(model, ReadingSettings(memory=memory))
+    ids = tuple(tokens(length=4500)[0].tolist())
+    for length, factor in ((12, None), (4500, 2), (16, None)):
+        _, state = reader.after(Context(ids[:length], (), ids[:length]))
+        assert (state.yarn and state.yarn.factor) == factor
 
 
 @torch.no_grad()

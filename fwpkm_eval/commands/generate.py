@@ -119,14 +119,15 @@ def command(
     every = write_chunk or loaded.config.chunk_size
     reader = Reader(loaded, every)
     with measuring(loaded):
-        memory = fresh_state(loaded)
-        if text is not None:
-            read = _ids(tokenizer, text, where)
+        read = None if text is None else _ids(tokenizer, text, where)
+        shown = _ids(tokenizer, prompt, where)
+        # The longest sequence to come says how full attention rotates (YaRN).
+        memory = fresh_state(loaded, max(shown.shape[1] + tokens, 0 if read is None else read.shape[1]))
+        if read is not None:
             memory = reader.memorise(read, memory, passes)
             if not quiet:
                 times = "once" if passes == 1 else f"{passes} times"
                 click.echo(f"memorised {read.shape[1]:,} tokens, read {times}", err=True)
-        shown = _ids(tokenizer, prompt, where)
         logits, state = reader.predict(shown, memory.fresh_sequence(), write=write)
         steps = decode(
             loaded,
@@ -146,7 +147,7 @@ def command(
             "model": loaded.config.name,
             "weights_hash": loaded.weights_hash,
             "prompt": prompt,
-            "memorised_tokens": 0 if text is None else read.shape[1],
+            "memorised_tokens": 0 if read is None else read.shape[1],
             "passes": 0 if text is None else passes,
             "write_chunk": str(every) if text is not None or write else "",
             "text": written.text,

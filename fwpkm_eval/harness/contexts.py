@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.harness.settings import OFF, STREAM, ReadingSettings
@@ -43,7 +43,7 @@ class ContextReader:
     def after(self, context: Context) -> tuple[torch.Tensor, Any]:
         """The logits [W] of the token after the context, and the state; whoever asks must leave both as they are."""
         passes = self.settings.passes if self.writes else 0
-        memory = self._memory(self._will_write(context))
+        memory = self._with_rotary_for(context, self._memory(self._will_write(context)))
         if passes:
             memory = self.reader.memorise(self.tensor(context.memorised), memory, passes)
         write = self.writes and not passes
@@ -72,6 +72,13 @@ class ContextReader:
             self._first = fresh_state(self.model)
         # Fast weights are gigabytes at paper scale: they are copied only where they will change.
         return self._first.copy() if will_write else self._first
+
+    def _with_rotary_for(self, context: Context, memory: Any) -> Any:
+        """The same state before sequences as long as these: full attention may take YaRN, as in the needle task."""
+        from fwpkm_eval.reference_models.yarn import yarn_for
+
+        longest = max(len(context.begin), len(context.rest), len(context.memorised))
+        return replace(memory, yarn=yarn_for(self.model.config, longest))
 
     def _will_write(self, context: Context) -> bool:
         if not self.writes:

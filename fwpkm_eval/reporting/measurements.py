@@ -8,6 +8,7 @@ put behind the model's name instead.
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -236,6 +237,20 @@ def diverged(frame: pandas.DataFrame) -> list[tuple[str, str, str, float]]:
             key = (row["label"], task, row["dataset"])
             worst[key] = max(worst.get(key, 0.0), row["value"] or 0.0)
     return sorted(((*key, share) for key, share in worst.items() if share), key=lambda entry: -entry[3])
+
+
+def broken_memories(frame: pandas.DataFrame) -> list[tuple[str, str, str, str, int, int]]:
+    """Where fast weights exploded or were not numbers: (model, task, set, write chunk, layer, tokens read by then at
+    the earliest), in the order of the rows."""
+    first: dict[tuple[str, str, str, str, int], int] = {}
+    for metric in dict.fromkeys(frame["metric"]):
+        name, _, layer = str(metric).partition("@")
+        if name == "diverged_after":
+            for task in ("niah", "ppl"):
+                for row in _records(frame, task, str(metric)):
+                    key = (row["label"], task, row["dataset"], row["write_chunk"], int(layer))
+                    first[key] = min(first.get(key, sys.maxsize), int(row["value"]))
+    return [(*key, tokens) for key, tokens in first.items()]
 
 
 def _text_order(key: TextKey) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from fwpkm_eval.reporting.measurements import (
     NiahResults,
     TextKey,
     TextResult,
+    broken_memories,
     diverged,
     niah_results,
     text_results,
@@ -81,6 +82,11 @@ def caveats(
     for model, task, dataset, share in diverged(frame):
         unit = "answers" if task == "niah" else "tokens"
         text = f"{model} diverged: {wording.percent(share)} of the {unit} on {dataset} have no finite loss."
+        findings.append(Finding("not found", text))
+    for model, task, dataset, chunk, layer, tokens in broken_memories(frame):
+        reading = "haystacks" if task == "niah" else dataset
+        every = {"": "", "haystack": " with one write a reading"}.get(chunk, f" with a write every {chunk} tokens")
+        text = f"{model} on {reading}{every}: the memory of layer {layer} had diverged after {tokens:,} tokens."
         findings.append(Finding("not found", text))
     missing = [
         name

@@ -257,8 +257,7 @@ class Trainer:
         """Layers whose fast weights are not finite, in any process."""
         numbers = sorted(self.state.memories)
         broken = [
-            not all(bool(x.isfinite().all()) for x in _fast_weights(self.state.memories[number].memory).values())
-            for number in numbers
+            not all(bool(x.isfinite().all()) for x in self.state.fast_weights[number].values()) for number in numbers
         ]
         counts = self.ranks.sum(torch.tensor(broken, dtype=torch.float32, device=self.ranks.device)).tolist()
         return tuple(number for number, count in zip(numbers, counts, strict=True) if count)
@@ -316,8 +315,8 @@ class Trainer:
         own: dict[str, Tensor] = {"random/cpu": torch.get_rng_state()}
         if self.ranks.device.type == "cuda":
             own["random/cuda"] = torch.cuda.get_rng_state(self.ranks.device)
-        for number, held in self.state.memories.items():
-            for key, value in _fast_weights(held.memory).items():
+        for number, fast_weights in self.state.fast_weights.items():
+            for key, value in fast_weights.items():
                 own[f"memory/{number}/{key}"] = value
         about = {"step": self.step, "diverged_steps": self.diverged_steps, "identity": self.identity}
         shared = shared if self.ranks.is_first else {}
@@ -362,12 +361,6 @@ def _parts(recipe: Recipe, settings: Settings, ranks: Ranks) -> int:
     if mine % at_once:
         raise UserError(f"a process's {mine} rows cannot be read {at_once} at once; choose a divisor of {mine}")
     return mine // at_once
-
-
-def _fast_weights(memory: ProductKeyMemory | DenseMemory) -> dict[str, Tensor]:
-    if isinstance(memory, ProductKeyMemory):
-        return {"keys": memory.keys, "values": memory.values}
-    return memory.weights
 
 
 def _set_fast_weights(
