@@ -30,6 +30,12 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
             os._exit(7)
         case "sleep":
             time.sleep(60)
+        case "large":
+            bytearray(3 * 2**30)
+        case "large tensor":
+            import torch
+
+            torch.ones(3 * 2**28)
         case "slow":
             time.sleep(1)
         case "die once":

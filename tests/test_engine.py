@@ -81,6 +81,16 @@ def test_what_goes_wrong_is_reported_and_the_others_go_on(
     assert sorted(log(tmp_path)) == ["cell 0", "cell 1", "cell 1", "cell 2", "cell 3"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the data of a process")
+@pytest.mark.parametrize("behaviour", ["large", "large tensor"])
+def test_a_cell_that_needs_more_memory_than_it_may_fails_alone(tmp_path: Path, behaviour: str) -> None:
+    jobs = [job(tmp_path, 0), job(tmp_path, 1, behaviour), job(tmp_path, 2)]
+    outcome = run(tmp_path, jobs, memory_limit=2**30)
+    (failure,) = outcome.failures
+    assert failure.reason == "it needs more than the memory limit of 1 GiB"
+    assert outcome.keys == [jobs[0].cell.key, jobs[2].cell.key]
+
+
 def test_every_cell_may_fail(tmp_path: Path) -> None:
     outcome = run(tmp_path, [job(tmp_path, number, "die") for number in range(3)], workers=2)
     assert len(outcome.failures) == 3

@@ -58,6 +58,7 @@ def _scores(text: str) -> tuple[str, ...]:
 @options.out
 @options.engine
 @options.shard
+@options.memory_limit
 @options.workers
 @options.quiet
 @options.as_json

@@ -69,11 +69,11 @@ def run_cells(
             weights={model.name: model.weights_hash for model in models},
         )
     device = models[0].device if models else "cpu"
-    engine, shard = how_to_run()
-    mine = shard.select(jobs)
+    how = how_to_run()
+    mine = how.shard.select(jobs)
     if crew is not None:
         room = 1
-    elif engine == "ray":
+    elif how.engine == "ray":
         from fwpkm_eval.runs.ray_crew import RayCrew
 
         cluster = RayCrew(execute)
@@ -88,6 +88,7 @@ def run_cells(
             execute,
             workers=workers or room,
             progress=for_terminal(quiet=quiet),
+            memory_limit=how.memory_limit,
             crew=crew,
         )
         if len(mine) < len(jobs):

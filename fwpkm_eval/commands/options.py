@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from fwpkm_eval.runs.shards import Shard, parse_shard
 from fwpkm_eval.sizes import parse_size, parse_sizes
 
 ENGINES = ("local", "ray")
+SMALLEST_LIMIT = 512 * 2**20
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -65,6 +67,15 @@ def _engine(text: str) -> str:
     if text == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError("engine 'ray' needs the package ray: pip install 'fwpkm-eval[cluster]'")
     return text
+
+
+def _memory_limit(text: str) -> int:
+    limit = parse_size(text)
+    if limit < SMALLEST_LIMIT:
+        raise UserError(f"memory limit {text} is too small to load a model at all: give at least 512M")
+    if importlib.util.find_spec("resource") is None:
+        raise UserError("--memory-limit needs a system that can limit a process (Linux)")
+    return limit
 
 
 def _write_chunk(text: str) -> int | str:
@@ -141,11 +152,26 @@ def _kept(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     return keep
 
 
-def how_to_run() -> tuple[str, Shard]:
-    """The engine and the part of the work that the running command was given: what only the engine needs to know."""
+@dataclass(frozen=True)
+class HowToRun:
+    """Who measures, which part of the work, and with how much memory a process (in bytes; None: all there is)."""
+
+    engine: str = "local"
+    shard: Shard = field(default_factory=Shard)
+    memory_limit: int | None = None
+
+
+def how_to_run() -> HowToRun:
+    """What the running command was given that only the engine needs to know.
+
+    Raises UserError for a memory limit where another program manages the memory.
+    """
     context = click.get_current_context(silent=True)
     meta = {} if context is None else context.meta
-    return meta.get(f"{__name__}.engine", "local"), meta.get(f"{__name__}.shard") or Shard()
+    engine, limit = meta.get(f"{__name__}.engine", "local"), meta.get(f"{__name__}.memory_limit")
+    if limit is not None and engine != "local":
+        raise UserError(f"--memory-limit is for --engine local; {engine} limits the memory of its workers itself")
+    return HowToRun(engine, meta.get(f"{__name__}.shard") or Shard(), limit)
 
 
 engine = click.option(
@@ -166,6 +192,15 @@ shard = click.option(
     metavar="I/N",
     help="Measure only the I-th of N parts of the work, such as 2/8. [default: all of it]",
 )
+memory_limit = click.option(
+    "--memory-limit",
+    callback=_kept("memory_limit"),
+    expose_value=False,
+    type=Parsed("memory limit", _memory_limit),
+    default=None,
+    metavar="SIZE",
+    help="Memory that each process may take, such as 4G; a cell that needs more fails alone. [default: all there is]",
+)
 workers = click.option(
     "--workers",
     type=click.IntRange(1, 1024),
@@ -178,6 +213,6 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 
 def measuring(command: Command) -> Command:
     """The options of a command that runs models: data, seed, device, dtype, out, engine, shard, workers, …"""
-    for option in reversed((data, seed, device, dtype, out, engine, shard, workers, quiet, as_json)):
+    for option in reversed((data, seed, device, dtype, out, engine, shard, memory_limit, workers, quiet, as_json)):
         command = option(command)
     return command

@@ -125,6 +125,7 @@ def run_jobs(
     *,
     workers: int = 1,
     threads: int = 1,
+    memory_limit: int | None = None,
     progress: Progress | None = None,
     crew: Crew | None = None,
 ) -> Outcome:
@@ -132,7 +133,8 @@ def run_jobs(
 
     ``execute`` must be importable by name, as processes are spawned. An interrupt ends the workers and
     leaves the finished cells. A cell that another run on the same folder is measuring is left to it, unless
-    that run ends without a result. ``crew``: who measures (None: processes of this machine).
+    that run ends without a result. ``memory_limit``: bytes that a process may allocate; a cell that needs more fails
+    with a word on it, and the others go on. ``crew``: who measures (None: processes of this machine).
     Raises UserError if a finished cell cannot be stored.
     """
     started = time.perf_counter()
@@ -141,7 +143,7 @@ def run_jobs(
     missing = [job for job in distinct if not store.has(job.cell.key)]
     outcome = Outcome(found_finished=len(distinct) - len(missing))
     progress.start(len(missing), sum(job.work for job in missing), outcome.found_finished)
-    crew = crew or LocalCrew(execute, threads)
+    crew = crew or LocalCrew(execute, threads, memory_limit)
     stored = {job.cell.key for job in distinct} - {job.cell.key for job in missing}
     with Claims(store.folder.parent) as claims:
         agenda = Agenda(missing, store, claims)
@@ -189,8 +191,8 @@ class _Worker:
 class LocalCrew:
     """Worker processes of this machine, and the jobs handed to them one at a time."""
 
-    def __init__(self, execute: Execute, threads: int) -> None:
-        self.execute, self.threads = execute, threads
+    def __init__(self, execute: Execute, threads: int, memory_limit: int | None = None) -> None:
+        self.execute, self.threads, self.memory_limit = execute, threads, memory_limit
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
 
@@ -234,7 +236,10 @@ class LocalCrew:
     def _hire(self) -> _Worker:
         ours, theirs = self.context.Pipe()
         process = self.context.Process(
-            target=_work, args=(theirs, self.execute, self.threads), name="fwpkm-eval worker", daemon=True
+            target=_work,
+            args=(theirs, self.execute, self.threads, self.memory_limit),
+            name="fwpkm-eval worker",
+            daemon=True,
         )
         process.start()
         theirs.close()  # or the end of the process would not be noticed here
@@ -259,11 +264,13 @@ class LocalCrew:
         return f"its process ended with exit code {code}"
 
 
-def _work(connection: Connection, execute: Execute, threads: int) -> None:
+def _work(connection: Connection, execute: Execute, threads: int, memory_limit: int | None) -> None:
     """A worker's life: takes jobs until there is nobody left to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     tune_malloc()
+    if memory_limit is not None:
+        _limit_memory(memory_limit)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:  # else it reads the variables when it is imported
         sys.modules["torch"].set_num_threads(threads)
@@ -286,10 +293,27 @@ def _work(connection: Connection, execute: Execute, threads: int) -> None:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             message = ("failed", (reason, traceback.format_exc()))
+            if memory_limit is not None and _is_out_of_memory(error):
+                message = ("failed", (f"it needs more than the memory limit of {memory_limit / 2**30:.3g} GiB",))
         try:
             connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+
+def _limit_memory(limit: int) -> None:
+    """From here on an allocation that would take the process beyond the limit fails, and is an exception like others.
+
+    What is limited is the data a process writes to, not address space: libraries reserve much more than they use.
+    """
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def _end_with_the_parent() -> None:
