@@ -8,11 +8,11 @@ __all__ = ["build_report"]
 
 
 def build_report(out_dir: Path) -> list[Path]:
-    """Write ``rows.csv``, ``tables.md``, ``plots/`` and ``report.html`` from the results in ``out_dir``.
+    """Write ``rows.csv``, ``tables.md``, ``tables/``, ``plots/`` and ``report.html`` from what ``out_dir`` holds.
 
     The rows are those of the finished cells, or if there are none those of ``rows.csv``, which is then left
-    as it is. The same rows and manifest give the same bytes. Plots that the rows do not give any more are
-    removed.
+    as it is. The same rows and manifest give the same bytes. Tables and plots that the rows do not give any
+    more are removed.
 
     Returns:
         The files written, the report last.
@@ -21,6 +21,7 @@ def build_report(out_dir: Path) -> list[Path]:
         UserError: the folder holds no results, a file in it is damaged, or it cannot be written to.
     """
     from fwpkm_eval.files import write_whole
+    from fwpkm_eval.reporting.exports import write_tables
     from fwpkm_eval.reporting.gather import ROWS, gather
     from fwpkm_eval.reporting.plots import PLOT_NAMES, build_plots
     from fwpkm_eval.reporting.report import render, title
@@ -41,6 +42,7 @@ def build_report(out_dir: Path) -> list[Path]:
 
     written = [write_rows_csv(results.rows, out / ROWS)] if results.from_cells else []
     written.append(write_whole(out / "tables.md", to_markdown(tables, title(frame))))
+    written += write_tables(tables, out / "tables")
     for plot in plots:
         written.append(write_whole(out / "plots" / f"{plot.name}.svg", plot.svg))
         written.append(write_whole(out / "plots" / f"{plot.name}.png", plot.png))

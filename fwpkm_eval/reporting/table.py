@@ -24,7 +24,7 @@ class Table:
     with "published" hold published numbers and nothing else. ``detail`` marks tables that few readers need.
 
     Raises:
-        ValueError: a row has not one entry per column.
+        ValueError: a row has not one entry per column, or a published number is marked as the best.
     """
 
     name: str
@@ -41,10 +41,17 @@ class Table:
         """For each column whether it is set flush right, as numbers are."""
         return [self.labels <= at < len(self.columns) - self.words for at in range(len(self.columns))]
 
+    @property
+    def published(self) -> list[bool]:
+        """For each column whether it holds published numbers."""
+        return [column.startswith("published") for column in self.columns]
+
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"table {self.name}: {len(row)} entries for {len(self.columns)} columns")
+            if any(cell.strong for cell, theirs in zip(row, self.published, strict=True) if theirs):
+                raise ValueError(f"table {self.name}: a published number is marked as the best")
 
 
 @dataclass

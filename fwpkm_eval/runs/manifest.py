@@ -20,7 +20,7 @@ from fwpkm_eval.files import create_whole, write_whole
 from fwpkm_eval.runs.cells import canonical_json
 
 MANIFEST = "manifest.json"
-RESULT_NAMES = ("cells", "rows.csv", "tables.md", "plots", "report.html")
+RESULT_NAMES = ("cells", "rows.csv", "tables.md", "tables", "plots", "report.html")
 """What a run writes beside its manifest."""
 
 _PACKAGES = ("torch", "triton", "numpy", "pandas", "matplotlib", "safetensors")
