@@ -560,7 +560,7 @@ def test_the_numbers_at_the_top_come_from_the_rows() -> None:
 
 def test_every_plot_is_made_and_shows_something(built: Path) -> None:
     names = {path.stem for path in (built / "plots").iterdir()}
-    of_needles = {f"niah-{what}" for what in ("models", "length", "needles", "depth")}
+    of_needles = {f"niah-{what}" for what in ("models", "length", "readings", "needles", "depth")}
     assert names == {
         *(f"{name}-{protocol}-book" for name in of_needles for protocol in ("open", "closed")),
         *("bits-per-byte", "loss-by-position", "speed"),
@@ -679,7 +679,7 @@ def test_the_page_holds_summary_tables_plots_manifest_and_commands(page: str) ->
     assert "What do re-readings and more frequent writes buy?" in words
     assert f"Closed book, 4K: {FWPKM} finds" in words
     assert "Perplexity: source (stand-in for LC64)" in words
-    assert page.count("<svg") == 11
+    assert page.count("<svg") == 13
     assert "fwpkm-eval reproduce --scale micro" in words
     assert f"--models {','.join(MODELS)} --scale micro --lengths 16K --needles 256 --passes 1,2 --samples 5" in words
     assert "fwpkm-eval report DIR" in words

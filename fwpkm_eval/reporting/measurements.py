@@ -268,16 +268,16 @@ def _context_order(context: Context) -> tuple[int, str, str, str]:
 def _records(frame: pandas.DataFrame, task: str, metric: str) -> list[dict[str, Any]]:
     """The rows of a task as dictionaries with None for what is missing, and the model's ``label``."""
     of_task = frame[frame["task"] == task]
-    labels = _labels(of_task)
+    label = labels(of_task)
     chosen = of_task[of_task["metric"] == metric].drop(columns=["seconds"]).drop_duplicates().index
     records = of_task.loc[chosen].to_dict("records")
     return [
-        {str(name): _plain(value) for name, value in record.items()} | {"label": labels[index]}
+        {str(name): _plain(value) for name, value in record.items()} | {"label": label[index]}
         for index, record in zip(chosen, records, strict=True)
     ]
 
 
-def _labels(frame: pandas.DataFrame) -> dict[Any, str]:
+def labels(frame: pandas.DataFrame) -> dict[Any, str]:
     """For each row of one task the model's name, with what tells apart those that share the name."""
     columns = {name: frame[name].tolist() for name in ("model", "arm", *_VARIES)}
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -285,13 +285,13 @@ def _labels(frame: pandas.DataFrame) -> dict[Any, str]:
         for model, value in zip(columns["model"], columns[name], strict=True):
             seen[model, name].add(value)
     varying = {key for key, values in seen.items() if len(values - {""}) > 1}
-    labels: dict[Any, str] = {}
+    found: dict[Any, str] = {}
     for at, index in enumerate(frame.index):
         model, arm = columns["model"][at], columns["arm"][at]
         parts = [columns[name][at] for name in _VARIES if (model, name) in varying]
         parts += [arm] if arm != FROZEN else []
-        labels[index] = _VARIANT_SEPARATOR.join([model, *filter(None, parts)])
-    return labels
+        found[index] = _VARIANT_SEPARATOR.join([model, *filter(None, parts)])
+    return found
 
 
 def _plain(value: Any) -> Any:

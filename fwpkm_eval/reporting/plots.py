@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting.measurements import niah_results, text_results
+from fwpkm_eval.reporting.measurements_memory import by_layer
+from fwpkm_eval.reporting.plots_ablation import ablation_plots
+from fwpkm_eval.reporting.plots_cost import cost_plots
+from fwpkm_eval.reporting.plots_memory import memory_plots
 from fwpkm_eval.reporting.plots_niah import niah_plots
 from fwpkm_eval.reporting.plots_speed import speed_plots
 from fwpkm_eval.reporting.plots_text import text_plots
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.style import Plot, colours, styled
+from fwpkm_eval.reporting.tables_cost import cost_ratios
 
 if TYPE_CHECKING:
     import pandas
@@ -17,11 +22,16 @@ if TYPE_CHECKING:
 PLOT_NAMES = (
     "niah-models",
     "niah-length",
+    "niah-readings",
     "niah-needles",
     "niah-depth",
     "bits-per-byte",
     "loss-by-position",
+    "ablation",
+    "cost",
     "speed",
+    "gates",
+    "addressing",
 )
 """How the names of our plots start; files of these names that a report does not make any more are removed."""
 
@@ -30,7 +40,15 @@ def build_plots(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[P
     """All plots that the rows have measurements for, in the order of the report."""
     sets = sets or SetFacts()
     needles, texts = niah_results(frame), text_results(frame)
-    models = {model for by_model in needles.overall.values() for model in by_model}
-    chosen = colours(models | {key.model for key in texts})
+    models = {model for by_model in needles.overall.values() for model in by_model} | {key.model for key in texts}
+    models |= {place.model for task in ("gates", "addressing") for place in by_layer(frame, task)}
+    chosen = colours(models | set(cost_ratios(frame)))
     with styled():
-        return [*niah_plots(needles, chosen), *text_plots(texts, chosen, sets), *speed_plots(frame)]
+        return [
+            *niah_plots(needles, chosen),
+            *text_plots(texts, chosen, sets),
+            *ablation_plots(frame),
+            *cost_plots(frame, chosen),
+            *speed_plots(frame),
+            *memory_plots(frame, chosen),
+        ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fwpkm_eval.reporting import captions_niah as captions
 from fwpkm_eval.reporting import style, wording
 from fwpkm_eval.reporting.measurements import (
     Context,
@@ -15,10 +16,10 @@ from fwpkm_eval.reporting.measurements import (
     Setting,
     alike,
     chunk_order,
-    usual_needles,
     usual_settings,
     writes,
 )
+from fwpkm_eval.reporting.plots_depth import depth_plot
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.table import slug
 
@@ -56,8 +57,9 @@ def niah_plots(results: NiahResults, colours: Mapping[str, str]) -> list[Plot]:
         plots += [
             _models_plot(results, context, colours),
             _length_plot(results, context, colours),
+            _readings_plot(results, context, colours),
             _needles_plot(results, context, colours),
-            _depth_plot(results, context),
+            depth_plot(results, context),
         ]
     return [plot for plot in plots if plot is not None]
 
@@ -85,9 +87,9 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
     name = wording.context_name(context, list(results.overall))
     return style.finish(
         figure,
-        slug("niah-models", _slug(results, context)),
+        slug("niah-models", captions.of_file(results, context)),
         f"All models, {name}: needles found after {wording.readings(passes)}",
-        f"{_meaning(context)} {_needles_words(models)} {_samples_words(models)} Bands: 95% Wilson intervals. "
+        f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.BANDS} "
         "Points of one length stand side by side so that none hides another.",
     )
 
@@ -114,10 +116,36 @@ def _length_plot(results: NiahResults, context: Context, colours: Mapping[str, s
     else:
         return None
     caption = (
-        f"{_meaning(context)} {_needles_words(models)} {_samples_words(models)} Bands: 95% Wilson intervals. "
+        f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.BANDS} "
         "Points of one length stand side by side so that none hides another."
     )
-    return style.finish(_draw(grid, colours), slug("niah-length", _slug(results, context)), title, caption)
+    return style.finish(_draw(grid, colours), slug("niah-length", captions.of_file(results, context)), title, caption)
+
+
+def _readings_plot(results: NiahResults, context: Context, colours: Mapping[str, str]) -> Plot | None:
+    """Needles found against readings, a line for each length; with one length `_length_plot` shows just that."""
+    usual = usual_settings(results, context)
+    left_out = {
+        model: max(m.value for m in found.values())
+        for model, found in usual.items()
+        if not writes(model) and alike(found)
+    }
+    models = {model: found for model, found in usual.items() if model not in left_out}
+    lengths = {setting.length for found in usual.values() for setting in found}
+    passes = {setting.passes for found in models.values() for setting in found}
+    if len(lengths) < 2 or len(passes) < 2:
+        return None
+    grid = _Grid(
+        models, _chunks(models, lambda s: s.passes), lambda s: s.passes, lambda s: s.length, _tokens, "readings"
+    )
+    name = wording.context_name(context, list(results.overall))
+    return style.finish(
+        _draw(grid, colours),
+        slug("niah-readings", captions.of_file(results, context)),
+        f"Needles found by readings, {name}",
+        f"{captions.meaning(context)} {captions.needles(usual)} {captions.samples(models)} {captions.BANDS} "
+        f"Points of one number of readings stand side by side so that none hides another.{captions.left_out(left_out)}",
+    )
 
 
 def _needles_plot(results: NiahResults, context: Context, colours: Mapping[str, str]) -> Plot | None:
@@ -144,101 +172,11 @@ def _needles_plot(results: NiahResults, context: Context, colours: Mapping[str, 
     name = wording.context_name(context, list(results.overall))
     return style.finish(
         _draw(grid, colours),
-        slug("niah-needles", _slug(results, context)),
+        slug("niah-needles", captions.of_file(results, context)),
         f"More needles in {wording.size(length)} tokens, {name}",
-        f"{_meaning(context)} So many needles are hidden, one of them is asked for. {_samples_words(chosen)} "
-        "Bands: 95% Wilson intervals.",
+        f"{captions.meaning(context)} So many needles are hidden, one of them is asked for. {captions.samples(chosen)} "
+        f"{captions.BANDS}",
     )
-
-
-def _depth_plot(results: NiahResults, context: Context) -> Plot | None:
-    """Heat maps depth × length: one row per model and write chunk, one column per number of readings."""
-    all_depths = results.depths.get(context, {})
-    needles = usual_needles(results.overall[context])
-    panels: dict[tuple[str, str], dict[int, dict[tuple[int, float], Measurement]]] = {}
-    left_out: dict[str, float] = {}
-    for model in results.models(context):
-        found = {key: m for key, m in all_depths.get(model, {}).items() if key[0].needles == needles}
-        if found and not writes(model) and alike(results.overall[context][model]):
-            left_out[model] = max(m.value for s, m in results.overall[context][model].items() if s.needles == needles)
-            continue
-        for (setting, depth), measurement in found.items():
-            by_passes = panels.setdefault((model, setting.write_chunk), {})
-            by_passes.setdefault(setting.passes, {})[setting.length, depth] = measurement
-    if not panels:
-        return None
-    order = list(results.models(context))
-    rows = sorted(panels, key=lambda key: (order.index(key[0]), chunk_order(key[1])))
-    passes = sorted({n for by_passes in panels.values() for n in by_passes})
-    counts = sorted({m.n for by in panels.values() for cells in by.values() for m in cells.values() if m.n})
-    name = wording.context_name(context, list(results.overall))
-    caption = f"{_meaning(context)} {_needles_words(usual_settings(results, context))} "
-    caption += "Grey: no needle lay there, or it was not measured."
-    if counts:
-        span = f"{counts[0]}{f' to {counts[-1]}' if counts[-1] > counts[0] else ''}"
-        caption += f" Each field is the mean of {span} sample{'s' if counts[-1] > 1 else ''}: look for patterns, "
-        caption += "not at single fields."
-    if left_out:
-        highest = wording.percent(max(left_out.values()))
-        names = wording.listing(list(left_out))
-        caption += f" Not drawn, as nothing makes a difference to them: {names} (at most {highest})."
-    return style.finish(
-        _draw_depths(panels, rows, passes),
-        slug("niah-depth", _slug(results, context)),
-        f"Needles found by depth and length, {name}",
-        caption,
-    )
-
-
-def _draw_depths(
-    panels: Mapping[tuple[str, str], Mapping[int, Mapping[tuple[int, float], Measurement]]],
-    rows: Sequence[tuple[str, str]],
-    passes: Sequence[int],
-) -> Figure:
-    import numpy as np
-    from matplotlib.colors import LinearSegmentedColormap
-
-    cells = [cells for by_passes in panels.values() for cells in by_passes.values()]
-    lengths = sorted({length for found in cells for length, _ in found})
-    depths = sorted({depth for found in cells for _, depth in found})
-    ramp = LinearSegmentedColormap.from_list("recall", ["#f3ead7", "#7fb8c9", "#0071b1", "#0b2f52"], N=40)
-    figure, grid = style.new_figure(len(rows), len(passes), 0.75 + 1.02 * len(rows), sharex=True, sharey=True)
-    for key, line in zip(rows, grid, strict=True):
-        for number, axes in zip(passes, line, strict=True):
-            found = panels[key].get(number, {})
-            values = np.full((len(depths), len(lengths)), np.nan)
-            for (length, depth), measurement in found.items():
-                values[depths.index(depth), lengths.index(length)] = measurement.value * 100
-            axes.set_facecolor(style.GRID)
-            mesh = axes.pcolormesh(
-                np.arange(len(lengths) + 1),
-                np.linspace(0, 100, len(depths) + 1),
-                np.ma.masked_invalid(values),
-                cmap=ramp,
-                vmin=0,
-                vmax=100,
-                edgecolors=style.CARD,
-                linewidth=0.5,
-            )
-            axes.grid(False)
-            axes.spines[:].set_visible(False)
-            axes.tick_params(length=0)
-            axes.set_ylim(100, 0)
-            axes.set_yticks([0, 50, 100], ["start", "middle", "end"])
-            axes.set_xticks(np.arange(len(lengths)) + 0.5, [wording.size(length) for length in lengths])
-            if len(lengths) * len(passes) > 9:
-                axes.tick_params(axis="x", rotation=90)
-        model, write_chunk = key
-        style.row_title(line[0], model, wording.writing(write_chunk))
-    for number, axes in zip(passes, grid[0], strict=True):
-        style.heading(axes, wording.readings(number))
-    figure.supxlabel("haystack length, tokens", fontsize=7.5)
-    bar = figure.colorbar(mesh, ax=[axes for line in grid for axes in line], shrink=min(1.0, 1.6 / len(rows)), pad=0.02)
-    bar.solids.set_edgecolor("face")  # type: ignore[union-attr]  # no hair lines between the steps
-    bar.set_ticks([0, 50, 100], labels=["0", "50", "100%"])
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0)
-    return figure
 
 
 def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
@@ -345,18 +283,8 @@ def _chunks(models: Mapping[str, Found], x: Callable[[Setting], int]) -> list[st
     return sorted(lines or places, key=chunk_order)
 
 
-def _slug(results: NiahResults, context: Context) -> str:
-    return wording.context_slug(context, list(results.overall))
-
-
 def _tokens(length: int) -> str:
     return f"{wording.size(length)} tokens"
-
-
-def _meaning(context: Context) -> str:
-    meaning = wording.PROTOCOL_MEANINGS.get(context.protocol)
-    name = wording.sentence(wording.PROTOCOL_NAMES.get(context.protocol, context.protocol))
-    return f"{name}: {meaning}." if meaning else f"{name}."
 
 
 def _shared_passes(models: Mapping[str, Found]) -> int:
@@ -365,15 +293,3 @@ def _shared_passes(models: Mapping[str, Found]) -> int:
     for setting in (setting for found in models.values() for setting in found):
         per_length.setdefault(setting.length, set()).add(setting.passes)
     return max(set.intersection(*per_length.values()) or set.union(*per_length.values()))
-
-
-def _needles_words(models: Mapping[str, Found]) -> str:
-    needles = min(setting.needles for found in models.values() for setting in found)
-    return f"{needles} needles, one asked for, all six digits right." if needles > 1 else "All six digits right."
-
-
-def _samples_words(models: Mapping[str, Found]) -> str:
-    counts = sorted({m.n for found in models.values() for m in found.values() if m.n is not None})
-    if not counts:
-        return ""
-    return f"{counts[0]}{f' to {counts[-1]}' if counts[-1] > counts[0] else ''} samples per point."

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Formatter
 
 COLUMN = 3.5
 """Width in inches of one column of a paper; every figure is that wide."""
@@ -33,6 +34,8 @@ _GREY, _BLUE, _VERMILION, _GREEN = "#8a8f98", "#0072b2", "#d55e00", "#009e73"
 _ORANGE, _PURPLE, _SKY, _BROWN = "#d99000", "#c0609b", "#4ba6dc", "#8c6d46"
 BAR = _BLUE
 """For bars that stand for no model."""
+BETTER, WORSE, EVEN = _BLUE, _VERMILION, _GREY
+"""For differences, where shape or place says the same: to the good, to the bad, and within their spread."""
 _PREFERRED: dict[frozenset[str], str] = {
     frozenset(): _GREY,
     frozenset({"pkm"}): _ORANGE,
@@ -166,18 +169,22 @@ def percent_axis(axis: Axis) -> None:
 
 
 def size_axis(axis: Axis, sizes: Sequence[int], widest: int = 6) -> None:
-    """A base-2 axis for token counts with ``4K`` and ``32K`` as labels, at most ``widest`` of them."""
+    """A base-2 axis for counts with ``4K`` and ``32K`` as labels, at most ``widest`` of them."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     listed = sorted(set(sizes))
-    axis.axes.set_xscale("log", base=2)
+    if listed[0] > 0:
+        axis.axes.set_xscale("log", base=2)
+    else:  # no reading at all is a number of readings, too
+        axis.axes.set_xscale("symlog", base=2, linthresh=1)
     every = -(-len(listed) // widest)
     shown = listed[::-1][::every][::-1]
     axis.set_major_locator(FixedLocator(shown))
     axis.set_minor_locator(NullLocator())
     axis.set_ticklabels([format_size(value) for value in shown])
-    margin = (listed[-1] / listed[0]) ** 0.06 if len(listed) > 1 else 2
-    axis.axes.set_xlim(listed[0] / margin, listed[-1] * margin)
+    lowest = listed[0] or 1
+    margin = (listed[-1] / lowest) ** 0.06 if len(listed) > 1 and listed[-1] > lowest else 2
+    axis.axes.set_xlim(listed[0] / margin if listed[0] else -0.2, max(listed[-1], 1) * margin)
 
 
 def row_title(axes: Axes, name: str, note: str = "") -> None:
@@ -200,12 +207,12 @@ def row_title(axes: Axes, name: str, note: str = "") -> None:
     axes.add_artist(box)
 
 
-def heading(axes: Axes, text: str) -> None:
-    """A heading over a column of panels, above the title of its first row."""
+def heading(axes: Axes, text: str, *, over_title: bool = True) -> None:
+    """A heading over a column of panels, above the title of its first row if it has one."""
     axes.annotate(
         text,
         xy=(0.5, 1),
-        xytext=(0, 17),
+        xytext=(0, 17 if over_title else 4),
         xycoords="axes fraction",
         textcoords="offset points",
         ha="center",
@@ -227,6 +234,19 @@ def legend_of_models(figure: Figure, models: Sequence[str], colours_of: Mapping[
 def remark(axes: Axes, text: str) -> None:
     """A few quiet words in the middle of an empty panel."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=6.5, color=MUTED)
+
+
+def shortened(text: str, most: int) -> str:
+    """``text`` in one line of at most ``most`` characters, for names that would run into each other."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: max(most - 1, 1)]}…"
+
+
+def percents() -> Formatter:
+    """Ticks of an axis in percent: ``20%``."""
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{value:g}%")
 
 
 def times_axis(axis: Axis) -> None:

@@ -52,6 +52,7 @@ class Difference:
     low: float | None
     high: float | None
     less_is_better: bool
+    by_seed: Mapping[int, float]
 
     @property
     def verdict(self) -> str:
@@ -65,6 +66,8 @@ class Difference:
 
 Results = dict[tuple[str, str], ArmResult]
 """By (arm, scoring)."""
+Values = Mapping[tuple[str, str], BySeed]
+"""One measure: by (arm, scoring) and seed."""
 
 
 def ablation_results(frame: pandas.DataFrame) -> Results:
@@ -100,10 +103,38 @@ def _place(name: str, names: list[str]) -> tuple[int, str]:
 
 def difference(arm: BySeed, reference: BySeed, *, less_is_better: bool) -> Difference | None:
     """The paired difference over the seeds that both have; None if there are none."""
-    shared = sorted(set(arm) & set(reference))
-    if not shared:
+    by_seed = {seed: arm[seed] - reference[seed] for seed in sorted(set(arm) & set(reference))}
+    if not by_seed:
         return None
-    return Difference(*seed_interval([arm[seed] - reference[seed] for seed in shared]), less_is_better)
+    return Difference(*seed_interval(list(by_seed.values())), less_is_better, by_seed)
+
+
+def against_reference(values: Values, arm: str, score: str, *, less_is_better: bool) -> Difference | None:
+    """The difference of one arm to the reference of its scoring; None for the reference itself."""
+    if arm == REFERENCE:
+        return None
+    return difference(values.get((arm, score), {}), values.get((REFERENCE, score), {}), less_is_better=less_is_better)
+
+
+def needle_counts(results: Results) -> list[int]:
+    """The numbers of needles that were asked for, the most first."""
+    return sorted({way[0] for result in results.values() for way in result.found}, reverse=True)
+
+
+def haystack_size(frame: pandas.DataFrame) -> str:
+    """The length of the haystacks, ``4K``; empty if none was read."""
+    length = frame[(frame["task"] == "ablation") & (frame["metric"] == "exact_match")]["length"].dropna()
+    return wording.size(int(length.iloc[0])) if len(length) else ""
+
+
+def found_values(results: Results, needles: int) -> Values:
+    """Exact match of each arm and scoring by seed, the mean of all ways of asking for so many needles."""
+    return {key: result.found_of(needles) for key, result in results.items()}
+
+
+def bits_values(results: Results) -> Values:
+    """Bits per byte of each arm and scoring by seed."""
+    return {key: result.bits for key, result in results.items()}
 
 
 def ablation_tables(frame: pandas.DataFrame) -> list[Table]:
@@ -111,14 +142,12 @@ def ablation_tables(frame: pandas.DataFrame) -> list[Table]:
     results = ablation_results(frame)
     if not results:
         return []
-    counts = sorted({way[0] for result in results.values() for way in result.found}, reverse=True)
-    length = frame[(frame["task"] == "ablation") & (frame["metric"] == "exact_match")]["length"].dropna()
-    size = wording.size(int(length.iloc[0])) if len(length) else ""
+    counts, size = needle_counts(results), haystack_size(frame)
     tables = [
         _comparison(
             slug("ablation", f"{needles}-needles"),
             f"Ablation: {needles} needles found at {size}",
-            {key: result.found_of(needles) for key, result in results.items()},
+            found_values(results, needles),
             results,
             "Exact match, the mean of all numbers of readings and ways of writing (each in a table below).",
             as_rate=True,
@@ -129,7 +158,7 @@ def ablation_tables(frame: pandas.DataFrame) -> list[Table]:
         _comparison(
             "ablation-bits",
             "Ablation: bits per byte of text",
-            {key: result.bits for key, result in results.items()},
+            bits_values(results),
             results,
             "Lower is better.",
             as_rate=False,
@@ -138,19 +167,16 @@ def ablation_tables(frame: pandas.DataFrame) -> list[Table]:
     return [*tables, *_scoring_table(results, counts), *_way_tables(results, size), _training_table(results)]
 
 
-def _comparison(
-    name: str, title: str, values: Mapping[tuple[str, str], BySeed], results: Results, note: str, *, as_rate: bool
-) -> Table:
+def _comparison(name: str, title: str, values: Values, results: Results, note: str, *, as_rate: bool) -> Table:
     """One measure: for each arm and scoring its mean over the seeds, and the difference to the reference."""
     scores = [score for score in SCORES if any(key[1] == score for key in results)]
     rows = Rows()
     for arm in dict.fromkeys(arm for arm, _ in results):
         entries: list[str] = [arm]
         for score in scores:
-            mine, reference = values.get((arm, score), {}), values.get((REFERENCE, score), {})
-            against = None if arm == REFERENCE else difference(mine, reference, less_is_better=not as_rate)
+            against = against_reference(values, arm, score, less_is_better=not as_rate)
             entries += [
-                _value(mine, results.get((arm, score)), as_rate),
+                _value(values.get((arm, score), {}), results.get((arm, score)), as_rate),
                 _difference(against, as_rate) if against else MISSING,
                 against.verdict if against else MISSING,
             ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting import wording
@@ -17,18 +19,51 @@ Costs = dict[tuple[str, str, str], float]
 """By (metric, protocol, arm)."""
 
 
-def cost_tables(frame: pandas.DataFrame) -> list[Table]:
-    """One line for each model, speeds also against the same backbone without memory."""
+MEASURES: dict[str, tuple[str, str, bool]] = {
+    "parameters": ("parameters", "", False),
+    "active parameters": ("active_parameters", "", False),
+    "FLOPs per token": ("flops_per_token", "", False),
+    "time, reading": ("samples_per_second", "reading", True),
+    "time, training": ("samples_per_second", "training", True),
+    "memory, reading": ("peak_memory", "reading", False),
+}
+"""What is compared with the baseline: metric, protocol, and whether its inverse is the cost."""
+
+
+def costs_of(frame: pandas.DataFrame) -> dict[str, Costs]:
+    """The rows of task ``cost`` by model, baselines first."""
     costs: dict[str, Costs] = {}
     for row in frame[frame["task"] == "cost"].to_dict("records"):
         key = (str(row["metric"]), str(row["protocol"]), str(row["arm"]))
         costs.setdefault(str(row["model"]), {})[key] = row["value"]
+    return {model: costs[model] for model in sorted(costs, key=model_order)}
+
+
+def cost_ratios(frame: pandas.DataFrame) -> dict[str, dict[str, float]]:
+    """For each model with memory and each of `MEASURES` how many times its baseline's cost it is."""
+    costs = costs_of(frame)
+    ratios: dict[str, dict[str, float]] = {}
+    for model, here in costs.items():
+        base = costs.get(_baseline(model, costs) or "", {})
+        for name, (metric, protocol, inverse) in MEASURES.items():
+            ours, theirs = (side.get((metric, protocol, "")) for side in (here, base))
+            if ours and theirs and math.isfinite(ours) and math.isfinite(theirs):
+                ratios.setdefault(model, {})[name] = theirs / ours if inverse else ours / theirs
+    return ratios
+
+
+def _baseline(model: str, costs: Mapping[str, Costs]) -> str | None:
+    return baseline_of(model, costs) if memories_of(spec_of(model)) else None
+
+
+def cost_tables(frame: pandas.DataFrame) -> list[Table]:
+    """One line for each model, speeds also against the same backbone without memory."""
+    costs = costs_of(frame)
     if not costs:
         return []
     rows = Rows()
-    for model in sorted(costs, key=model_order):
-        here = costs[model]
-        base = baseline_of(model, costs) if memories_of(spec_of(model)) else None
+    for model, here in costs.items():
+        base = _baseline(model, costs)
         rows.add(
             model,
             _count(here.get(("parameters", "", ""))),

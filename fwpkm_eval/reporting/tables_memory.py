@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
-from fwpkm_eval.reporting.measurements import model_order
+from fwpkm_eval.reporting.measurements_memory import by_layer
 from fwpkm_eval.reporting.table import Rows, Table
 from fwpkm_eval.reporting.wording import MISSING
 
 if TYPE_CHECKING:
     import pandas
 
-Place = tuple[str, int, str, str]
-"""What a line of a table is about: (model, layer, set, tokens of a write)."""
-
-
-def by_layer(frame: pandas.DataFrame, task: str) -> dict[Place, dict[str, float]]:
-    """The rows of a task whose metrics end in ``@LAYER``: for each place the mean over the seeds of each metric."""
-    values: dict[Place, dict[str, list[float]]] = {}
-    for row in frame[(frame["task"] == task) & frame["depth"].isna()].to_dict("records"):
-        metric, _, layer = str(row["metric"]).partition("@")
-        place = (str(row["model"]), int(layer), str(row["dataset"]), str(row["write_chunk"]))
-        values.setdefault(place, {}).setdefault(metric, []).append(row["value"])
-    order = sorted(values, key=lambda place: (model_order(place[0]), place[1:]))
-    return {place: {m: math.fsum(v) / len(v) for m, v in values[place].items()} for place in order}
-
 
 def gate_tables(frame: pandas.DataFrame) -> list[Table]:
     """The mean gate of every layer on every set, and how many gates are shut or open."""
     rows = Rows()
     for (model, layer, dataset, _), values in by_layer(frame, "gates").items():
+        mean, low, high = (values.get(f"gate_{name}") for name in ("mean", "below_0.1", "above_0.9"))
         rows.add(
             model,
             str(layer),
             dataset,
-            f"{values['gate_mean']:.3f}",
-            wording.percent(values["gate_below_0.1"]),
-            wording.percent(values["gate_above_0.9"]),
+            f"{mean.value:.3f}" if mean else MISSING,
+            *(wording.percent(share.value) if share else MISSING for share in (low, high)),
         )
     if not rows.rows:
         return []
@@ -64,9 +49,9 @@ def addressing_tables(frame: pandas.DataFrame) -> list[Table]:
         for prefix in ("chunk_", ""):
             for metric in ("collision_rate", "coverage"):
                 value = values.get(f"{prefix}{metric}")
-                entries.append(MISSING if value is None else wording.percent(value))
+                entries.append(MISSING if value is None else wording.percent(value.value))
             kl = values.get(f"{prefix}kl_to_uniform")
-            entries.append(MISSING if kl is None else f"{kl:.2f}")
+            entries.append(MISSING if kl is None else f"{kl.value:.2f}")
         rows.add(model, str(layer), dataset, wording.grouped(chunk), *entries)
     if not rows.rows:
         return []
