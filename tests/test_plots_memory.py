@@ -397,3 +397,15 @@ def test_hostile_names_are_outlines_of_letters_in_a_valid_svg() -> None:
         root = ElementTree.fromstring(plot.svg)
         assert not [element for element in root.iter() if "script" in str(element.tag)]
         assert len(plot.png) > 5000
+
+
+def test_names_that_are_too_long_are_cut_and_stay_in_one_line(draw: Draw) -> None:
+    name = f"gdn:fwpkm@1 {HOSTILE * 3}"
+    rows = [*gate_rows([0.5, 0.5], 0.5, model=name), *cost("gdn", parameters=2), *cost(name, parameters=3)]
+    for figure in draw(rows).values():
+        figure.draw_without_rendering()
+        assert all(len(text) < 60 and "\n" not in text for text in words(figure).split(" | "))
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1

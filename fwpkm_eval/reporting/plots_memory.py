@@ -103,6 +103,7 @@ def _histogram(axes: Axes, shares: Mapping[float, float], mean: Measurement | No
         ha="right" if left else "left",
         va="top",
         fontsize=6.5,
+        bbox={"facecolor": style.CARD, "alpha": 0.7, "linewidth": 0, "pad": 0.3},
     )
 
 

@@ -80,7 +80,7 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
             _line(axes, chosen, lambda s: s.length, colours[model], shift)
         style.percent_axis(axes.yaxis)
         style.size_axis(axes.xaxis, lengths, 5)
-        axes.set_title(wording.writing(write_chunk), fontsize=7)
+        axes.set_title(_heading(write_chunk, len(chunks)), fontsize=7)
     grid[0][0].set_ylabel("needles found")
     figure.supxlabel("haystack length, tokens", fontsize=7.5)
     style.legend_of_models(figure, list(models), colours)
@@ -203,7 +203,7 @@ def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
             style.size_axis(axes.xaxis, x_values, 5)
         style.row_title(row[0], model, "same after any number of readings" if same and len(lines) > 1 else "")
     for axes, write_chunk in zip(panels[0], grid.chunks, strict=True):
-        style.heading(axes, wording.writing(write_chunk))
+        style.heading(axes, _heading(write_chunk, len(grid.chunks)))
     figure.supylabel("needles found", fontsize=7.5)
     figure.supxlabel(grid.x_label, fontsize=7.5)
     if len(lines) > 1:
@@ -281,6 +281,13 @@ def _chunks(models: Mapping[str, Found], x: Callable[[Setting], int]) -> list[st
         if any(len(at) > 1 for model, at in by_model.items() if writes(model))
     ]
     return sorted(lines or places, key=chunk_order)
+
+
+def _heading(write_chunk: str, columns: int) -> str:
+    """How is written, in two lines where many columns are narrow."""
+    words = wording.writing(write_chunk).split(" ")
+    middle = len(words) - 2
+    return " ".join(words) if columns < 3 else "\n".join((" ".join(words[:middle]), " ".join(words[middle:])))
 
 
 def _tokens(length: int) -> str:

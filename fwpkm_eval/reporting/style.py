@@ -192,6 +192,7 @@ def row_title(axes: Axes, name: str, note: str = "") -> None:
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 
     axes.set_title(" ", fontsize=7.5)  # keeps the height free; the words themselves must not widen the panel
+    name = shortened(name, max(24, 46 - len(note)))
     words: list[Artist] = [TextArea(name, textprops={"fontsize": 7.5, "fontweight": "bold"})]
     words += [TextArea(note, textprops={"fontsize": 7, "color": MUTED})] if note else []
     box = AnchoredOffsetbox(
@@ -212,10 +213,11 @@ def heading(axes: Axes, text: str, *, over_title: bool = True) -> None:
     axes.annotate(
         text,
         xy=(0.5, 1),
-        xytext=(0, 17 if over_title else 4),
+        xytext=(0, 15 if over_title else 2),
         xycoords="axes fraction",
         textcoords="offset points",
         ha="center",
+        va="bottom",
         fontsize=7,
         annotation_clip=False,
     )
@@ -225,10 +227,12 @@ def legend_of_models(figure: Figure, models: Sequence[str], colours_of: Mapping[
     """A legend above the panels with each model's colour, and ``more`` entries behind them."""
     from matplotlib.lines import Line2D
 
+    columns = 2 if all(len(model) <= 26 for model in models) else 1
     handles: list[Artist] = [
-        Line2D([], [], color=colours_of[model], marker="o", markersize=3.5, label=model) for model in models
+        Line2D([], [], color=colours_of[model], marker="o", markersize=3.5, label=shortened(model, 54 // columns))
+        for model in models
     ]
-    figure.legend(handles=[*handles, *more], loc="outside upper center", ncols=2)
+    figure.legend(handles=[*handles, *more], loc="outside upper center", ncols=columns)
 
 
 def remark(axes: Axes, text: str) -> None:
