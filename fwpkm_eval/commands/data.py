@@ -14,13 +14,6 @@ from fwpkm_eval.commands import options
 if TYPE_CHECKING:
     from fwpkm_eval.data import TextSet
 
-# The corpora of the published results: the set's name in a data folder, its title, and where it is to be had.
-PUBLISHED = (
-    ("fineweb_edu", "Fineweb-Edu", "HuggingFaceFW/fineweb-edu on the Hugging Face hub, sample-10BT"),
-    ("lc64", "LC64", "LongCrawl64, the token files of gs://longcrawl64 (GPT-2 ids: decode them first)"),
-    ("lambada", "LAMBADA", "cimec/lambada on the Hugging Face hub, train split (whole novels)"),
-)
-
 
 @click.group(name="data")
 def command() -> None:
@@ -31,18 +24,28 @@ def command() -> None:
 @options.data
 @options.as_json
 def list_sets(data: str, as_json: bool) -> None:
-    """Show each set (documents, bytes, hash, what it stands in for), and how to get what is missing."""
+    """Show each set (documents, bytes, hash, what it stands in for), and how to get what is missing.
+
+    With --data hub: the published corpora, and which of them are prepared.
+    """
     from fwpkm_eval.commands.text_table import aligned
     from fwpkm_eval.data import available_sets
+    from fwpkm_eval.data.corpora.catalog import CORPORA, PUBLISHED_TEXTS
+
+    if data == "hub":
+        from fwpkm_eval.commands.data_hub import list_corpora
+
+        list_corpora(as_json)
+        return
 
     sets = available_sets(data)
     splits = [_describe(data, info.name, split) for info in sets for split in info.splits]
     names = {info.name for info in sets}
     missing = [
-        {"set": name, "title": title, "stand_in": stand_in, "from": source}
-        for name, title, source in PUBLISHED
+        {"set": name, "title": corpus.title, "stand_in": stand_in, "from": corpus.where}
+        for name, corpus in ((name, CORPORA[name]) for name in PUBLISHED_TEXTS)
         if name not in names
-        for stand_in in [next((info.name for info in sets if info.stands_in_for == title), None)]
+        for stand_in in [next((info.name for info in sets if info.stands_in_for == corpus.title), None)]
     ]
     unreadable = [split for split in splits if split["problem"]]
     if as_json:
@@ -56,8 +59,9 @@ def list_sets(data: str, as_json: bool) -> None:
                 instead = f" ({corpus['stand_in']} stands in for it)" if corpus["stand_in"] else ""
                 click.echo(f"  {corpus['title']}{instead}: from {corpus['from']}")
             click.echo(
-                "To use one, put it in a folder as <set>/<split>.jsonl[.gz], one JSON object with a text"
-                f" field a line ({missing[0]['set']}/test.jsonl.gz), and give that folder as --data."
+                f"To fetch one: fwpkm-eval data prepare --data hub --set {missing[0]['set']}. Or put it in a folder as"
+                " <set>/<split>.jsonl[.gz], one JSON object with a text field a line"
+                f" ({missing[0]['set']}/test.jsonl.gz), and give that folder as --data."
             )
     if unreadable:
         from fwpkm_eval.errors import UserError
@@ -65,7 +69,7 @@ def list_sets(data: str, as_json: bool) -> None:
         raise UserError(f"{len(unreadable)} of {len(splits)} splits cannot be used; first: {unreadable[0]['problem']}")
 
 
-@command.command(name="prepare", short_help="Check every set, or write them as files.")
+@command.command(name="prepare", short_help="Check every set, write them as files, or fetch published corpora.")
 @options.data
 @click.option("--set", "only", multiple=True, metavar="NAME", help="Only this set; may be repeated. [default: all]")
 @click.option(
@@ -73,14 +77,41 @@ def list_sets(data: str, as_json: bool) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=None,
     metavar="DIR",
-    help="Also write the sets there, as a folder that --data takes.",
+    help="Also write the sets there, as a folder that --data takes. [default for hub: the folder --data hub reads]",
 )
+@click.option("--splits", default=None, metavar="NAMES", help="hub: splits, separated by commas. [default: test]")
+@click.option("--tokens", type=options.SIZE, default=None, metavar="SIZE", help="hub: text for so many tokens.")
+@click.option("--bytes", "text_bytes", type=options.SIZE, default=None, metavar="SIZE", help="hub: so much text.")
+@click.option("--source", default=None, metavar="PATH|URL", help="hub: a copy of the corpus to read in its place.")
+@click.option("--dry-run", is_flag=True, help="hub: only show what would be fetched.")
 @options.quiet
-def prepare_sets(data: str, only: tuple[str, ...], out: Path | None, quiet: bool) -> None:
-    """Read and check every split; with --out, write them as files, for another machine to read."""
-    from fwpkm_eval.data import available_sets, load_set
-    from fwpkm_eval.errors import unknown
+def prepare_sets(
+    data: str,
+    only: tuple[str, ...],
+    out: Path | None,
+    splits: str | None,
+    tokens: int | None,
+    text_bytes: int | None,
+    source: str | None,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """Read and check every split; with --out, write them as files, for another machine to read.
 
+    With --data hub: fetch published corpora into the folder that --data hub reads. What will be fetched is shown
+    first; a run that was cut goes on where it stopped.
+    """
+    from fwpkm_eval.data import available_sets, load_set
+    from fwpkm_eval.errors import UserError, unknown
+
+    if data == "hub":
+        from fwpkm_eval.commands.data_hub import prepare_corpora
+
+        prepare_corpora(only, splits, out, tokens, text_bytes, source, dry_run=dry_run, quiet=quiet)
+        return
+    given = {"--splits": splits, "--tokens": tokens, "--bytes": text_bytes, "--source": source, "--dry-run": dry_run}
+    if without := [option for option, value in given.items() if value]:
+        raise UserError(f"{without[0]} goes with --data hub alone")
     sets = {info.name: info for info in available_sets(data)}
     for name in only:
         if name not in sets:

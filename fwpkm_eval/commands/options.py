@@ -99,8 +99,9 @@ data = click.option(
     "--data",
     default="embedded",
     show_default=True,
-    metavar="embedded|PATH",
-    help="Text to use: made from this Python, or a folder of <set>/<split>.jsonl[.gz] with a text field.",
+    metavar="embedded|hub|PATH",
+    help="Text to use: made from this Python, corpora fetched by `data prepare --data hub`, or a folder of "
+    "<set>/<split>.jsonl[.gz] with a text field.",
 )
 tokens = click.option(
     "--tokens",

@@ -1,8 +1,8 @@
 """Texts to train and measure on: made from the running Python ("embedded") or read from a folder of JSON
 lines.
 
-`data` is everywhere the value of `--data`: "embedded", "hub", or the path of a folder of
-`<set>/<split>.jsonl[.gz]`. Importing this package loads nothing heavy; the readers are imported when a set is
+`data` is everywhere the value of `--data`: "embedded", the path of a folder of `<set>/<split>.jsonl[.gz]`, or
+"hub", the folder where `data prepare --data hub` keeps published corpora (`fwpkm_eval.data.corpora`). Importing this package loads nothing heavy; the readers are imported when a set is
 asked for.
 """
 
@@ -37,7 +37,7 @@ def load_set(data: str, name: str, split: str) -> TextSet:
         return embedded.load_set(name, split)
     from fwpkm_eval.data import folder
 
-    return folder.load_set(_folder_path(data), name, split)
+    return folder.load_set(_folder_path(data, name, split), name, split)
 
 
 def documents_of(data: str, name: str, split: str) -> Iterator[Document]:
@@ -46,7 +46,7 @@ def documents_of(data: str, name: str, split: str) -> Iterator[Document]:
         return iter(load_set(data, name, split).documents)
     from fwpkm_eval.data import folder
 
-    return folder.documents_of(_folder_path(data), name, split)
+    return folder.documents_of(_folder_path(data, name, split), name, split)
 
 
 def split_file(data: str, name: str, split: str) -> Path | None:
@@ -55,7 +55,7 @@ def split_file(data: str, name: str, split: str) -> Path | None:
         return None
     from fwpkm_eval.data import folder
 
-    return folder.split_file(_folder_path(data), name, split)
+    return folder.split_file(_folder_path(data, name, split), name, split)
 
 
 def available_sets(data: str) -> list[SetInfo]:
@@ -86,7 +86,22 @@ def default_haystack(data: str) -> str:
     return folder.default_haystack(_folder_path(data))
 
 
-def _folder_path(data: str) -> str:
-    if data == "hub":
-        raise UserError("corpora from the hub come with a later version; use --data embedded or --data PATH")
-    return data
+def _folder_path(data: str, name: str | None = None, split: str = "test") -> str:
+    """The folder that `data` is; of "hub", the one of prepared sets.
+
+    Raises UserError, with the command that prepares it, if nothing is prepared or that split of a corpus is not.
+    """
+    if data != "hub":
+        return data
+    from fwpkm_eval.data.corpora import WITHOUT_NETWORK, how_to_prepare, hub_folder
+    from fwpkm_eval.data.corpora.catalog import CORPORA
+
+    folder = hub_folder()
+    corpus = CORPORA.get(name) if name else None
+    if corpus and split in corpus.splits and corpus.kind != "questions":
+        if not any((folder / corpus.name).glob(f"{split}.jsonl*")):
+            how = how_to_prepare(corpus.name, split)
+            raise UserError(f"{name}/{split} is not prepared in {folder}: {how}; {WITHOUT_NETWORK}")
+    elif not any(folder.glob("*/*.jsonl*")):
+        raise UserError(f"no set is prepared in {folder}: {how_to_prepare('fineweb_edu')}; {WITHOUT_NETWORK}")
+    return str(folder)

@@ -44,7 +44,7 @@ def available_sets(data: str) -> list[SetInfo]:
 def load_set(data: str, name: str, split: str) -> TextSet:
     """Read one split whole. Raises UserError, with file and line, for anything not as described above."""
     path = split_file(data, name, split)
-    documents = tuple(_documents(path, split, MAX_SPLIT_BYTES))
+    documents = tuple(read_documents(path, split, MAX_SPLIT_BYTES))
     if not documents:
         raise UserError(f"{path} holds no documents")
     return TextSet(name, split, documents, "path", None, f"file {path}", hash_documents(documents))
@@ -54,7 +54,7 @@ def documents_of(data: str, name: str, split: str) -> Iterator[Document]:
     """The documents of one split, one at a time, however many there are. Raises UserError as `load_set` does."""
     path = split_file(data, name, split)
     found = False
-    for document in _documents(path, split, None):
+    for document in read_documents(path, split):
         found = True
         yield document
     if not found:
@@ -133,7 +133,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _documents(path: Path, split: str, most_bytes: int | None) -> Iterator[Document]:
+def read_documents(path: Path, split: str, most_bytes: int | None = None) -> Iterator[Document]:
     """Documents of a file; of no more than `most_bytes`, where they all go into memory."""
     seen: set[str] = set()
     total = 0
