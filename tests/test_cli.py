@@ -109,7 +109,10 @@ def test_other_ways_to_start_it(arguments: list[str]) -> None:
         (["models", "gdn:fwpkm@99"], ["layer 99", "out of range", "valid: 0 to"]),
         (["models", "--scale", "mikro"], ["unknown scale 'mikro'", "did you mean 'micro'?"]),
         (["data", "list", "--data", "no/such/folder"], ["no/such/folder"]),
-        (["data", "list", "--data", "hub"], ["hub"]),
+        (
+            ["data", "prepare", "--data", "hub", "--set", "lambda"],
+            ["unknown corpus 'lambda'", "did you mean 'lambada'?"],
+        ),
         (["data", "prepare", "--set", "sorce"], ["unknown set 'sorce'", "did you mean 'source'?"]),
         (["report", "no/such/folder"], ["no such folder", "no/such/folder"]),
     ],

@@ -261,13 +261,6 @@ def test_unknown_names() -> None:
         load_set("embedded", "sauce", "test")
     with pytest.raises(UserError, match=r"unknown manual split 'train'.*valid: test$"):
         load_set("embedded", "manual", "train")
-    for ask in (
-        lambda: load_set("hub", "docs", "test"),
-        lambda: available_sets("hub"),
-        lambda: default_sets("hub"),
-    ):
-        with pytest.raises(UserError, match="hub come with a later version"):
-            ask()
 
 
 def test_hash_tells_documents_apart() -> None:

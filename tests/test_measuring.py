@@ -200,7 +200,7 @@ def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["niah", "--depths", "deep"], "are not numbers from 0 to 1"),
         (["niah", "--haystack", "tale"], "did you mean 'tales'"),
         (["ppl", "--sets", "tales,note"], "did you mean 'notes'"),
-        (["ppl", "--data", "hub"], "later version"),
+        (["ppl", "--data", "hub"], "no set is prepared in"),
         (["ppl", "--models", "gdn+swa:fwpmk@1"], "did you mean 'fwpkm'"),
         (["ppl", "--models", "no/such/folder"], "no checkpoint in no/such/folder"),
         (["ppl", "--models", "gdn:fwmlp@1,gdn:fwmlp@0"], "no trained gdn:fwmlp@1 at scale micro is shipped"),
@@ -209,8 +209,13 @@ def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.setenv("FWPKM_EVAL_DATA", str(folder / "nothing prepared"))
     command, *rest = arguments
     defaults = {"--models": models(folder), "--data": str(folder / "data")}
     for option, value in defaults.items():

@@ -2,8 +2,8 @@
 lines.
 
 `data` is everywhere the value of `--data`: "embedded", the path of a folder of `<set>/<split>.jsonl[.gz]`, or
-"hub", the folder where `data prepare --data hub` keeps published corpora (`fwpkm_eval.data.corpora`). Importing this package loads nothing heavy; the readers are imported when a set is
-asked for.
+"hub", the folder where `data prepare --data hub` keeps published corpora (`fwpkm_eval.data.corpora`). Importing
+this package loads nothing heavy; the readers are imported when a set is asked for.
 """
 
 from __future__ import annotations

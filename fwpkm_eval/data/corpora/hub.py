@@ -47,11 +47,9 @@ class HubSource:
     def records(self, start: Position | None) -> Iterator[Record]:
         place: Place = (start[0], start[1], start[2]) if start else (0, 0, 0)
         number = start[3] if start else 0
-        for row, after in _with_next(self._documents(place, number)):
-            fields, where = row[1], row[0]
+        for fields, after in _with_next(self._documents(place, number), (self._rows.num_shards, 0, 0)):
             number += 1
-            position = [*(after if after is not None else (where[0], where[1], where[2] + 1)), number]
-            yield self._record(fields, number, position)
+            yield self._record(fields, number, [*after, number])
 
     def _documents(self, start: Place, number: int) -> Iterator[Row]:
         """The split's rows from `start` on; `number` of them were read before."""
@@ -84,7 +82,7 @@ class HubSource:
         import datasets
 
         corpus, split = self._corpus, self._split.origin
-        builder, files = _files(corpus, source)
+        builder, files = _files(corpus, source, self.revision)
         if builder is not None:
             return datasets.load_dataset(builder, data_files=files, split="train", streaming=True)
         if source is not None and not Path(source).is_dir():
@@ -122,7 +120,7 @@ def newest_revision(location: str) -> str | None:
     return HfApi().dataset_info(location, timeout=20).sha
 
 
-def _files(corpus: Corpus, source: str | None) -> tuple[str | None, str | None]:
+def _files(corpus: Corpus, source: str | None, revision: str | None) -> tuple[str | None, str | None]:
     """The builder and the file where a corpus is read from one file, not as the hub describes the data set."""
     if source is not None:
         suffixes = [suffix for suffix in Path(source).suffixes if suffix not in _COMPRESSED]
@@ -134,7 +132,7 @@ def _files(corpus: Corpus, source: str | None) -> tuple[str | None, str | None]:
         return None, None
     if source is not None and not Path(source).is_dir():
         raise UserError(f"{source!r} is neither a folder nor a .jsonl file")
-    return "json", corpus.files.format(source=source or f"hf://datasets/{corpus.location}")
+    return "json", corpus.files.format(source=source or f"hf://datasets/{corpus.location}@{revision or 'main'}")
 
 
 def _pieces(rows: Any, file: int) -> Any:
@@ -191,15 +189,15 @@ def _is_heading(line: str) -> bool:
     return len(words) > 2 and words[0] == words[-1] == "=" and words[1] != "=" and words[-2] != "="
 
 
-def _with_next(rows: Iterator[Row]) -> Iterator[tuple[Row, Place | None]]:
-    """Each row with the place of the one after it, None at the end."""
-    before: Row | None = None
-    for row in rows:
+def _with_next(rows: Iterator[Row], end: Place) -> Iterator[tuple[dict[str, Any], Place]]:
+    """The fields of each row, with the place of the row after it."""
+    before: dict[str, Any] | None = None
+    for place, fields in rows:
         if before is not None:
-            yield before, row[0]
-        before = row
+            yield before, place
+        before = fields
     if before is not None:
-        yield before, None
+        yield before, end
 
 
 def _question(fields: dict[str, Any], where: str, name: str, after: Position) -> Record:

@@ -41,8 +41,6 @@ class LongCrawlSource:
     are no whole character, since the document was cut there, are left out, too.
     """
 
-    revision = None
-
     def __init__(
         self,
         source: str,
@@ -54,7 +52,7 @@ class LongCrawlSource:
         self._split = split
         self._decode = decode or gpt2_decoder()
         self.where = self._file.where
-        self.tokens_read = 0
+        self.revision: str | None = None
 
     def records(self, start: Position | None) -> Iterator[Record]:
         begin = start[0] if start else 0
@@ -65,7 +63,6 @@ class LongCrawlSource:
         found = False
         while at < len(self._file):
             tokens = self._file.read(at, BLOCK_TOKENS)
-            self.tokens_read += len(tokens)
             first = 0
             for end in np.flatnonzero(tokens == END_TOKEN).tolist():
                 found = True

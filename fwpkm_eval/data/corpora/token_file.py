@@ -6,7 +6,6 @@ comes is checked: its length, ids that GPT-2 does not have, and runs of zeros.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,8 +45,7 @@ class TokenFile:
         self._wait = wait
         self._zeros = 0  # at the end of what was read
         self._next = 0
-        self._file = self._open()
-        self.size: int = self._file.size if hasattr(self._file, "size") else os.fstat(self._file.fileno()).st_size
+        self._file, self.size = self._open()
         if not self.size:
             raise UserError(f"{self.where} is empty")
         if self.size % 2:
@@ -66,27 +64,25 @@ class TokenFile:
         self._check(start, tokens)
         return tokens
 
-    def _open(self) -> Any:
+    def _open(self) -> tuple[Any, int]:
         import fsspec
 
-        options = {"client_kwargs": {"trust_env": True}} if self.where.startswith(("http://", "https://")) else {}
+        http = self.where.startswith(("http://", "https://"))
         try:
-            system, path = fsspec.core.url_to_fs(self.where, **options)
-            # No cache of blocks: what is read is read once.
-            file = system.open(path, "rb", block_size=2 * BLOCK_TOKENS, cache_type="none")
-        except FileNotFoundError as error:
-            raise UserError(f"cannot read {self.where}: {_reason(error)}; {_OTHERWISE}") from error
+            system, path = fsspec.core.url_to_fs(self.where, **({"client_kwargs": {"trust_env": True}} if http else {}))
+            facts = system.info(path)
+            if facts.get("size") is None or facts.get("partial") is False:
+                raise UserError(f"{self.where} is served without ranges or without its length: {_DOWNLOAD}")
+            # No cache of blocks: what is read is read once. The size, given, saves asking for it again.
+            known = {"size": facts["size"]} if http else {}
+            file = system.open(path, "rb", block_size=2 * BLOCK_TOKENS, cache_type="none", **known)
+            return file, int(facts["size"])
+        except UserError:
+            raise
         except ImportError as error:
             raise UserError(f"cannot read {self.where}: {_first_line(error)}") from error
         except Exception as error:  # one of many libraries': each has exceptions of its own
-            raise UserError(f"cannot read {self.where}: {_first_line(error)}; {_OTHERWISE}") from error
-        if not file.seekable() or getattr(file, "size", 0) is None:
-            file.close()
-            raise UserError(
-                f"{self.where} is served without ranges or without its length, so a part cannot be read: "
-                "download the file and give its path as --source"
-            )
-        return file
+            raise UserError(f"cannot read {self.where}: {_reason(error)}; {_OTHERWISE}") from error
 
     def _bytes(self, start: int, stop: int) -> bytes:
         got = bytearray()
@@ -96,7 +92,7 @@ class TokenFile:
                 self._file.seek(start + len(got))
                 piece = self._file.read(stop - start - len(got))
             except ValueError as error:  # fsspec's word for a server that sends all in place of a range
-                raise UserError(f"{self.where} is served without ranges: {_first_line(error)}") from error
+                raise UserError(f"{self.where} is served without ranges: {_DOWNLOAD}") from error
             except Exception as error:  # a cut connection; aiohttp's exceptions are not all OSErrors
                 failures += 1
                 if failures == ATTEMPTS:
@@ -125,12 +121,12 @@ class TokenFile:
         self._next = start + len(tokens)
         share = float(np.mean(tokens == 0)) if len(tokens) >= 1024 else 0.0
         if run >= MAX_ZERO_RUN or share > MAX_ZERO_SHARE:
-            what = (
-                f"{run:,} zeros in a row from token {start + at:,} on" if run >= MAX_ZERO_RUN else f"{share:.0%} zeros"
-            )
+            row = f"{run:,} zeros in a row from token {start + at:,} on"
+            what = row if run >= MAX_ZERO_RUN else f"{share:.0%} zeros from token {start:,} on"
             raise UserError(f"{self.where} holds {what}: that is no text; take another copy (--source)")
 
 
+_DOWNLOAD = "download it and give its path as --source"
 _OTHERWISE = f"give a copy of the file as --source, or {WITHOUT_NETWORK}"
 
 
