@@ -2,6 +2,7 @@
 
 A data set is read piece by piece: a piece is a row group of a parquet file, or a whole file of JSON lines. A position
 is [file, piece of the file, row of the piece, documents before], so a run that goes on reads at most one piece again.
+Where documents at the end are held out, those are read first each time: to take them, or to know where to stop.
 """
 
 from __future__ import annotations

@@ -128,8 +128,8 @@ def make_plan(
     budget = tokens * BYTES_PER_TOKEN if tokens is not None else text_bytes or origin.budget
     if budget is not None and budget > MAX_TEXT_BYTES and split != "train":
         raise UserError(
-            f"{megabytes(budget)} of text are too much for a split that is read into memory: at most {megabytes(MAX_TEXT_BYTES)} "
-            f"({MAX_TEXT_BYTES // BYTES_PER_TOKEN // 2**20}M tokens)"
+            f"{megabytes(budget)} of text are too much for a split that is read into memory: at most "
+            f"{megabytes(MAX_TEXT_BYTES)} ({MAX_TEXT_BYTES // BYTES_PER_TOKEN // 2**20}M tokens)"
         )
     return Plan(corpus, split, folder, budget, source)
 
