@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwpkm_eval.bench.stopwatch import stopwatch
+from fwpkm_eval.bench.stopwatch import Stopwatch, stopwatch
 from fwpkm_eval.errors import unknown
 from fwpkm_eval.kernels import fwpkm_scan
 from fwpkm_eval.kernels.types import ScanResult
@@ -179,15 +179,24 @@ def measure(size: OpSize, arm: Arm, what: str, *, seed: int, repeats: int, budge
     place goes on with the memory it wrote.
     """
     watch = stopwatch(size.device)
-    tiny = replace(_TINY, device=size.device)
+    tiny = replace(TINY, device=size.device)
     watch.seconds(_call(draw(tiny, seed), arm, what, tiny))  # libraries are loaded, buffers made before memory counts
     gc.collect()
     before = watch.held_bytes()
     inputs = draw(size, seed)
     with_inputs = watch.held_bytes()
+    return timed(_call(inputs, arm, what, size), watch, before, with_inputs, repeats, budget)
+
+
+def timed(
+    call: Callable[[], Any], watch: Stopwatch, before: int, with_inputs: int, repeats: int, budget: float
+) -> Measurement:
+    """A call to warm up, then up to `repeats` within about `budget` seconds, 3 at least.
+
+    What was held `before` anything was made, and `with_inputs`, in bytes, is taken off the peaks.
+    """
     watch.reset_peak()
     gc.disable()
-    call = _call(inputs, arm, what, size)
     watch.seconds(call)
     seconds: list[float] = []
     processor = time.process_time()
@@ -201,7 +210,7 @@ def measure(size: OpSize, arm: Arm, what: str, *, seed: int, repeats: int, budge
     )
 
 
-_TINY = OpSize("tiny", subkeys=16, key_dim=8, value_dim=8, heads=1, topk=2, chunk=16, tokens=32)
+TINY = OpSize("tiny", subkeys=16, key_dim=8, value_dim=8, heads=1, topk=2, chunk=16, tokens=32)
 
 
 def _call(inputs: Inputs, arm: Arm, what: str, size: OpSize) -> Callable[[], Any]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from fwpkm_eval.bench.correctness import TOLERANCE
 from fwpkm_eval.bench.models import ModelSpeed, share_of
 from fwpkm_eval.bench.ops import REFERENCE
+from fwpkm_eval.bench.peers import OURS, LayerSpeed, times_as_fast
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
 from fwpkm_eval.bench.pieces import PIECES
 from fwpkm_eval.bench.rows import memory_share, percentiles, speedup
@@ -151,4 +152,26 @@ def model_table(found: Sequence[ModelSpeed]) -> Table:
             cells += [f"{rate:,.2f}" if tokens == 1 else f"{rate:,.0f}", share]
         held = f"{speed.peak_bytes['training'] / 2**20:,.0f} MiB"
         table.add_row(speed.case.name, *cells, held, f"{speed.parameters / 1e6:,.1f}")
+    return table
+
+
+def peer_table(found: Sequence[LayerSpeed]) -> Table:
+    """Our layer beside the peer's."""
+    size = found[0].size
+    title = f"whole layers, {size}, tuned malloc (the peer's algorithm differs in details)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("calls", "seconds", "times as fast", "above inputs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for what in found[0].measured:
+        for speed in found:
+            measured = speed.measured[what]
+            low, middle, high = percentiles(measured.seconds)
+            table.add_row(
+                f"{PASS_NAMES[what]}, {speed.layer} {speed.version}",
+                str(len(measured.seconds)),
+                f"{middle:.4f} ({low:.4f} to {high:.4f})",
+                f"{times_as_fast(found, what)[0]:.1f}×" if speed.layer == OURS else "",
+                f"{measured.above_inputs_bytes / 2**20:,.0f} MiB",
+            )
     return table

@@ -71,6 +71,10 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
         from fwpkm_eval.bench.models import measure_model
 
         return measure_model(job)
+    if job["what"] == "layer":
+        from fwpkm_eval.bench.peers import measure_layer
+
+        return measure_layer(job)
     size = OpSize(**job["size"])
     if job["what"] in ("check-pieces", "pieces"):
         from fwpkm_eval.bench.piece_measure import do_pieces

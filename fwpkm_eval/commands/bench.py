@@ -14,6 +14,7 @@ from fwpkm_eval.errors import unknown
 
 if TYPE_CHECKING:
     from fwpkm_eval.bench.models import ModelSpeed
+    from fwpkm_eval.bench.peers import LayerSpeed
     from fwpkm_eval.bench.run import BenchResult
     from fwpkm_eval.runs.rows import Row
 
@@ -95,6 +96,7 @@ def command(
     """
     from fwpkm_eval.bench.models import ModelCase, model_rows, run_models
     from fwpkm_eval.bench.ops import op_size
+    from fwpkm_eval.bench.peers import peer_rows, run_peers
     from fwpkm_eval.bench.rows import bench_rows
     from fwpkm_eval.bench.run import SECONDS_A_MEASUREMENT, run_ops
     from fwpkm_eval.devices import resolve_device
@@ -117,9 +119,12 @@ def command(
             click.echo(line, err=True)
 
     result, rows = None, []
+    peers: list[LayerSpeed] = []
     if "ops" in what:
         result = run_ops(chosen, threads=threads, repeats=repeats, scaling=scaling, tell=tell)
         rows += bench_rows(result)
+        peers = run_peers(chosen, threads=threads, repeats=repeats, budget=SECONDS_A_MEASUREMENT, tell=tell)
+        rows += peer_rows(peers)
     speeds = []
     if "models" in what:
         speeds = run_models(cases, threads=threads, repeats=repeats, budget=SECONDS_A_MEASUREMENT, tell=tell)
@@ -129,7 +134,7 @@ def command(
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
-        _show(result, speeds)
+        _show(result, peers, speeds)
     if result is not None and result.failures:
         for arm, wrong in result.failures.items():
             click.echo(f"{arm} does not agree with the reference and was not timed: {'; '.join(wrong)}", err=True)
@@ -158,12 +163,13 @@ def _store(out: Path, rows: list[Row], result: BenchResult | None) -> None:
     build_report(out)
 
 
-def _show(result: BenchResult | None, speeds: list[ModelSpeed]) -> None:
+def _show(result: BenchResult | None, peers: list[LayerSpeed], speeds: list[ModelSpeed]) -> None:
     from rich.console import Console
 
-    from fwpkm_eval.bench.show import model_table, tables
+    from fwpkm_eval.bench.show import model_table, peer_table, tables
 
     # Where the output is not a terminal nothing may be cut to its width.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    for part in [*(tables(result) if result else ()), *([model_table(speeds)] if speeds else [])]:
+    parts = [*(tables(result) if result else ()), *([peer_table(peers)] if peers else [])]
+    for part in [*parts, *([model_table(speeds)] if speeds else [])]:
         console.print(part, highlight=False)

@@ -17,7 +17,7 @@ PASSES = {"forward": "forward", "forward_backward": "forward + backward", "train
 _PUBLISHED_SHARE = "35%"
 _PER_TOKEN = "seconds_per_token_forward"
 _SCAN_METRICS = ("{}_seconds", "tokens_per_second_{}", "peak_bytes_above_inputs_{}", "peak_bytes_{}")
-_RATIOS = ("speedup_{}", "memory_over_reference_{}")
+_RATIOS = ("speedup_{}", "memory_over_reference_{}", "speedup_over_peer_{}")
 _PIECE_METRICS = ("bytes_moved_forward", "share_of_bandwidth_forward", "bytes_per_second", "max_relative_error")
 _MODEL_METRICS = tuple(
     f"{name}_{what}"
@@ -32,10 +32,12 @@ def operation_tables(frame: pandas.DataFrame) -> tuple[list[Table], pandas.DataF
     on_operation = frame["arm"].str.contains("/") & frame["metric"].isin({*of_pass, *_PIECE_METRICS, _PER_TOKEN})
     on_model = frame["model"].ne("") & frame["metric"].isin({*_MODEL_METRICS, "parameters", "active_parameters"})
     scans = frame[on_operation & frame["arm"].str.startswith("scan/")].to_dict("records")
-    pieces = frame[on_operation & ~frame["arm"].str.startswith("scan/")].to_dict("records")
+    layers = frame[on_operation & frame["arm"].str.startswith("layer/")].to_dict("records")
+    pieces = frame[on_operation & ~frame["arm"].str.match("(scan|layer)/")].to_dict("records")
     tables = [
         *_scan_table([record for record in scans if record["metric"] != _PER_TOKEN]),
         *_piece_table(pieces),
+        *_layer_table(layers),
         *_scaling_table([record for record in scans if record["metric"] == _PER_TOKEN]),
         *_model_table(frame[on_model].to_dict("records")),
     ]
@@ -117,6 +119,36 @@ def _piece_table(records: Sequence[Record]) -> list[Table]:
             rows=rows.done(),
             note=f"{_sizes(records)}; PKM's read: 4 heads, k 32. Share of bandwidth: the bytes that must move, over "
             f"the time and the bandwidth of a copy in the same process.{bandwidth} {_errors(values)}",
+            labels=2,
+        )
+    ]
+
+
+def _layer_table(records: Sequence[Record]) -> list[Table]:
+    """Our layer beside a peer package's."""
+    rows = Rows()
+    values = _by_arm(records)
+    for what in ("forward", "training"):
+        for arm, line in values.items():
+            if f"{what}_seconds" in line:
+                rows.add(
+                    PASSES[what],
+                    arm.partition("/")[2],
+                    _seconds(line[f"{what}_seconds"]),
+                    _ratio(line.get(f"speedup_over_peer_{what}")),
+                    _mebibytes(line.get(f"peak_bytes_above_inputs_{what}")),
+                )
+    if not rows.rows:
+        return []
+    return [
+        Table(
+            name="speed-peer",
+            title="Our layer beside a peer's",
+            columns=("pass", "layer", "seconds", "times as fast", "memory above inputs"),
+            rows=rows.done(),
+            note=f"{_sizes(records)}, malloc told to keep freed memory. Projections, reads and writes, from the memory "
+            "a layer starts with; training takes gradients of the input and of all projections. The peer's algorithm "
+            "differs in details (fast weights for each row of a batch, another write): outputs do not compare.",
             labels=2,
         )
     ]
