@@ -401,6 +401,9 @@ def test_a_users_own_set_is_no_stand_in() -> None:
     assert "LC64" not in table.note
     named = SetFacts.from_manifest({"config": {"data": "x"}, "data": {"source": {"stands_in_for": "LC64"}}})
     assert tables_of(rows, named)["perplexity-source"].title == "Perplexity: source (stand-in for LC64)"
+    hub = SetFacts.from_manifest({"config": {"data": "hub"}, "data": {"lc64": {}, "mine": {}}})
+    assert (hub.published_name("lc64"), hub.title("lc64"), hub.is_stand_in("lc64")) == ("LC64", "LC64", False)
+    assert (hub.published_name("mine"), hub.title("mine")) == (None, "mine")
     embedded = SetFacts.from_manifest({"config": {"data": "embedded"}})
     assert embedded.title("docs") == "docs (stand-in for Fineweb-Edu)"
 

@@ -12,7 +12,7 @@ from fwpkm_eval.reporting.published import STANDS_IN_FOR
 
 @dataclass(frozen=True)
 class SetFacts:
-    """The sets of one run: ``stand_ins`` maps a set to the corpus it stands in for, ``corpora`` a set that is a published
+    """The sets of one run: ``stand_ins`` maps a set to the corpus it stands in for, ``corpora`` one that is a published
     corpus to its title, ``origins`` a set to words.
 
     Without a manifest the embedded sets are known by their names.
