@@ -273,6 +273,46 @@ def test_reproduce_measures_what_its_plan_says_and_writes_a_report(
         assert (out / name).exists()
 
 
+@pytest.mark.usefixtures("without_workers")
+def test_reproduce_over_seeds_draws_other_needles_and_reads_the_text_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fwpkm_eval.runs import plan
+
+    line = plan.NeedlePlan(512, 5, 2, {"fwpkm": (64,)}, passes=(1,))
+    small = plan.Plan(models=(), tokens={"": 300}, needles=(line,), tokens_per_second={"": 1000.0})
+    monkeypatch.setitem(plan.PLANS, "micro", small)
+    common = ("--models", models(folder), "--data", str(folder / "data"), "--only", "ppl,niah", "--seeds", "2")
+    assert run("reproduce", *common, "--seed", "5", "--out", str(tmp_path / "run")) == 0
+    with (tmp_path / "run" / "rows.csv").open(newline="") as file:
+        found = {(row["task"], row["seed"]) for row in csv.DictReader(file)}
+    assert found == {("niah", "5"), ("niah", "6"), ("ppl", "5")}
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["seeds"] == [5, 6]
+
+
+def test_reproduce_trains_each_seed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fwpkm_eval.commands import reproduce
+
+    asked: list[tuple[list[str], int]] = []
+
+    def train(names: list[str], scale: str, folders: list[Path], *rest: object) -> None:
+        asked.append(([one.name for one in folders], int(str(rest[-1]))))
+
+    monkeypatch.setattr("fwpkm_eval.training.run.train_models", train)
+    for seed in (0, 1):
+        reproduce._train(["gdn:fwpkm"], "micro", tmp_path, "embedded", 1, True, "cpu", seed)
+    assert asked == [(["gdn-fwpkm-1-3"], 0), (["gdn-fwpkm-1-3-seed1"], 1)]
+
+
+def test_reproduce_plans_the_ablation_only_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("reproduce", "--dry-run") == 0
+    assert "no-lookahead" not in capsys.readouterr().out
+    assert run("reproduce", "--dry-run", "--only", "ablation") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("no-lookahead, ") for line in lines) == 6
+    assert lines[-1].startswith("54 cells")
+
+
 def test_load_model_and_evaluate(folder: Path) -> None:
     model = fwpkm_eval.load_model(folder / "fwpkm")
     assert model.config.name == FWPKM

@@ -423,7 +423,7 @@ def test_operations_of_several_sizes_are_told_apart_and_are_no_scale_of_the_run(
         for scale, value in (("micro", 40.0), ("paper", 90.4))
     ]
     text = said([needle(FWPKM, 3), *rows])
-    assert "Scan/torch, scale paper is 90 times as fast as the reference (forward)." in text
+    assert "The scan, backend torch: 90× forward" in text
     assert "the models are of scale micro and" in text
     table = tables_of(rows)["speed"]
     assert line_of(table, operation="scan/torch", scale="paper")["forward speedup"] == "90×"

@@ -87,34 +87,23 @@ def command(
     taken away, and asked for needles and perplexity. Without --out the results go to runs/ablation-SCALE. A run
     that was stopped goes on where it was, within a training too.
     """
-    from fwpkm_eval.ablations import ablated_config, ablation_plan, models_to_train
+    from fwpkm_eval.ablations import ablation_plan, models_to_train
     from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
-    from fwpkm_eval.data import default_haystack, default_sets, load_set
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
-    from fwpkm_eval.runs.ablation import ablation_jobs
-    from fwpkm_eval.runs.jobs import TextSource
+    from fwpkm_eval.runs.ablation import plan_ablation
     from fwpkm_eval.runs.rows import rows_to_frame
 
-    plan = _changed(ablation_plan(scale), steps, length, samples, tokens)
-    trained = models_to_train(arms, scores)
-    for one in trained:
-        ablated_config(model or plan.model, scale, plan, one)  # refuses what cannot be, before any text is read
-    sets = default_sets(data)
-    if plan.text not in sets:  # a folder of the user's own
-        plan = replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
     out = out or Path("runs") / f"ablation-{scale}"
-    haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
-    text = TextSource(data, load_set(data, plan.text, "test"))
-    jobs = ablation_jobs(
-        plan,
-        trained,
+    planned = plan_ablation(
+        _changed(ablation_plan(scale), steps, length, samples, tokens),
+        models_to_train(arms, scores),
         range(seed, seed + seeds),
-        model=model or plan.model,
         scale=scale,
-        haystack=haystack,
-        text=text,
-        checkpoints=(out / "checkpoints").absolute(),
+        data=data,
+        checkpoints=out / "checkpoints",
+        model=model,
     )
+    jobs, plan = planned.jobs, planned.plan
     if dry_run:
         for job in jobs:
             click.echo(job.label)
@@ -135,7 +124,7 @@ def command(
             "plan": {name: value for name, value in asdict(plan).items() if name != "recipe"},
         },
         models=[],
-        texts=[haystack, text],
+        texts=planned.texts,
         seed=seed,
         workers=workers,
         quiet=quiet,
@@ -161,13 +150,3 @@ def _changed(
         samples=samples or plan.samples,
         tokens=tokens or plan.tokens,
     )
-
-
-def _training_sets(data: str) -> tuple[str, ...]:
-    from fwpkm_eval.data import available_sets
-    from fwpkm_eval.errors import UserError
-
-    names = tuple(info.name for info in available_sets(data) if "train" in info.splits)
-    if not names:
-        raise UserError(f"no set in {data!r} has a train split (a file <set>/train.jsonl): ablations train models")
-    return names

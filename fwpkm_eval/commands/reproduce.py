@@ -15,17 +15,23 @@ from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.runs.budget import parse_duration
 
 if TYPE_CHECKING:
-    from fwpkm_eval.runs.jobs import ModelSource
+    from fwpkm_eval.runs.engine import Job
+    from fwpkm_eval.runs.jobs import ModelSource, TextSource
     from fwpkm_eval.runs.plan import Plan, Planned
 
 TASKS = ("ppl", "niah", "gates", "addressing", "cost")
+"""What is measured unless told otherwise."""
+ABLATION = "ablation"
+ALL_TASKS = (*TASKS, ABLATION)
+ABLATION_SEEDS = 3
+"""Differences are held against the spread of the seeds: fewer would not do."""
 
 
 def _tasks(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
-        if name not in TASKS:
-            raise unknown("task", name, TASKS)
+        if name not in ALL_TASKS:
+            raise unknown("task", name, ALL_TASKS)
     return names
 
 
@@ -37,7 +43,14 @@ def _tasks(text: str) -> tuple[str, ...]:
     type=options.Parsed("tasks", _tasks),
     default=",".join(TASKS),
     show_default=True,
-    help="Tasks, separated by commas.",
+    help="Tasks, separated by commas; ablation, which trains 54 models, must be asked for.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Seeds, from --seed on: other needles for each; with --retrain another training for each, too.",
 )
 @click.option(
     "--budget",
@@ -53,6 +66,7 @@ def command(
     scale: str,
     models: Sequence[str | Path] | None,
     only: tuple[str, ...],
+    seeds: int,
     budget: float | None,
     retrain: bool,
     dry_run: bool,
@@ -74,7 +88,7 @@ def command(
     from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
     from fwpkm_eval.runs.engine import usable_workers
     from fwpkm_eval.runs.manifest import check_or_create
-    from fwpkm_eval.runs.plan import plan_of, plan_run
+    from fwpkm_eval.runs.plan import plan_of
 
     plan = plan_of(scale)
     out = out or Path("runs") / scale
@@ -86,33 +100,40 @@ def command(
         "only": sorted(only),
         "retrain": retrain,
         **({} if budget is None else {"budget_seconds": budget}),
+        **({} if seeds == 1 else {"seeds": seeds}),
         "data": data,
         "seed": seed,
         "device": device,
         "dtype": dtype,
         "plan": _as_json(asdict(plan)),
     }
+    all_seeds = range(seed, seed + seeds)
     if dry_run:
-        planned = plan_run(plan, _as_configured(names, scale), data=data, only=only, seed=seed)
+        configured = [_as_configured(names, scale)] * seeds
+        planned = _plan_all(plan, configured, all_seeds, only, scale=scale, data=data, out=out, retrain=retrain)
         planned = _within(plan, planned, budget, workers)
         _show_plan(plan, planned, workers or usable_workers(len(planned.jobs)))
         return
+    by_seed = [names] * seeds
     if retrain:
-        check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=[seed])
-        at_once = workers or usable_workers(len(names))
-        names = _train(names, scale, out / "checkpoints", data, at_once, quiet, device)
-    found = sources.find_sources(names, scale, device, dtype)
-    planned = plan_run(plan, found, data=data, only=only, seed=seed)
+        check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=all_seeds)
+        by_seed = []
+        for one in all_seeds:
+            at_once = workers or usable_workers(len(names))
+            by_seed.append(_train(names, scale, out / "checkpoints", data, at_once, quiet, device, one))
+    found = [sources.find_sources(of_seed, scale, device, dtype) for of_seed in by_seed]
+    planned = _plan_all(plan, found, all_seeds, only, scale=scale, data=data, out=out, retrain=retrain)
     planned = _within(plan, planned, budget, workers)
     measured = run_cells(
         planned.jobs,
         out=out,
         config=config,
-        models=found,
+        models=list({source.weights_hash: source for of_seed in found for source in of_seed}.values()),
         texts=planned.texts,
         seed=seed,
         workers=workers,
         quiet=quiet,
+        seeds=all_seeds,
     )
     if as_json:
         print_rows(measured.rows)
@@ -120,6 +141,44 @@ def command(
         _print_summary(out, measured.rows)
     report_on(out, measured, as_json)
     end(measured)
+
+
+def _plan_all(
+    plan: Plan,
+    models: Sequence[Sequence[ModelSource]],
+    seeds: Sequence[int],
+    only: Sequence[str],
+    *,
+    scale: str,
+    data: str,
+    out: Path,
+    retrain: bool,
+) -> Planned:
+    """The plan for each seed's models. Models that all seeds share are read once: a seed changes only their needles."""
+    from fwpkm_eval.ablations import ARMS, SCORES, ablation_plan, models_to_train
+    from fwpkm_eval.runs.ablation import plan_ablation
+    from fwpkm_eval.runs.jobs import biggest_first
+    from fwpkm_eval.runs.plan import Planned, plan_run
+
+    jobs: list[Job] = []
+    texts: dict[str, TextSource] = {}
+    for number, (seed, of_seed) in enumerate(zip(seeds, models, strict=True)):
+        wanted = [task for task in only if task != ABLATION and (task == "niah" or retrain or number == 0)]
+        if wanted:
+            planned = plan_run(plan, of_seed, data=data, only=wanted, seed=seed)
+            jobs += planned.jobs
+            texts |= {text.text_set.name: text for text in planned.texts}
+    jobs = biggest_first(jobs)
+    if ABLATION in only:
+        trained = models_to_train(tuple(ARMS), SCORES)
+        ablation_seeds = range(seeds[0], seeds[0] + max(len(seeds), ABLATION_SEEDS))
+        checkpoints = out / "checkpoints" / ABLATION
+        ablated = plan_ablation(
+            ablation_plan(scale), trained, ablation_seeds, scale=scale, data=data, checkpoints=checkpoints
+        )
+        jobs = [*ablated.jobs, *jobs]
+        texts |= {text.text_set.name: text for text in ablated.texts}
+    return Planned(jobs, list(texts.values()))
 
 
 def _within(plan: Plan, planned: Planned, budget: float | None, workers: int | None) -> Planned:
@@ -136,9 +195,9 @@ def _within(plan: Plan, planned: Planned, budget: float | None, workers: int | N
 
 
 def _train(
-    names: Sequence[str | Path], scale: str, folder: Path, data: str, workers: int, quiet: bool, device: str
+    names: Sequence[str | Path], scale: str, folder: Path, data: str, workers: int, quiet: bool, device: str, seed: int
 ) -> list[str | Path]:
-    """Trains the models that are not finished in ``folder`` yet; returns the folders of their checkpoints."""
+    """Trains the models of a seed that are not finished in ``folder`` yet; returns the folders of their checkpoints."""
     from fwpkm_eval.api import checkpoint_name
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.training.run import train_models
@@ -148,8 +207,8 @@ def _train(
         if isinstance(name, Path):
             raise UserError(f"--retrain trains models by name, and {name} is a folder")
         full_names.append(model_config(name, scale).name)
-    folders = [folder / checkpoint_name(name) for name in full_names]
-    train_models(full_names, scale, folders, data, workers, quiet, device)
+    folders = [folder / checkpoint_name(name, seed) for name in full_names]
+    train_models(full_names, scale, folders, data, workers, quiet, device, seed)
     return list(folders)
 
 

@@ -21,9 +21,10 @@ from fwpkm_eval.reporting.measurements import (
     text_results,
 )
 from fwpkm_eval.reporting.sets import SetFacts
+from fwpkm_eval.reporting.summary_ablation import ablation_findings
 from fwpkm_eval.reporting.summary_niah import limit_findings, recall_findings, rereading_findings
+from fwpkm_eval.reporting.summary_speed import speed_findings
 from fwpkm_eval.reporting.summary_text import text_findings
-from fwpkm_eval.reporting.tables_speed import speedups
 
 if TYPE_CHECKING:
     import pandas
@@ -38,20 +39,11 @@ def summarise(frame: pandas.DataFrame, sets: SetFacts | None = None) -> dict[str
         "What do re-readings and more frequent writes buy?": rereading_findings(needles),
         "Where does it fail?": limit_findings(needles),
         "Does it help on long text?": text_findings(texts, sets),
+        "Which part of it matters?": ablation_findings(frame),
         "What does it cost?": speed_findings(frame),
         "How sure is this?": caveats(frame, needles, texts, sets),
     }
     return {question: findings for question, findings in answers.items() if findings}
-
-
-def speed_findings(frame: pandas.DataFrame) -> list[Finding]:
-    """The speed-ups among the bench rows."""
-    findings = []
-    for speedup in speedups(frame):
-        text = f"{wording.sentence(speedup.name)} is {wording.times(speedup.ratio)} as fast as the reference"
-        text += f" ({speedup.what})." if speedup.what else "."
-        findings.append(Finding("note" if speedup.ratio > 1 else "limit", text))
-    return findings
 
 
 def caveats(

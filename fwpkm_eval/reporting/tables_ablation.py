@@ -177,7 +177,7 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
             against = against_reference(values, arm, score, less_is_better=not as_rate)
             entries += [
                 _value(values.get((arm, score), {}), results.get((arm, score)), as_rate),
-                _difference(against, as_rate) if against else MISSING,
+                difference_text(against, as_rate) if against else MISSING,
                 against.verdict if against else MISSING,
             ]
         rows.add(*entries)
@@ -205,10 +205,10 @@ def _scoring_table(results: Results, counts: Iterable[int]) -> list[Table]:
         for needles in counts:
             found = difference(dot.found_of(needles), idw.found_of(needles), less_is_better=False)
             if found:
-                rows.add(arm, f"{needles} needles found", _difference(found, True), found.verdict)
+                rows.add(arm, f"{needles} needles found", difference_text(found, True), found.verdict)
         bits = difference(dot.bits, idw.bits, less_is_better=True)
         if bits:
-            rows.add(arm, "bits per byte", _difference(bits, False), bits.verdict)
+            rows.add(arm, "bits per byte", difference_text(bits, False), bits.verdict)
     if not rows.rows:
         return []
     return [
@@ -289,7 +289,7 @@ def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
     return "; ".join(parts) or MISSING
 
 
-def _difference(found: Difference, as_rate: bool) -> str:
+def difference_text(found: Difference, as_rate: bool) -> str:
     """``−12 points (−20 to −4)`` for rates, ``+0.034 (+0.010 to +0.058)`` for others."""
 
     def number(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,58 @@ def ablation_jobs(
             label = f"{trained.arm}, {trained.score}, seed {seed}"
             jobs.append(Job(Cell(TASK, config.name, settings), label, work, haystack.data, str(folder)))
     return jobs
+
+
+@dataclass(frozen=True)
+class PlannedAblation:
+    """The cells of a scale's ablations, the texts that they are measured on, and the plan as it fits the data."""
+
+    jobs: list[Job]
+    texts: list[TextSource]
+    plan: AblationPlan
+
+
+def plan_ablation(
+    plan: AblationPlan,
+    models: Sequence[Trained],
+    seeds: Sequence[int],
+    *,
+    scale: str,
+    data: str,
+    checkpoints: Path,
+    model: str | None = None,
+) -> PlannedAblation:
+    """Cells as `ablation_jobs` makes them, on the sets that `data` has. Raises UserError for what cannot be, before any
+    text is read where it can."""
+    from fwpkm_eval.data import default_haystack, default_sets, load_set
+
+    for one in models:
+        ablated_config(model or plan.model, scale, plan, one)
+    sets = default_sets(data)
+    if plan.text not in sets:  # a folder of the user's own
+        plan = replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
+    haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
+    text = TextSource(data, load_set(data, plan.text, "test"))
+    jobs = ablation_jobs(
+        plan,
+        models,
+        seeds,
+        model=model or plan.model,
+        scale=scale,
+        haystack=haystack,
+        text=text,
+        checkpoints=checkpoints.absolute(),
+    )
+    return PlannedAblation(jobs, [haystack, text], plan)
+
+
+def _training_sets(data: str) -> tuple[str, ...]:
+    from fwpkm_eval.data import available_sets
+
+    names = tuple(info.name for info in available_sets(data) if "train" in info.splits)
+    if not names:
+        raise UserError(f"no set in {data!r} has a train split (a file <set>/train.jsonl): ablations train models")
+    return names
 
 
 def _needles(plan: AblationPlan, seed: int) -> NiahSettings:

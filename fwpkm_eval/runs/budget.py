@@ -5,7 +5,8 @@ A value without its baselines says nothing, so cells are taken in groups: one se
 1. the plan's first line of needles (recall, and what re-reading buys),
 2. perplexity with and without writes, the longest set first (whether the memory helps on long text),
 3. gates, use of slots, cost,
-4. the further lines of needles, in the plan's order (longer haystacks, more needles).
+4. the further lines of needles, in the plan's order (longer haystacks, more needles),
+5. the ablations.
 
 A group that no longer fits is left out, and cheaper ones after it are still tried.
 """
@@ -68,6 +69,8 @@ def _groups(plan: Plan, jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _setting(job: Job) -> Hashable:
     """What the jobs of a group share: the task and its text, for needles the line of the plan."""
+    if job.cell.task == "ablation":
+        return job.cell.task
     settings = job.cell.settings["task"]
     if job.cell.task == "niah":
         return job.cell.task, settings["lengths"], settings["needles"]
@@ -76,6 +79,8 @@ def _setting(job: Job) -> Hashable:
 
 def _rank(plan: Plan, group: Sequence[Job]) -> tuple[int, int, float]:
     job = group[0]
+    if job.cell.task == "ablation":
+        return len(_TASK_ORDER) + 1, 0, 0.0
     if job.cell.task == "niah":
         settings = job.cell.settings["task"]
         lines = [((line.length,), (line.needles,)) for line in plan.needles]

@@ -116,6 +116,7 @@ def train_models(
     workers: int,
     quiet: bool,
     device: str = "cpu",
+    seed: int = 0,
 ) -> None:
     """Trains the models that are not finished yet. On a CPU `workers` at a time, each a process of one thread: two such
     train two small models faster than two threads train them one after the other. On a GPU one after the other.
@@ -126,7 +127,7 @@ def train_models(
     from fwpkm_eval.devices import resolve_device
 
     on_cpu = resolve_device(device).type == "cpu"
-    options = ["--data", data, "--device", device, *(["--threads", "1"] if on_cpu else [])]
+    options = ["--data", data, "--device", device, "--seed", str(seed), *(["--threads", "1"] if on_cpu else [])]
     waiting = [(n, f) for n, f in zip(names, folders, strict=True) if not (f / DESCRIPTION).exists()]
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     failed: list[str] = []

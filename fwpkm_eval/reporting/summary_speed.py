@@ -1,0 +1,68 @@
+"""The words about speed: the scan against the dense reference, its operations, the peer's layer, whole models."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.finding import Finding
+from fwpkm_eval.reporting.tables_speed import ratio_text, speedups
+
+if TYPE_CHECKING:
+    import pandas
+
+_PASSES = {"forward": "forward", "forward backward": "forward and backward", "training": "in training"}
+_OPERATIONS = {
+    "lookup": "top-k",
+    "read": "read",
+    "write": "write",
+    "addressing": "addressing step",
+    "pkm": "PKM's read",
+}
+
+
+def speed_findings(frame: pandas.DataFrame) -> list[Finding]:
+    """A sentence for each implementation of the scan, one for all operations, and one for each whole model."""
+    findings: list[Finding] = []
+    scans: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    operations: list[tuple[str, float]] = []
+    for speedup in speedups(frame):
+        family, _, rest = speedup.name.partition("/")
+        if family == "scan":
+            scans[rest].append((speedup.what, speedup.ratio))
+        elif family == "layer":
+            peer = speedup.what.removeprefix("over peer ")
+            text = f"Our layer is {wording.times(speedup.ratio)} as fast as the peer package's ({peer})."
+            findings.append(Finding("note" if speedup.ratio > 1 else "limit", text))
+        elif family in _OPERATIONS:
+            if speedup.what == "forward":
+                operations.append((_OPERATIONS[family] + _backend(rest), speedup.ratio))
+        else:
+            text = f"{wording.sentence(speedup.name)} is {wording.times(speedup.ratio)} as fast as the reference"
+            text += f" ({speedup.what})." if speedup.what else "."
+            findings.append(Finding("note" if speedup.ratio > 1 else "limit", text))
+    scan_findings = []
+    for name, ratios in scans.items():
+        backend, _, setting = name.partition(", ")
+        how = "" if not setting else " (both with malloc told to keep freed memory)"
+        listed = wording.listing([f"{ratio_text(ratio)} {_PASSES.get(what, what)}" for what, ratio in ratios])
+        text = f"The scan, backend {backend}: {listed} the speed of the dense reference{how}."
+        scan_findings.append(Finding("note" if min(ratio for _, ratio in ratios) > 1 else "limit", text))
+    if operations:
+        listed = wording.listing([f"{name} {ratio_text(ratio)}" for name, ratio in operations])
+        findings.append(Finding("note", f"One by one, forward, against the reference's: {listed}."))
+    return [*scan_findings, *findings, *_model_findings(frame)]
+
+
+def _backend(rest: str) -> str:
+    return "" if rest == "torch" else f" ({rest})"
+
+
+def _model_findings(frame: pandas.DataFrame) -> list[Finding]:
+    """How fast a model with a memory trains, as a share of its backbone's speed."""
+    rows = frame[(frame["task"] == "bench") & (frame["metric"] == "share_of_backbone_speed_training")]
+    return [
+        Finding("note", f"{row['model']} trains at {row['value']:.0%} of the speed of its backbone ({row['device']}).")
+        for row in rows.to_dict("records")
+    ]
