@@ -81,6 +81,7 @@ class AblationPlan:
     samples: int = 12
     passes: tuple[int, ...] = (1, 2, 4)
     write_chunks: tuple[int | str, ...] = ("haystack", 1024)
+    protocols: tuple[str, ...] = ("open-book",)
     text: str = "source"
     tokens: int = 64 * 1024
 
@@ -108,11 +109,15 @@ def ablation_plan(scale: str) -> AblationPlan:
 
 @dataclass(frozen=True)
 class Trained:
-    """One model to train for each seed: its arm (REFERENCE for none), its scoring, and whether to measure it frozen."""
+    """One model to train for each seed: its arm (REFERENCE for none), its scoring, and whether to measure it frozen.
+
+    ``overrides``: the settings that an arm changes which is none of `ARMS`.
+    """
 
     arm: str
     score: str
     frozen_too: bool = False
+    overrides: Mapping[str, Any] | None = None
 
 
 def models_to_train(arms: Sequence[str], scores: Sequence[str]) -> list[Trained]:
@@ -149,7 +154,10 @@ def ablated_config(model: str, scale: str, plan: AblationPlan, trained: Trained)
         raise UserError(f"the ablations are of FwPKM, and {reference.name} has none: name a model such as {plan.model}")
     if trained.arm == REFERENCE:
         return reference
-    config = model_config(model, scale, **{**common, **ARMS[trained.arm].overrides})
+    overrides = ARMS[trained.arm].overrides if trained.overrides is None else trained.overrides
+    config = model_config(model, scale, **{**common, **overrides})
+    if trained.overrides is not None:
+        return config
     if config == reference:
         raise UserError(f"arm {trained.arm!r} changes nothing of {reference.name} at scale {scale}: leave it out")
     return config

@@ -30,6 +30,7 @@ COMMANDS = {
     "continual": "Adapt a memory to one domain after the other, and test it on all of them.",
     "longbench": "Measure how well answers to questions about long texts are predicted.",
     "ablate": "Measure what each part of FwPKM is worth: trains each arm with several seeds.",
+    "capacity": "Measure how many needles memories of several sizes hold: trains each size.",
     "train": "Train one model.",
     "soak": "Try to lose results: kills, damaged and hostile input, repetition, very long readings.",
     "bench": "Measure speed and memory, with the agreement checked in the same run.",

@@ -113,7 +113,7 @@ def niah_results(frame: pandas.DataFrame, metric: str = "exact_match") -> NiahRe
         groups[context, row["label"], setting, row["depth"]].append(row)
     results = NiahResults(metric)
     for context, model, setting, depth in groups:
-        pooled = _pool(groups[context, model, setting, depth])
+        pooled = pool(groups[context, model, setting, depth])
         if depth is None:
             results.overall.setdefault(context, {}).setdefault(model, {})[setting] = pooled
         else:
@@ -137,9 +137,9 @@ def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
     for (key, metric, length), rows in groups.items():
         if metric == "bits_per_byte_at_position":
             if length is not None:
-                found[key]["by_position"][length] = _pool(rows)
+                found[key]["by_position"][length] = pool(rows)
         else:
-            found[key][metric] = _pool(rows)
+            found[key][metric] = pool(rows)
     return {
         key: TextResult(**{**found[key], "by_position": dict(sorted(found[key]["by_position"].items()))})
         for key in sorted(found, key=_text_order)
@@ -305,7 +305,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _pool(rows: list[dict[str, Any]]) -> Measurement:
+def pool(rows: list[dict[str, Any]]) -> Measurement:
     """One measurement from the rows of one setting, which differ in their seeds."""
     values = [row["value"] for row in rows]
     counts = [row["n"] for row in rows]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fwpkm_eval.reporting.measurements import niah_results, text_results
 from fwpkm_eval.reporting.measurements_memory import by_layer
 from fwpkm_eval.reporting.plots_ablation import ablation_plots
+from fwpkm_eval.reporting.plots_capacity import capacity_plots
 from fwpkm_eval.reporting.plots_cost import cost_plots
 from fwpkm_eval.reporting.plots_memory import memory_plots
 from fwpkm_eval.reporting.plots_niah import niah_plots
@@ -28,6 +29,7 @@ PLOT_NAMES = (
     "bits-per-byte",
     "loss-by-position",
     "ablation",
+    "capacity",
     "cost",
     "speed",
     "gates",
@@ -48,6 +50,7 @@ def build_plots(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[P
             *niah_plots(needles, chosen),
             *text_plots(texts, chosen, sets),
             *ablation_plots(frame),
+            *capacity_plots(frame),
             *cost_plots(frame, chosen),
             *speed_plots(frame),
             *memory_plots(frame, chosen),

@@ -8,6 +8,7 @@ from fwpkm_eval.reporting.measurements import niah_results, text_results
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables_ablation import ablation_tables
+from fwpkm_eval.reporting.tables_capacity import capacity_tables
 from fwpkm_eval.reporting.tables_continual import continual_tables
 from fwpkm_eval.reporting.tables_cost import cost_tables
 from fwpkm_eval.reporting.tables_harness import harness_tables
@@ -35,6 +36,7 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
         *longbench_tables(frame),
         *continual_tables(frame),
         *ablation_tables(frame),
+        *capacity_tables(frame),
         *cost_tables(frame),
         *bench_tables(frame),
         *reading_speed_tables(frame),

@@ -44,8 +44,9 @@ def ablation_jobs(
     haystack: TextSource,
     text: TextSource,
     checkpoints: Path,
+    task: str = TASK,
 ) -> list[Job]:
-    """A cell for each model and seed, seed by seed. Raises UserError for what cannot be trained or asked."""
+    """A cell of ``task`` for each model and seed, seed by seed. Raises UserError for what cannot be trained or read."""
     from fwpkm_eval.api import tokenizer_of
     from fwpkm_eval.data import load_set
     from fwpkm_eval.devices import resolve_device
@@ -84,9 +85,9 @@ def ablation_jobs(
             work = recipe.steps * recipe.tokens * recipe.rows * TRAINED_TOKEN
             work += len(plan.needles) * plan.samples * plan.length * sum(readings)
             work += plan.tokens * (2 if trained.frozen_too else 1)
-            folder = checkpoints / f"{trained.arm}-{trained.score}-seed{seed}"
+            folder = checkpoints / f"{trained.arm.replace(', ', '-').replace(' ', '')}-{trained.score}-seed{seed}"
             label = f"{trained.arm}, {trained.score}, seed {seed}"
-            jobs.append(Job(Cell(TASK, config.name, settings), label, work, haystack.data, str(folder)))
+            jobs.append(Job(Cell(task, config.name, settings), label, work, haystack.data, str(folder)))
     return jobs
 
 
@@ -108,6 +109,7 @@ def plan_ablation(
     data: str,
     checkpoints: Path,
     model: str | None = None,
+    task: str = TASK,
 ) -> PlannedAblation:
     """Cells as `ablation_jobs` makes them, on the sets that `data` has. Raises UserError for what cannot be, before any
     text is read where it can."""
@@ -129,6 +131,7 @@ def plan_ablation(
         haystack=haystack,
         text=text,
         checkpoints=checkpoints.absolute(),
+        task=task,
     )
     return PlannedAblation(jobs, [haystack, text], plan)
 
@@ -149,6 +152,7 @@ def _needles(plan: AblationPlan, seed: int) -> NiahSettings:
         lengths=(plan.length,),
         passes=plan.passes,
         write_chunks=plan.write_chunks,
+        protocols=plan.protocols,
         needles=plan.needles,
         samples=plan.samples,
         seed=seed,
@@ -182,7 +186,7 @@ def measure_ablation(
     try:
         _train(config, recipe, folder, job.data, report)
     except Diverged as problem:
-        return _diverged_rows(config, settings, arms, problem.step)
+        return _diverged_rows(job.cell.task, config, settings, arms, problem.step)
     model = load_checkpoint(folder)
     needles = NiahSettings(**with_tuples(settings["niah"]))
     reading = PerplexitySettings(**settings["ppl"])
@@ -193,7 +197,7 @@ def measure_ablation(
             *_needle_rows(model, haystack, needles, arm == FROZEN, report),
             *_text_rows(model, text, replace(reading, frozen=arm == FROZEN), report),
         ]
-        rows += [replace(row, task=TASK, arm=arm, seed=settings["seed"]) for row in measured]
+        rows += [replace(row, task=job.cell.task, arm=arm, seed=settings["seed"]) for row in measured]
     return rows
 
 
@@ -223,14 +227,16 @@ def _as_stored(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _diverged_rows(config: ModelConfig, settings: Mapping[str, Any], arms: Sequence[str], step: int) -> list[Row]:
+def _diverged_rows(
+    task: str, config: ModelConfig, settings: Mapping[str, Any], arms: Sequence[str], step: int
+) -> list[Row]:
     from fwpkm_eval import __version__
 
     return [
         Row(
             model=config.name,
             scale=config.scale,
-            task=TASK,
+            task=task,
             metric="diverged",
             value=step,
             unit="step",

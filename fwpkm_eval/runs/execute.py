@@ -54,7 +54,7 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
     elif task == "longbench":
         assert isinstance(text_set, QuestionSet)
         measured = {"rows": measure_longbench(_model(job, settings), text_set, settings["task"], report)}
-    elif task == "ablation":
+    elif task in ("ablation", "capacity"):
         from fwpkm_eval.runs.ablation import measure_ablation
 
         haystack = _planned_text(job.data, settings["haystack"])

@@ -1,0 +1,90 @@
+"""How many needles memories of several sizes hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.capacity import MemorySize
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.measurements import Measurement, chunk_order, pool
+from fwpkm_eval.reporting.table import Cell, Rows, Table, slug
+from fwpkm_eval.reporting.wording import MISSING
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Way:
+    """How it was asked: haystack in tokens, a write every so many or "haystack", readings."""
+
+    length: int
+    write_chunk: str
+    passes: int
+
+
+Found = dict[MemorySize, dict[int, Measurement]]
+"""Exact match by size and number of needles, the seeds pooled."""
+
+
+def capacity_results(frame: pandas.DataFrame) -> dict[Way, Found]:
+    """The rows of task ``capacity`` by way of asking; sizes and numbers of needles in order."""
+    groups: dict[Way, dict[MemorySize, dict[int, list[dict[Any, Any]]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    rows = frame[(frame["task"] == "capacity") & (frame["metric"] == "exact_match")]
+    for row in rows.to_dict("records"):
+        way = Way(int(row["length"]), str(row["write_chunk"]), int(row["passes"]))
+        groups[way][MemorySize.of(str(row["arm"]))][int(row["needles"])].append(row)
+    order = sorted(groups, key=lambda way: (way.length, chunk_order(way.write_chunk), way.passes))
+    return {
+        way: {
+            size: {needles: pool(groups[way][size][needles]) for needles in sorted(groups[way][size])}
+            for size in sorted(groups[way], key=lambda size: (size.subkeys, size.value_dim))
+        }
+        for way in order
+    }
+
+
+def most_held(found: dict[int, Measurement]) -> float:
+    """The most needles held at once: the largest number asked of times the share that was found."""
+    return max(needles * measured.value for needles, measured in found.items())
+
+
+def capacity_tables(frame: pandas.DataFrame) -> list[Table]:
+    """A table for each way of asking: a line for each size, a column for each number of needles."""
+    return [_table(way, found) for way, found in capacity_results(frame).items()]
+
+
+def _table(way: Way, found: Found) -> Table:
+    asked = sorted({needles for of_size in found.values() for needles in of_size})
+    best = {
+        needles: max(of_size[needles].value for of_size in found.values() if needles in of_size) for needles in asked
+    }
+    rows = Rows()
+    for size, of_size in found.items():
+        cells = []
+        for needles in asked:
+            measured = of_size.get(needles)
+            strong = measured is not None and measured.value == best[needles] > 0
+            cells.append(Cell(wording.rate(measured) if measured else MISSING, strong=strong))
+        rows.add(
+            f"{size.subkeys**2:,}",
+            str(size.value_dim),
+            *cells,
+            f"{most_held(of_size):.0f}",
+        )
+    some = next(iter(next(iter(found.values())).values()))
+    how = f"{wording.writing(way.write_chunk)}, {wording.readings(way.passes)}"
+    return Table(
+        name=slug("capacity", wording.size(way.length), way.write_chunk, wording.readings(way.passes)),
+        title=f"Capacity: needles found at {wording.size(way.length)}, {how}",
+        columns=("slots", "dv", *(f"{needles} needles" for needles in asked), "most held"),
+        rows=rows.done(),
+        note="Closed book: the question alone is shown. Each size is a model of its own, trained with the same short "
+        f"recipe; {some.n} haystacks over {some.seeds} seeds, 95% intervals in brackets. Most held: the largest number "
+        "of needles times the share that was found.",
+        labels=2,
+    )

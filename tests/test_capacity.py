@@ -1,0 +1,119 @@
+"""Capacity: each size is a model of its own, asked in closed book for more and more needles."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_models import SIZES
+
+from fwpkm_eval import capacity, cli
+from fwpkm_eval.ablations import AblationPlan, ablated_config
+from fwpkm_eval.capacity import MemorySize, capacity_plan, models_of, sizes_of
+from fwpkm_eval.reference_models.config import model_config
+from fwpkm_eval.reporting.plots_capacity import capacity_plots
+from fwpkm_eval.reporting.style import styled
+from fwpkm_eval.reporting.tables_capacity import capacity_results, capacity_tables, most_held
+from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
+from fwpkm_eval.training.recipe import Recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("size", [MemorySize(16, 64), MemorySize(512, 512)])
+def test_a_size_is_read_back_from_its_name(size: MemorySize) -> None:
+    assert MemorySize.of(size.name) == size
+
+
+def test_every_number_of_slots_and_every_width_once() -> None:
+    config = model_config("gdn+swa:fwpkm@2", "micro", **{"fwpkm.subkeys": 128})
+    found = sizes_of(config, (32, 128), (16, 64))
+    assert found == [MemorySize(32, 64), MemorySize(128, 64), MemorySize(128, 16)]
+    plan = capacity_plan("micro")
+    for size, trained in zip(found, models_of(found, "dot"), strict=True):
+        own = ablated_config(plan.model, "micro", plan, trained).fwpkm
+        assert (own.subkeys, own.value_dim, own.score) == (size.subkeys, size.value_dim, "dot")
+
+
+def test_only_the_fast_weights_can_hold_an_answer() -> None:
+    assert capacity_plan("micro").protocols == ("closed-book",)
+
+
+def row(size: MemorySize, needles: int, value: float, seed: int, passes: int = 1) -> Row:
+    return Row(
+        task="capacity", metric="exact_match", unit="fraction", value=value, n=10, arm=size.name, needles=needles,
+        seed=seed, length=8192, passes=passes, write_chunk="haystack", model="gdn+swa:fwpkm@2", score="idw",
+    )  # fmt: skip
+
+
+ROWS = [
+    row(size, needles, value, seed, passes)
+    for size, values in (
+        (MemorySize(16, 64), (1.0, 0.1)),
+        (MemorySize(128, 64), (1.0, 0.8)),
+        (MemorySize(128, 16), (0.9, 0.4)),
+    )
+    for needles, value in zip((4, 128), values, strict=True)
+    for seed in (0, 1)
+    for passes in (1, 2)
+]
+
+
+def test_seeds_are_pooled_and_the_most_held_is_told() -> None:
+    found = capacity_results(rows_to_frame(ROWS))
+    assert [way.passes for way in found] == [1, 2]
+    of_size = next(iter(found.values()))
+    assert list(of_size) == [MemorySize(16, 64), MemorySize(128, 16), MemorySize(128, 64)]
+    measured = of_size[MemorySize(128, 64)][128]
+    assert measured.value == pytest.approx(0.8)
+    assert (measured.n, measured.seeds) == (20, 2)
+    assert most_held(of_size[MemorySize(16, 64)]) == pytest.approx(12.8)
+    table = capacity_tables(rows_to_frame(ROWS))[0]
+    assert table.columns == ("slots", "dv", "4 needles", "128 needles", "most held")
+    assert table.rows[2][0].text == "16,384"
+    assert [cell.strong for cell in table.rows[2]] == [False, False, True, True, False]
+    assert table.rows[2][-1].text == "102"
+
+
+def test_the_plot_shows_slots_and_widths_after_the_most_readings() -> None:
+    with styled():
+        (plot,) = capacity_plots(rows_to_frame(ROWS))
+    assert plot.name == "capacity-8k-haystack"
+    assert "2 readings" in plot.title
+    assert not capacity_plots(rows_to_frame([]))
+
+
+def test_the_command_trains_asks_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chooser = random.Random(0)
+    for split in ("train", "test"):
+        words = ["".join(chooser.choices("abcdefghijkl", k=4)) for _ in range(40)]
+        path = tmp_path / "data" / "tales" / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps({"text": " ".join(chooser.choices(words, k=300))}) + "\n" for _ in range(3)))
+    recipe = Recipe(
+        steps=2, tokens=128, warmup=1, needle_share=1.0, dense_share=1.0, chunks=(32,), document_pieces=2, sets=("x",)
+    )
+    plan = AblationPlan(
+        "fa:fwpkm@1", recipe, {**SIZES, "fwpkm.topk": 2}, samples=1, passes=(1,), write_chunks=(64,),
+        protocols=("closed-book",), text="x", tokens=100,
+    )  # fmt: skip
+    monkeypatch.setattr(capacity, "capacity_plan", lambda scale: replace(plan))
+    out = tmp_path / "out"
+    command = ["capacity", "--subkeys", "4,16", "--value-dims", "8", "--needles", "2,3", "--length", "300"]
+    command += ["--seeds", "1", "--workers", "1", "--quiet", "--data", str(tmp_path / "data"), "--out", str(out)]
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert "3 models to train" in capsys.readouterr().out
+    assert cli.main(command) == 0
+    first = read_rows_csv(out / "rows.csv")
+    assert {row.arm for row in first} == {"S 4, dv 16", "S 16, dv 16", "S 16, dv 8"}
+    assert {row.protocol for row in first if row.metric == "exact_match"} == {"closed-book"}
+    assert "Capacity: needles found at 300" in capsys.readouterr().out
+    (out / "rows.csv").unlink()
+    assert cli.main(command) == 0
+    assert read_rows_csv(out / "rows.csv") == first
+    assert list((out / "plots").glob("capacity-*.svg"))
