@@ -80,7 +80,7 @@ def test_a_wheel_holds_every_module_and_data_file(archives: dict[str, set[str]],
         Path(folder, name).relative_to(ROOT).as_posix()
         for folder, _, names in os.walk(ROOT / "fwpkm_eval", followlinks=True)
         for name in names
-        if name == "py.typed" or name.endswith((".py", ".yaml", ".j2", ".safetensors", ".json"))
+        if name == "py.typed" or name.endswith((".py", ".yaml", ".j2", ".js", ".safetensors", ".json"))
     }
     assert {"fwpkm_eval/cli.py", "fwpkm_eval/kernels/__init__.py", "fwpkm_eval/py.typed"} <= expected
     assert expected <= archives[origin], sorted(expected - archives[origin])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".csv", ".html", ".j2", ".svg", ".cfg", ""}
+TEXT = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".csv", ".html", ".j2", ".js", ".svg", ".cfg", ""}
 # Absolute paths of one machine: home folders and the like. What stands before spares URLs and relative paths.
 LOCAL_PATH = re.compile(r"(?<![\w.\-/}])/(?:work|root|home|Users)/")
 

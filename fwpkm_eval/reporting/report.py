@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,12 @@ import jinja2
 import markupsafe
 
 from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.explorer import explorer
 from fwpkm_eval.reporting.highlights import highlights
-from fwpkm_eval.reporting.measurements import GUESS, chunk_order, ordered, writes
+from fwpkm_eval.reporting.measurements import GUESS, chunk_order, niah_results, ordered, text_results, writes
+from fwpkm_eval.reporting.page_scripts import load_script, security_policy
 from fwpkm_eval.reporting.sets import SetFacts
-from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, Plot, inline_svg
+from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, Plot, colours, inline_svg
 from fwpkm_eval.reporting.summary import summarise
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables import scale_of
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import pandas
 
     from fwpkm_eval.tasks.trace_types import Trace
+
+SCRIPTS = ("sort.js", "chart.js", "explorer.js")
+"""What runs on the page, in this order."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,23 @@ def render(
     unfinished: str = "",
     traces: Sequence[Trace] = (),
 ) -> str:
-    """The page. Names come out as text, whatever they hold; nothing is loaded from elsewhere."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = importlib.resources.files("fwpkm_eval.reporting").joinpath("templates/report.html.j2")
-    template = environment.from_string(source.read_text(encoding="utf-8"))
+    """The page. Names come out as text, whatever they hold; nothing is loaded from elsewhere.
+
+    It says the same without scripts; with them tables can be sorted and needle results explored.
+    """
+    template = _environment().get_template("report.html.j2")
     figures = [
         # Drawn by us: names are outlines of letters in it, not text, and comments are taken out.
         (plot, markupsafe.Markup(inline_svg(plot, f"p{number}")))
         for number, plot in enumerate(plots)
     ]
     leading = leading_plots(plots)
+    scripts = [load_script(name) for name in SCRIPTS]
     return template.render(
         title=title(frame),
+        policy=security_policy(scripts),
+        scripts=scripts,
+        explorer=explorer(frame, colours_of_models(frame), sets),
         unfinished=unfinished,
         highlights=highlights(frame, sets),
         summary=summarise(frame, sets),
@@ -75,6 +82,25 @@ def render(
         on_dark=ON_DARK,
         light={"ink": INK, "muted": MUTED, "grid": GRID, "card": CARD},
     )
+
+
+def _environment() -> jinja2.Environment:
+    """Templates in which every value is escaped; JSON for scripts is written without spaces."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fwpkm_eval.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment
+
+
+def colours_of_models(frame: pandas.DataFrame) -> dict[str, str]:
+    """The colour that each model has in the plots of these rows."""
+    of_needles = {model for by_model in niah_results(frame).overall.values() for model in by_model}
+    return colours(of_needles | {key.model for key in text_results(frame)})
 
 
 def leading_plots(plots: Sequence[Plot]) -> list[Plot]:
