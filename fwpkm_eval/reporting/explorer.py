@@ -199,9 +199,11 @@ def _start(measured: Iterable[tuple[str, Values]]) -> Values:
 
 
 def _result(measurement: Measurement, rate: bool) -> Values:
-    bounds = (measurement.low, measurement.high)
-    text = wording.rate(measurement) if rate else f"{measurement.value:.2f}".replace("-", "−")
-    numbers = (None if number is None else float(f"{number:.6g}") for number in (measurement.value, *bounds))
+    low, high = measurement.low, measurement.high
+    text = wording.rate(measurement) if rate else _decimal(measurement.value)
+    if not rate and low is not None and high is not None:
+        text += f" ({_decimal(low)} to {_decimal(high)})"
+    numbers = (None if number is None else float(f"{number:.6g}") for number in (measurement.value, low, high))
     return (*numbers, measurement.n, text)
 
 
@@ -209,6 +211,10 @@ def _place(name: str, known: Iterable[str]) -> tuple[int, str]:
     """Known names in their order, others behind them by name."""
     listed = list(known)
     return (listed.index(name) if name in listed else len(listed), name)
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _percent(share: float) -> str:

@@ -34,6 +34,4 @@ def load_script(name: str) -> Script:
 def security_policy(scripts: Iterable[Script]) -> str:
     """Nothing is fetched or sent, and nothing runs but ``scripts``, whatever the results hold."""
     sources = " ".join(script.source for script in scripts) or "'none'"
-    return (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src {sources}; base-uri 'none'; form-action 'none'"
-    )
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {sources}; base-uri 'none'; form-action 'none'"

@@ -109,13 +109,11 @@
   function showCharts() {
     const host = byId("charts"), drawn = AXES.filter(([name]) => along(name).length > 1);
     const single = AXES.filter(([name]) => along(name).length === 1);
+    byId("single").textContent = single.map(([name, axis]) => `${axis}: with the other choices only ${title(at[name], along(name)[0])} measured.`).join(" ");
     host.replaceChildren(...drawn.map(() => make("figure")));
     const width = host.firstElementChild?.clientWidth; // of a column: how many there are is for the style sheet to say
     if (width === 0) return; // not laid out yet: drawn as soon as there is room
     host.replaceChildren(...drawn.map(([name, axis]) => chart(name, axis, width)));
-    for (const [name, axis] of single) {
-      host.append(make("p", { className: "quiet" }, `${axis}: only ${title(at[name], along(name)[0])} measured with the other choices.`));
-    }
   }
 
   // Depths
