@@ -238,9 +238,11 @@
     changed(lost.length ? `${title(control, place)} was not measured with ${named(lost, wish)}: changed to ${named(lost, found)}. ` : "");
   }));
   for (const box of boxes) {
-    const swatch = box.parentElement.querySelector("svg"), model = models[box.value];
+    const model = models[box.value];
+    const swatch = Chart.shape("svg", { viewBox: "-13 -8 26 16", width: 26, height: 16, "aria-hidden": "true" },
+      Chart.shape("path", { class: model.floor ? "line dashed" : "line", d: "M-12 0H12" }), Chart.marker(Number(box.value)));
     swatch.style.setProperty("--paint", paint(model));
-    swatch.append(Chart.shape("path", { class: model.floor ? "line dashed" : "line", d: "M-12 0H12" }), Chart.marker(Number(box.value)));
+    box.after(swatch);
     box.addEventListener("change", () => changed(""));
   }
   byId("reset").addEventListener("click", () => {
