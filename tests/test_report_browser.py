@@ -403,7 +403,7 @@ def test_a_view_can_be_linked(browser: Browser, report: Path, desk: Visit) -> No
     assert again.find("charts").inner_html() == desk.find("charts").inner_html()
     assert again.page.locator("#explorer").evaluate("(title) => title.getBoundingClientRect().top") < DESK[1]
     again.page.evaluate("location.hash = '#explorer&length=9M&needles=64&metric=<b>x</b>'")
-    again.page.wait_for_function("document.getElementById('explorer-status').textContent.includes('9M')")
+    playwright.expect(again.find("status")).to_contain_text("9M")
     assert again.status.startswith(
         "Not measured: metric <b>x</b>, length 9M; this is the nearest that was. Exact match"
     )
@@ -414,11 +414,9 @@ def test_a_view_can_be_linked(browser: Browser, report: Path, desk: Visit) -> No
 
 def test_charts_follow_the_width_of_the_window(desk: Visit) -> None:
     chart = desk.find("charts").locator("svg").first
-    before = float(chart.get_attribute("width") or 0)
+    before = chart.get_attribute("width") or ""
     desk.page.set_viewport_size({"width": 360, "height": 740})
-    desk.page.wait_for_function(
-        f"Number(document.querySelector('#explorer-charts svg').getAttribute('width')) !== {before}"
-    )
+    playwright.expect(chart).not_to_have_attribute("width", before)
     assert float(chart.get_attribute("width") or 0) < 330
 
 

@@ -38,13 +38,19 @@ PLOT_NAMES = (
 """How the names of our plots start; files of these names that a report does not make any more are removed."""
 
 
+def colours_of_models(frame: pandas.DataFrame) -> dict[str, str]:
+    """The colour that each model of the rows has in all plots and in whatever stands beside them."""
+    models = {model for by_model in niah_results(frame).overall.values() for model in by_model}
+    models |= {key.model for key in text_results(frame)} | set(cost_ratios(frame))
+    models |= {place.model for task in ("gates", "addressing") for place in by_layer(frame, task)}
+    return colours(models)
+
+
 def build_plots(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[Plot]:
     """All plots that the rows have measurements for, in the order of the report."""
     sets = sets or SetFacts()
     needles, texts = niah_results(frame), text_results(frame)
-    models = {model for by_model in needles.overall.values() for model in by_model} | {key.model for key in texts}
-    models |= {place.model for task in ("gates", "addressing") for place in by_layer(frame, task)}
-    chosen = colours(models | set(cost_ratios(frame)))
+    chosen = colours_of_models(frame)
     with styled():
         return [
             *niah_plots(needles, chosen),

@@ -14,10 +14,11 @@ import markupsafe
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.explorer import explorer
 from fwpkm_eval.reporting.highlights import highlights
-from fwpkm_eval.reporting.measurements import GUESS, chunk_order, niah_results, ordered, text_results, writes
+from fwpkm_eval.reporting.measurements import GUESS, chunk_order, ordered, writes
 from fwpkm_eval.reporting.page_scripts import load_script, security_policy
+from fwpkm_eval.reporting.plots import colours_of_models
 from fwpkm_eval.reporting.sets import SetFacts
-from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, Plot, colours, inline_svg
+from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, Plot, inline_svg
 from fwpkm_eval.reporting.summary import summarise
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables import scale_of
@@ -95,12 +96,6 @@ def _environment() -> jinja2.Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment
-
-
-def colours_of_models(frame: pandas.DataFrame) -> dict[str, str]:
-    """The colour that each model has in the plots of these rows."""
-    of_needles = {model for by_model in niah_results(frame).overall.values() for model in by_model}
-    return colours(of_needles | {key.model for key in text_results(frame)})
 
 
 def leading_plots(plots: Sequence[Plot]) -> list[Plot]:

@@ -9,7 +9,11 @@
   const at = Object.fromEntries(controls.map(({ name }, place) => [name, place]));
   const selects = controls.map(({ name }) => byId(name));
   const boxes = [...byId("models").querySelectorAll("input")];
-  const AXES = [["passes", "Readings"], ["length", "Haystack length"], ["needles", "Needles"]];
+  const AXES = [
+    ["passes", "Readings", "readings"],
+    ["length", "Haystack length", "tokens"],
+    ["needles", "Needles", "needles"],
+  ];
 
   const measured = new Map(); // choice → model → result
   for (const [model, ...rest] of points) {
@@ -20,7 +24,8 @@
   }
   const everything = [...measured.keys()].map((key) => key.split(",").map(Number));
   // The floor is known for more than was measured: it makes no choice worth offering.
-  const real = everything.filter((choice) => [...measured.get(choice.join()).keys()].some((model) => !models[model].floor));
+  const isReal = (choice) => [...measured.get(choice.join()).keys()].some((model) => !models[model].floor);
+  const real = everything.filter(isReal);
   const choices = real.length ? real : everything;
 
   let choice = [...start];
@@ -39,7 +44,7 @@
     return measured.get(changed.join()) ?? new Map();
   };
 
-  // The measured choice nearest to `wish`: it has `fixed` as wished, then keeps as much as it can, the first controls first.
+  // The measured choice nearest to `wish`: it has `fixed` as wished, then keeps what it can, the first controls first.
   function nearest(wish, fixed = -1) {
     let best = null, rank = null;
     for (const option of choices) {
@@ -52,7 +57,8 @@
     return best;
   }
 
-  const changes = (from, to, except) => from.flatMap((value, control) => (control !== except && to[control] !== value ? [control] : []));
+  const changes = (from, to, except = -1) =>
+    [...from.keys()].filter((control) => control !== except && to[control] !== from[control]);
   const named = (which, of) => which.map((control) => title(control, of[control])).join(", ");
 
   // Selects
@@ -88,19 +94,20 @@
     return places.filter((place) => shown().some((model) => here({ [name]: place }).has(model)));
   }
 
-  function chart(name, axis, width) {
+  function chart([name, axis, unit], width) {
     const control = at[name], places = along(name), options = controls[control].options;
     const others = AXES.filter(([other]) => other !== name).map(([other]) => title(at[other], choice[at[other]]));
     const series = shown().map((model) => ({
       paint: paint(models[model]), number: model, dashed: models[model].floor,
       points: places.flatMap((place, tick) => {
         const result = here({ [name]: place }).get(model);
-        return result ? [{ ...result, at: tick, words: `${models[model].name}, ${options[place].title}: ${result.text}` }] : [];
+        const words = `${models[model].name}, ${options[place].title}: ${result?.text}`;
+        return result ? [{ ...result, at: tick, words }] : [];
       }),
     })).filter((one) => one.points.length);
     const caption = `${axis}: ${others.join(", ")}`;
     return make("figure", {}, make("figcaption", {}, make("b", {}, axis), ` · ${others.join(", ")}`), Chart.draw({
-      width, series, rate: rates[choice[0]], title: name === "length" ? "tokens" : name === "passes" ? "readings" : "needles",
+      width, series, title: unit, rate: rates[choice[0]],
       ticks: places.map((place) => options[place].tick), picked: places.indexOf(choice[control]),
       words: `Chart. ${caption}. Its numbers are in the table below.`,
     }));
@@ -109,24 +116,28 @@
   function showCharts() {
     const host = byId("charts"), drawn = AXES.filter(([name]) => along(name).length > 1);
     const single = AXES.filter(([name]) => along(name).length === 1);
-    byId("single").textContent = single.map(([name, axis]) => `${axis}: with the other choices only ${title(at[name], along(name)[0])} measured.`).join(" ");
+    byId("single").textContent = single
+      .map(([name, axis]) => `${axis}: with the other choices only ${title(at[name], along(name)[0])} measured.`)
+      .join(" ");
     host.replaceChildren(...drawn.map(() => make("figure")));
     const width = host.firstElementChild?.clientWidth; // of a column: how many there are is for the style sheet to say
     if (width === 0) return; // not laid out yet: drawn as soon as there is room
-    host.replaceChildren(...drawn.map(([name, axis]) => chart(name, axis, width)));
+    host.replaceChildren(...drawn.map((axis) => chart(axis, width)));
   }
 
   // Depths
 
   function showDepths() {
-    const places = controls[at.depth].options.map((_, place) => place).filter((place) => controls[at.depth].options[place].tick);
+    const { options } = controls[at.depth];
+    const places = [...options.keys()].filter((place) => options[place].tick);
     const rows = shown().filter((model) => places.some((depth) => here({ depth }).has(model)));
     const note = byId("depth-note"), host = byId("strip");
     host.hidden = !rows.length;
     note.textContent = rows.length
-      ? "Where in the haystack the needle lay, from its start to its end. Columns: what was got, thin lines: 95% intervals, n: samples; – no needle lay there."
+      ? "Where in the haystack the needle lay, from its start to its end. Columns: what was got, thin lines: " +
+        "95% intervals, n: samples; – no needle lay there."
       : `Not measured by depth: ${named([at.metric, at.length, at.needles, at.write_chunk, at.passes], choice)}.`;
-    const heads = places.map((place) => make("th", { scope: "col" }, controls[at.depth].options[place].tick));
+    const heads = places.map((place) => make("th", { scope: "col" }, options[place].tick));
     const table = make("table", { className: "depths" }, make("thead", {}, make("tr", {}, ...heads)));
     for (const model of rows) {
       const cells = places.map((depth) => depthCell(here({ depth }).get(model), depth === choice[at.depth]));
@@ -141,7 +152,7 @@
   function depthCell(result, picked) {
     const cell = make("td", { className: picked ? "picked" : "" });
     if (!result) return cell.append("–"), cell;
-    const [short, interval = ""] = result.text.split(" ");
+    const [short, ...words] = result.text.split(" ");
     cell.title = result.text;
     if (rates[choice[0]]) {
       const bar = make("span", { className: "bar" }, make("i"));
@@ -150,7 +161,8 @@
       bar.style.setProperty("--high", result.high ?? result.value);
       cell.append(bar);
     }
-    cell.append(make("b", {}, short), make("span", { className: "hidden" }, ` ${interval}`), make("small", {}, ` n ${result.samples ?? "–"}`));
+    const rest = make("span", { className: "hidden" }, ` ${words.join(" ")}`);
+    cell.append(make("b", {}, short), rest, make("small", {}, ` n ${result.samples ?? "–"}`));
     return cell;
   }
 
@@ -162,14 +174,17 @@
       const there = choice.with(at[name], place);
       seen.set(there.join(), there);
     }
-    const listed = [...seen.values()].sort((a, b) => a.reduce((found, value, control) => found || value - b[control], 0));
+    const order = (a, b) => a.reduce((found, value, control) => found || value - b[control], 0);
+    const listed = [...seen.values()].sort(order);
     const tick = (name, of) => controls[at[name]].options[of[at[name]]].tick || "all";
     const rows = shown().flatMap((model) => listed.flatMap((there) => {
       const result = measured.get(there.join())?.get(model);
       if (!result) return [];
       const values = ["length", "needles", "passes", "depth"].map((name) => tick(name, there));
-      const cells = [...values, result.text, result.samples ?? "–"].map((text) => make("td", { className: "right" }, String(text)));
-      return [make("tr", { className: there.join() === choice.join() ? "picked" : "" }, make("td", {}, models[model].name), ...cells)];
+      const texts = [...values, result.text, String(result.samples ?? "–")];
+      const cells = texts.map((text) => make("td", { className: "right" }, text));
+      const className = there.join() === choice.join() ? "picked" : "";
+      return [make("tr", { className }, make("td", {}, models[model].name), ...cells)];
     }));
     const table = byId("numbers");
     table.tBodies[0].replaceChildren(...rows);
@@ -179,15 +194,17 @@
   // Words
 
   function sentence(first) {
-    const told = [...choice.keys()].filter((control) => selects[control] && title(control, choice[control]) !== "all depths");
+    const told = [...choice.keys()].filter((control) => selects[control] && (control !== at.depth || choice[control]));
     const asked = named(told, choice);
-    const found = shown().filter((model) => here().has(model) && !models[model].floor);
-    const all = shown().filter((model) => !models[model].floor);
-    const best = found.reduce((top, model) => (top === null || here().get(model).value > here().get(top).value ? model : top), null);
-    const ties = found.filter((model) => here().get(model).value === here().get(best).value);
-    const said = best === null
-      ? shown().length ? "not measured for the models picked." : "pick at least one model."
-      : `${found.length} of ${all.length} models measured; highest: ${ties.map((model) => models[model].name).join(" and ")}, ${here().get(best).text}.`;
+    const all = shown().filter((model) => !models[model].floor), results = here();
+    const found = all.filter((model) => results.has(model));
+    const top = Math.max(...found.map((model) => results.get(model).value));
+    const best = found.filter((model) => results.get(model).value === top);
+    let said = shown().length ? "not measured for the models picked." : "pick at least one model.";
+    if (best.length) {
+      const names = best.map((model) => models[model].name).join(" and ");
+      said = `${found.length} of ${all.length} models measured; highest: ${names}, ${results.get(best[0]).text}.`;
+    }
     return `${first}${asked[0].toUpperCase()}${asked.slice(1)}: ${said}`;
   }
 
@@ -212,13 +229,16 @@
   function visit() {
     if (!location.hash.startsWith("#explorer&")) return false;
     const asked = new URLSearchParams(location.hash.slice("#explorer&".length));
-    const places = controls.map(({ name, options }) => (asked.has(name) ? options.findIndex(({ id }) => id === asked.get(name)) : null));
-    const unknown = places.flatMap((place, control) => (place === -1 ? [`${controls[control].name} ${asked.get(controls[control].name)}`] : []));
-    const wish = start.map((option, control) => (places[control] >= 0 ? places[control] ?? option : option));
+    const unknown = [];
+    const wish = controls.map(({ name, options }, control) => {
+      const place = options.findIndex(({ id }) => id === asked.get(name));
+      if (place < 0 && asked.has(name)) unknown.push(`${name} ${asked.get(name)}`);
+      return place < 0 ? start[control] : place;
+    });
     choice = nearest(wish);
     const wanted = asked.getAll("model");
     for (const box of boxes) box.checked = !wanted.length || wanted.includes(models[box.value].name);
-    const lost = changes(wish, choice, -1);
+    const lost = changes(wish, choice);
     if (unknown.length) show(`Not measured: ${unknown.join(", ")}; this is the nearest that was. `);
     else if (lost.length) show(`Not measured: ${named(lost, wish)}; this is the nearest that was. `);
     else show();
@@ -235,7 +255,8 @@
     const place = controls[control].options.findIndex(({ id }) => id === select.value);
     const wish = choice.with(control, place), found = nearest(wish, control), lost = changes(wish, found, control);
     choice = found;
-    changed(lost.length ? `${title(control, place)} was not measured with ${named(lost, wish)}: changed to ${named(lost, found)}. ` : "");
+    const moved = `${title(control, place)} was not measured with ${named(lost, wish)}: changed to ${named(lost, found)}. `;
+    changed(lost.length ? moved : "");
   }));
   for (const box of boxes) {
     const model = models[box.value];

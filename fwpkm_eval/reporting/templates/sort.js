@@ -6,7 +6,11 @@
     K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40,
   };
   // A number, what it is divided by, its interval in brackets, its unit: "1/4.05", "100% (84–100)", "2.24 (2–3) s".
-  const NUMBER = /^[<>≈~±]?\s*([+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?:\/(\d[\d.]*))?(?:\s*\([^)]*\))?\s*(µs|ms|s|[KMGT]iB|[KMG]|%|×)?(?!\p{L})/u;
+  const NUMBER = new RegExp(
+    String.raw`^[<>≈~±]?\s*([+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?:/(\d[\d.]*))?(?:\s*\([^)]*\))?` +
+      String.raw`\s*(µs|ms|s|[KMGT]iB|[KMG]|%|×)?(?!\p{L})`,
+    "u",
+  );
 
   function parse(text) {
     const match = NUMBER.exec(text);
