@@ -77,7 +77,7 @@ def test_the_command_says_what_is_left_out(capsys: pytest.CaptureFixture[str]) -
     assert "do not fit 180 s and are left out" in shown.err
     minutes = float(shown.out.rsplit("about ", 1)[1].split()[0])
     assert minutes <= 3.0
-    assert cli.main(["reproduce", "--dry-run", "--budget", "1s"]) == 2
+    assert cli.main(["reproduce", "--dry-run", "--budget", "0.1s"]) == 2
     error = capsys.readouterr().err
     assert "too short: the shortest part takes about" in error
     assert error.count("\n") == 1

@@ -62,8 +62,8 @@ def test_models_shows_the_ones_asked_for_as_a_table(capsys: pytest.CaptureFixtur
     assert cli.main(["models", "gdn", "fa:fwpkm@1"]) == 0
     text = capsys.readouterr().out
     assert "Gated DeltaNet in every layer" in text
-    assert re.search(r"^gdn +[\d,]+ +[\d,]+$", text, re.MULTILINE)
-    assert re.search(r"^fa:fwpkm@1 +[\d,]+ +[\d,]+$", text, re.MULTILINE)
+    assert re.search(r"^gdn +[\d,]+ +[\d,]+ +[\d,]+$", text, re.MULTILINE)
+    assert re.search(r"^fa:fwpkm@1 +[\d,]+ +[\d,]+ +[\d,]+$", text, re.MULTILINE)
 
 
 def test_data_list_shows_the_embedded_sets_and_what_they_stand_in_for(

@@ -268,7 +268,7 @@ def test_reproduce_measures_what_its_plan_says_and_writes_a_report(
     assert f"report: {out / 'report.html'}" in printed
     with (out / "rows.csv").open(newline="") as file:
         tasks = {row["task"] for row in csv.DictReader(file)}
-    assert tasks == {"ppl", "niah", "gates", "addressing", "cost"}
+    assert tasks == {"ppl", "niah", "gates", "addressing", "cost", "trace"}
     for name in ("manifest.json", "tables.md", "report.html", "plots"):
         assert (out / name).exists()
 

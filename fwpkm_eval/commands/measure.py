@@ -107,8 +107,21 @@ def report_on(out: Path | None, measured: Measured, as_json: bool) -> None:
     if out is not None and measured.rows:
         from fwpkm_eval.reporting import build_report
 
+        _keep_traces(out, measured.payloads)
         build_report(out)
         click.echo(f"report: {out / 'report.html'}", err=as_json)
+
+
+def _keep_traces(out: Path, payloads: Sequence[Mapping[str, Any]]) -> None:
+    """Each slot trace in a file of its own, for the report and for whoever wants to read it."""
+    from fwpkm_eval.files import write_whole
+    from fwpkm_eval.tasks.trace_types import Trace
+
+    for payload in payloads:
+        for stored in payload.get("traces", []):
+            trace = Trace.from_json(stored)
+            content = json.dumps(trace.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+            write_whole(out / "trace" / f"{trace.name}.json", content + "\n")
 
 
 def end(measured: Measured) -> None:

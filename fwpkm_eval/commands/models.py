@@ -29,18 +29,21 @@ def command(names: tuple[str, ...], scale: str, as_json: bool) -> None:
     """Show backbones, memories and scales, and the parameters of models at a scale.
 
     MODEL is a name such as gdn+swa:pkm@6+fwpkm@2,10; without any, each backbone is shown alone and with each
-    memory at the scale's default layers. "Active" counts the parameters that one token touches.
+    memory at the scale's default layers. "Active" counts the parameters that one token touches; FLOPs are those of
+    reading a token, in sequences of 4,096, with its share of the memory's writes.
     """
     from fwpkm_eval.commands.text_table import aligned
     from fwpkm_eval.reference_models import count_parameters
     from fwpkm_eval.reference_models.config import SCALES, model_config
+    from fwpkm_eval.reference_models.flops import flops_per_token
 
     wanted = names or [name for backbone in BACKBONES for name in (backbone, *_with_memories(backbone))]
     sizes = []
     for name in wanted:
         config = model_config(name, scale)
         total, active = count_parameters(config)
-        sizes.append({"model": config.name, "parameters": total, "active": active})
+        flops = flops_per_token(config).total
+        sizes.append({"model": config.name, "parameters": total, "active": active, "flops_per_token": round(flops)})
     if as_json:
         facts = {
             "backbones": BACKBONES,
@@ -54,9 +57,11 @@ def command(names: tuple[str, ...], scale: str, as_json: bool) -> None:
     click.echo(aligned(("backbone", ""), list(BACKBONES.items())))
     click.echo("\n" + aligned(("memory", ""), list(MEMORIES.items())))
     click.echo(f"\nscales: {', '.join(SCALES)}\n")
-    rows = [(size["model"], f"{size['parameters']:,}", f"{size['active']:,}") for size in sizes]
-    header = (f"model at scale {scale}", "parameters", "active")
-    click.echo(aligned(header, rows, right=("parameters", "active")))
+    header = (f"model at scale {scale}", "parameters", "active", "FLOPs per token")
+    rows = [
+        (size["model"], *(f"{size[name]:,}" for name in ("parameters", "active", "flops_per_token"))) for size in sizes
+    ]
+    click.echo(aligned(header, rows, right=header[1:]))
 
 
 def _with_memories(backbone: str) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
     from fwpkm_eval.runs.plan import Plan, Planned
 
-TASKS = ("ppl", "niah", "gates", "addressing", "cost")
+TASKS = ("ppl", "niah", "gates", "addressing", "cost", "trace")
 """What is measured unless told otherwise."""
 ABLATION = "ablation"
 ALL_TASKS = (*TASKS, ABLATION)

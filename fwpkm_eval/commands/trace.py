@@ -128,8 +128,6 @@ def command(
         quiet=quiet,
     )
     traces = [Trace.from_json(trace) for payload in measured.payloads for trace in payload.get("traces", [])]
-    if out is not None:
-        _keep(traces, out)
     if as_json:
         click.echo(json.dumps(_as_json(traces, measured.rows), indent=1))
     else:
@@ -139,15 +137,6 @@ def command(
             click.echo(f"{row.model}  {row.metric.replace('_', ' ')}  {row.value:.1%}  (n = {row.n})")
     report_on(out, measured, as_json)
     end(measured)
-
-
-def _keep(traces: Sequence[Trace], out: Path) -> None:
-    """Each trace in a file of its own, for the report and for whoever wants to read it."""
-    from fwpkm_eval.files import write_whole
-
-    for trace in traces:
-        content = json.dumps(trace.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(out / "trace" / f"{trace.name}.json", content + "\n")
 
 
 def _as_json(traces: Sequence[Trace], rows: Sequence[Any]) -> dict[str, Any]:

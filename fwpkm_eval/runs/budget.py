@@ -4,7 +4,7 @@ A value without its baselines says nothing, so cells are taken in groups: one se
 
 1. the plan's first line of needles (recall, and what re-reading buys),
 2. perplexity with and without writes, the longest set first (whether the memory helps on long text),
-3. gates, use of slots, cost,
+3. gates, use of slots, cost, a trace,
 4. the further lines of needles, in the plan's order (longer haystacks, more needles),
 5. the ablations.
 
@@ -22,7 +22,7 @@ from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.plan import Plan, estimated_total
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_TASK_ORDER = {"niah": 0, "ppl": 1, "gates": 2, "addressing": 3, "cost": 4}
+_TASK_ORDER = {"niah": 0, "ppl": 1, "gates": 2, "addressing": 3, "cost": 4, "trace": 5}
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,18 @@ def cut_to(plan: Plan, jobs: Sequence[Job], seconds: float, workers: int) -> Cut
     Raises:
         UserError: not even one group fits.
     """
-    kept: list[Job] = []
+    found: list[Job] = []
+    chosen: set[str] = set()
     groups = _groups(plan, jobs)
     for group in groups:
-        if estimated_total(plan, [*kept, *group], workers) <= seconds:
-            kept += group
-    if jobs and not any(job.work for job in kept):
+        # In the order in which they will run: it decides which worker is idle at the end.
+        wider = chosen | {job.cell.key for job in group}
+        in_order = [job for job in jobs if job.cell.key in wider]
+        if estimated_total(plan, in_order, workers) <= seconds:
+            found, chosen = in_order, wider
+    if jobs and not any(job.work for job in found):
         least = min(estimated_total(plan, group, workers) for group in groups)
-        raise UserError(f"a budget of {seconds:.0f} s is too short: the shortest part takes about {least:.0f} s")
-    chosen = {job.cell.key for job in kept}
-    found = [job for job in jobs if job.cell.key in chosen]
+        raise UserError(f"a budget of {seconds:g} s is too short: the shortest part takes about {least:.1f} s")
     return Cut(found, len(jobs) - len(found))
 
 

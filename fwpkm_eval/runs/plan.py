@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.engine import Job
     from fwpkm_eval.tasks.niah import NiahSettings
 
-TASKS = ("ppl", "niah", "gates", "addressing", "cost")
+TASKS = ("ppl", "niah", "gates", "addressing", "cost", "trace")
 TEST_SPLIT = "test"
 
 
@@ -132,15 +132,18 @@ def plan_run(
             raise unknown("task", task, TASKS)
     jobs: list[Job] = []
     texts: dict[str, TextSource] = {}
-    if only - {"niah"}:
+    if only - {"niah", "trace"}:
         texts = {name: TextSource(data, load_set(data, name, TEST_SPLIT)) for name in default_sets(data)}
     for model in models:
         if "ppl" in only:
             jobs += _perplexity(plan, model, texts.values(), seed)
         jobs += _inside(plan, model, list(texts.values()), only, seed)
-    if "niah" in only:
+    if only & {"niah", "trace"}:
         name = default_haystack(data)
         haystack = texts.setdefault(name, TextSource(data, load_set(data, name, TEST_SPLIT)))
+    if "trace" in only:
+        jobs += [_trace(plan, model, haystack, seed) for model in models if model.config.spec.layers("fwpkm")]
+    if "niah" in only:
         for line in plan.needles:
             settings = _needle_settings(line, seed)
             jobs.append(guess_job(haystack, settings))
@@ -194,6 +197,16 @@ def _inside(plan: Plan, model: ModelSource, texts: Sequence[TextSource], only: s
     if "cost" in only:
         jobs.append(cost_job(model, texts[0], CostSettings(tokens=plan.tokens_inside, seed=seed)))
     return jobs
+
+
+def _trace(plan: Plan, model: ModelSource, haystack: TextSource, seed: int) -> Job:
+    """One question of the plan's first line of needles, asked in closed book after two readings, slot by slot."""
+    from fwpkm_eval.runs.jobs import trace_job
+    from fwpkm_eval.tasks.trace import TraceSettings
+
+    line = plan.needles[0]
+    chunk = _write_chunks(line, model)[0]
+    return trace_job(model, haystack, TraceSettings(line.length, line.needles, 2, chunk, "closed-book", (0,), seed))
 
 
 def _needle_settings(line: NeedlePlan, seed: int) -> NiahSettings:
