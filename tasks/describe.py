@@ -13,19 +13,28 @@ if TYPE_CHECKING:
 
 
 def model_tensor(model: torch.nn.Module) -> torch.Tensor:
-    """A slow tensor of the model: its device and dtype are those that the model runs on and in."""
-    return next(chain(model.parameters(), model.buffers()))
+    """A slow tensor of the model: its device and dtype are those that the model runs on and in.
+
+    A model without tensors runs on the CPU.
+    """
+    import torch
+
+    found = next(chain(model.parameters(), model.buffers()), None)
+    return torch.zeros(()) if found is None else found
 
 
 def describe_model(model: Any) -> dict[str, Any]:
-    """The row fields that are the model's: the same for every row that it makes."""
+    """The row fields that are the model's: the same for every row that it makes.
+
+    A model that none of our names fits is called by its own attribute ``name``.
+    """
     from fwpkm_eval import __version__
     from fwpkm_eval.kernels.backends import resolve_backend
 
     tensor = model_tensor(model)
     spec = model.config.spec
     return {
-        "model": model.config.name,
+        "model": getattr(model, "name", model.config.name),
         "scale": model.config.scale,
         "score": model.config.fwpkm.score if spec.layers("fwpkm") else "",
         "device": tensor.device.type,

@@ -15,6 +15,7 @@ from fwpkm_eval.reporting.tables_harness import harness_tables
 from fwpkm_eval.reporting.tables_longbench import longbench_tables
 from fwpkm_eval.reporting.tables_memory import addressing_tables, gate_tables
 from fwpkm_eval.reporting.tables_niah import detail_tables, needle_count_tables, recall_tables
+from fwpkm_eval.reporting.tables_other import other_tables
 from fwpkm_eval.reporting.tables_published import published_tables
 from fwpkm_eval.reporting.tables_speed import bench_tables, reading_speed_tables
 from fwpkm_eval.reporting.tables_text import perplexity_tables
@@ -37,6 +38,7 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
         *continual_tables(frame),
         *ablation_tables(frame),
         *capacity_tables(frame),
+        *other_tables(frame),
         *cost_tables(frame),
         *bench_tables(frame),
         *reading_speed_tables(frame),
