@@ -13,7 +13,9 @@ from fwpkm_eval import cli
 from fwpkm_eval.runs.rows import read_rows_csv
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class " in block or "def " in block]
+EXAMPLES = [
+    block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class " in block or "def " in block
+]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -49,13 +51,16 @@ def test_a_task_of_ones_own_makes_rows_and_is_in_the_report(
 
 
 def commands() -> list[str]:
-    shown = [line.split("   #")[0].strip() for line in README.splitlines() if line.startswith("fwpkm-eval ")]
+    shown = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("fwpkm-eval ")]
     return sorted({line for line in shown if "·" not in line})
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_command_that_is_shown_has_these_options(line: str) -> None:
+def test_a_command_that_is_shown_has_these_options(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed as typed, without being run: click refuses an option that there is not, and a value of a wrong kind."""
+    monkeypatch.chdir(tmp_path)
+    for name in re.findall(r"\b\w+\.(?:txt|state)\b", line):
+        (tmp_path / name).touch()
     words = shlex.split(line)[1:]
     command = cli.LazyGroup(name="fwpkm-eval").get_command(click.Context(click.Group()), words.pop(0))
     while isinstance(command, click.Group):
