@@ -56,6 +56,25 @@ def test_the_scorings_are_held_against_each_other() -> None:
     assert "within the seeds' spread" in text
 
 
+def test_the_cost_of_a_memory_is_told_against_its_backbone() -> None:
+    def rows_for(model: str, parameters: float, speed: float) -> list[Row]:
+        common = {"task": "cost", "model": model, "length": 4096}
+        return [
+            Row(metric="parameters", value=parameters, **common),  # type: ignore[arg-type]
+            Row(metric="active_parameters", value=100, **common),  # type: ignore[arg-type]
+            Row(metric="flops_per_token", value=200, **common),  # type: ignore[arg-type]
+            Row(metric="samples_per_second", protocol="reading", value=speed, **common),  # type: ignore[arg-type]
+            Row(metric="samples_per_second", protocol="training", value=speed / 2, **common),  # type: ignore[arg-type]
+        ]
+
+    rows = [*rows_for("gdn", 100, 4.0), *rows_for("gdn:fwpkm@2", 1000, 3.0)]
+    (finding,) = speed_findings(rows_to_frame(rows))
+    assert finding.text == (
+        "gdn:fwpkm@2 against its backbone alone: 10× the parameters (those active for a token: 0.0%); 0.0% FLOPs per "
+        "token; reads at 75% and trains at 75% of its speed."
+    )
+
+
 def test_speed_in_a_few_sentences() -> None:
     def row(arm: str, metric: str, value: float) -> Row:
         return Row(task="bench", arm=arm, metric=metric, value=value, unit="ratio", backend="torch", scale="paper")

@@ -85,7 +85,7 @@ def caveats(
         for name, there in (
             ("needles", needles.overall),
             ("perplexity", texts),
-            ("speed", _has(frame, "bench")),
+            ("speed", _has(frame, "bench") or _has(frame, "cost")),
         )
         if not there
     ]

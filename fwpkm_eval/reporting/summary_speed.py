@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
+from fwpkm_eval.reporting.tables_cost import cost_ratios
 from fwpkm_eval.reporting.tables_speed import ratio_text, speedups
 
 if TYPE_CHECKING:
@@ -52,7 +53,29 @@ def speed_findings(frame: pandas.DataFrame) -> list[Finding]:
     if operations:
         listed = wording.listing([f"{name} {ratio_text(ratio)}" for name, ratio in operations])
         findings.append(Finding("note", f"One by one, forward, against the reference's: {listed}."))
-    return [*scan_findings, *findings, *_model_findings(frame)]
+    return [*_cost_findings(frame), *scan_findings, *findings, *_model_findings(frame)]
+
+
+def _cost_findings(frame: pandas.DataFrame) -> list[Finding]:
+    """What a memory costs a whole model, as multiples of the same backbone without it."""
+    findings = []
+    for model, ratios in cost_ratios(frame).items():
+        parts = []
+        if {"parameters", "active parameters"} <= set(ratios):
+            active = wording.change(ratios["active parameters"] - 1)
+            parts.append(f"{ratio_text(ratios['parameters'])} the parameters (those active for a token: {active})")
+        if "FLOPs per token" in ratios:
+            parts.append(f"{wording.change(ratios['FLOPs per token'] - 1)} FLOPs per token")
+        speeds = [
+            f"{verb} at {1 / ratios[name]:.0%}"
+            for name, verb in (("time, reading", "reads"), ("time, training", "trains"))
+            if name in ratios
+        ]
+        if speeds:
+            parts.append(f"{wording.listing(speeds)} of its speed")
+        if parts:
+            findings.append(Finding("note", f"{model} against its backbone alone: {'; '.join(parts)}."))
+    return findings
 
 
 def _backend(rest: str) -> str:
