@@ -12,11 +12,17 @@ import torch
 from fwpkm_eval.bench import peers, worker
 from fwpkm_eval.bench.ops import Measurement, OpSize
 from fwpkm_eval.bench.peers import OURS, PEER, LayerSpeed, peer_rows, run_peers
+from fwpkm_eval.bench.show import peer_table
 from fwpkm_eval.reporting.tables_bench import operation_tables
 from fwpkm_eval.runs.rows import rows_to_frame
 
 SIZE = OpSize("small", subkeys=12, key_dim=16, value_dim=20, heads=1, topk=3, chunk=16, tokens=48)
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "limit_memory", lambda limit: None)  # it would be that of the tests' own process
 
 
 def here(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
@@ -73,6 +79,20 @@ def test_rows_and_table_tell_how_many_times_as_fast() -> None:
         ["training", f"{PEER} 2"],
     ]
     assert table.rows[0][3].text.startswith("20 (")
+
+
+def test_a_pass_that_the_memory_is_too_small_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(size: OpSize) -> peers._Layer:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(peers, "peer_version", lambda: "2")
+    monkeypatch.setitem(peers._LAYERS, PEER, too_large)
+    told: list[str] = []
+    found = run_peers(SIZE, threads=1, repeats=3, budget=0.1, runner=here, tell=told.append)
+    assert told[-1] == f"layer of {PEER} 2, training: not measured, it needs more memory than there is"
+    assert found[1].measured == {}
+    assert not any("peer" in row.metric for row in peer_rows(found))
+    assert str(next(iter(peer_table(found).columns[0].cells))).startswith("forward, fwpkm_eval")
 
 
 def test_without_the_peer_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

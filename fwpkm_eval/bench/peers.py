@@ -22,10 +22,13 @@ from fwpkm_eval import __version__
 from fwpkm_eval.bench.ops import TINY, Measurement, OpSize, timed
 from fwpkm_eval.bench.stopwatch import stopwatch
 from fwpkm_eval.bench.worker import Runner, run_in_process_of_its_own
+from fwpkm_eval.memory_limit import available_memory, is_out_of_memory, limit_memory
 from fwpkm_eval.runs.rows import Row
 
 PEER = "fast-weight-product-key-memory"
 OURS = "fwpkm_eval"
+USABLE = 0.8
+"""Share of the available memory that a layer may take: the peer's training keeps gigabytes of distances."""
 PASSES = ("forward", "training")
 """forward: without gradients. training: gradients of the input and of all projections, not of first keys and values."""
 
@@ -56,7 +59,7 @@ def run_peers(
     runner: Runner = run_in_process_of_its_own,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[LayerSpeed]:
-    """Our layer, then the peer's; nothing where it is not installed."""
+    """Our layer, then the peer's; nothing where it is not installed. A pass that needs too much memory is left out."""
     version = peer_version()
     if version is None:
         tell(f"{PEER} is not installed: no ratio to it (pip install 'fwpkm-eval[peers]')")
@@ -67,13 +70,28 @@ def run_peers(
         for what in PASSES:
             tell(f"layer of {layer} {of_version}, {what}")
             job = {"what": "layer", "layer": layer, "pass": what, "size": asdict(size), "threads": threads}
-            measured[what] = Measurement(**runner({**job, "repeats": repeats, "budget": budget}, "tuned"))
+            result = runner({**job, "repeats": repeats, "budget": budget}, "tuned")
+            if "failed" in result:
+                tell(f"layer of {layer} {of_version}, {what}: not measured, {result['failed']}")
+            else:
+                measured[what] = Measurement(**result)
         found.append(LayerSpeed(layer, of_version, size, measured))
     return found
 
 
 def measure_layer(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A worker's job ``layer``; JSON values."""
+    """A worker's job ``layer``; JSON values: a `Measurement`, or why there is none."""
+    if job["size"]["device"] == "cpu":
+        limit_memory(int(USABLE * available_memory()))
+    try:
+        return _measured(job)
+    except (MemoryError, RuntimeError) as error:
+        if not (is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        return {"failed": "it needs more memory than there is"}
+
+
+def _measured(job: Mapping[str, Any]) -> dict[str, Any]:
     size = OpSize(**job["size"])
     make, what = _LAYERS[job["layer"]], job["pass"]
     watch = stopwatch(size.device)
@@ -186,7 +204,7 @@ def peer_rows(found: Sequence[LayerSpeed]) -> Iterator[Row]:
                 unit="bytes",
                 **common,
             )
-            if speed.layer == OURS and len(found) > 1:
+            if speed.layer == OURS and all(what in other.measured for other in found[1:]):
                 times, bounds = times_as_fast(found, what)
                 yield Row(
                     metric=f"speedup_over_peer_{what}",

@@ -164,14 +164,14 @@ def peer_table(found: Sequence[LayerSpeed]) -> Table:
     for name in ("calls", "seconds", "times as fast", "above inputs"):
         table.add_column(name, justify="right", no_wrap=True)
     for what in found[0].measured:
-        for speed in found:
+        for speed in (speed for speed in found if what in speed.measured):
             measured = speed.measured[what]
             low, middle, high = percentiles(measured.seconds)
             table.add_row(
                 f"{PASS_NAMES[what]}, {speed.layer} {speed.version}",
                 str(len(measured.seconds)),
                 f"{middle:.4f} ({low:.4f} to {high:.4f})",
-                f"{times_as_fast(found, what)[0]:.1f}×" if speed.layer == OURS else "",
+                f"{times_as_fast(found, what)[0]:.1f}×" if speed.layer == OURS and what in found[-1].measured else "",
                 f"{measured.above_inputs_bytes / 2**20:,.0f} MiB",
             )
     return table

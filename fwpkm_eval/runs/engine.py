@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.malloc import tune_malloc
+from fwpkm_eval.memory_limit import is_out_of_memory, limit_memory
 from fwpkm_eval.runs.cells import Cell, CellStore
 from fwpkm_eval.runs.claims import Claims
 from fwpkm_eval.runs.progress import Progress, Quiet
@@ -270,7 +271,7 @@ def _work(connection: Connection, execute: Execute, threads: int, memory_limit: 
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     tune_malloc()
     if memory_limit is not None:
-        _limit_memory(memory_limit)
+        limit_memory(memory_limit)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:  # else it reads the variables when it is imported
         sys.modules["torch"].set_num_threads(threads)
@@ -293,27 +294,12 @@ def _work(connection: Connection, execute: Execute, threads: int, memory_limit: 
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             message = ("failed", (reason, traceback.format_exc()))
-            if memory_limit is not None and _is_out_of_memory(error):
+            if memory_limit is not None and is_out_of_memory(error):
                 message = ("failed", (f"it needs more than the memory limit of {memory_limit / 2**30:.3g} GiB",))
         try:
             connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
             return
-
-
-def _limit_memory(limit: int) -> None:
-    """From here on an allocation that would take the process beyond the limit fails, and is an exception like others.
-
-    What is limited is the data a process writes to, not address space: libraries reserve much more than they use.
-    """
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def _end_with_the_parent() -> None:
