@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from fwpkm_eval import cli, malloc
-from fwpkm_eval.bench import correctness, memory, ops, rows, run, show, worker
+from fwpkm_eval.bench import correctness, memory, ops, peers, rows, run, show, worker
 from fwpkm_eval.bench.correctness import Agreement
 from fwpkm_eval.bench.ops import COPYING, IN_PLACE, REFERENCE, Measurement, OpSize
 from fwpkm_eval.bench.run import BenchResult, Case
@@ -28,6 +28,12 @@ from fwpkm_eval.runs.rows import Row, read_rows_csv
 SMALL = OpSize("small", subkeys=12, key_dim=16, value_dim=20, heads=2, topk=3, chunk=16, tokens=50)
 MIB = 2**20
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where no peer is installed; `test_bench_peers` has the others."""
+    monkeypatch.setattr(peers, "peer_version", lambda: None)
 
 
 def here(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
