@@ -16,6 +16,7 @@ from fwpkm_eval.capacity import MemorySize, capacity_plan, models_of, sizes_of
 from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reporting.plots_capacity import capacity_plots
 from fwpkm_eval.reporting.style import styled
+from fwpkm_eval.reporting.summary_capacity import capacity_findings
 from fwpkm_eval.reporting.tables_capacity import capacity_results, capacity_tables, most_held
 from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
 from fwpkm_eval.training.recipe import Recipe
@@ -76,6 +77,14 @@ def test_seeds_are_pooled_and_the_most_held_is_told() -> None:
     assert table.rows[2][0].text == "16,384"
     assert [cell.strong for cell in table.rows[2]] == [False, False, True, True, False]
     assert table.rows[2][-1].text == "102"
+
+
+def test_the_report_tells_the_most_held_after_the_most_readings() -> None:
+    (finding,) = capacity_findings(rows_to_frame(ROWS))
+    assert finding.text == (
+        "Most needles held at 8K, closed book, one write per reading, 2 readings: 13 of 256 slots and 102 of 16,384 "
+        "slots (dv 64); of 16,384 slots 51 at dv 16 and 102 at dv 64."
+    )
 
 
 def test_the_plot_shows_slots_and_widths_after_the_most_readings() -> None:

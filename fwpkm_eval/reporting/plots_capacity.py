@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.capacity import MemorySize
 from fwpkm_eval.reporting import style, wording
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.table import slug
-from fwpkm_eval.reporting.tables_capacity import Found, Way, capacity_results
+from fwpkm_eval.reporting.tables_capacity import Found, Way, capacity_results, usual_size
 
 if TYPE_CHECKING:
     import pandas
+
+
+_MARKERS = "osD^v"
 
 
 def capacity_plots(frame: pandas.DataFrame) -> list[Plot]:
@@ -24,30 +27,37 @@ def capacity_plots(frame: pandas.DataFrame) -> list[Plot]:
 
 def _plot(way: Way, found: Found) -> Plot:
     sizes = list(found)
-    widths = [size.value_dim for size in sizes]
-    numbers = [size.subkeys for size in sizes]
-    usual = MemorySize(max(set(numbers), key=numbers.count), max(set(widths), key=widths.count))
+    usual = usual_size(found)
     panels = [
         ("slots", [size for size in sizes if size.value_dim == usual.value_dim], lambda size: f"{size.subkeys**2:,}"),
         ("dv", [size for size in sizes if size.subkeys == usual.subkeys], lambda size: str(size.value_dim)),
     ]
-    figure, grid = style.new_figure(1, 2, 2.2, sharey=True)
+    figure, grid = style.new_figure(1, 2, 2.5, sharey=True)
     for axes, (what, chosen, name) in zip(grid[0], panels, strict=True):
-        for size, opacity in zip(chosen, style.opacities(len(chosen)), strict=True):
+        for size, opacity, marker in zip(chosen, style.opacities(len(chosen)), cycle(_MARKERS)):
             line = found[size]
             asked = list(line)
             axes.plot(
                 asked,
                 [100 * line[needles].value for needles in asked],
-                marker="o",
-                markersize=3,
+                marker=marker,
+                markersize=3.5,
                 color=style.BAR,
                 alpha=opacity,
                 label=name(size),
             )
         style.size_axis(axes.xaxis, sorted({needles for line in found.values() for needles in line}))
         axes.set_xlabel("needles in the haystack")
-        axes.legend(title=what, fontsize=6, title_fontsize=6.5, handlelength=1.2)
+        axes.legend(
+            title=what,
+            fontsize=6,
+            title_fontsize=6.5,
+            handlelength=1.4,
+            columnspacing=0.8,
+            ncols=3,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+        )
     style.percent_axis(grid[0][0].yaxis)
     grid[0][0].set_ylabel("found, closed book")
     some = next(iter(next(iter(found.values())).values()))

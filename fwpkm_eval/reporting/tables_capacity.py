@@ -48,6 +48,12 @@ def capacity_results(frame: pandas.DataFrame) -> dict[Way, Found]:
     }
 
 
+def usual_size(found: Found) -> MemorySize:
+    """The number of sub-keys, and the width, that most sizes have: the others differ from it in one thing alone."""
+    numbers, widths = [size.subkeys for size in found], [size.value_dim for size in found]
+    return MemorySize(max(set(numbers), key=numbers.count), max(set(widths), key=widths.count))
+
+
 def most_held(found: dict[int, Measurement]) -> float:
     """The most needles held at once: the largest number asked of times the share that was found."""
     return max(needles * measured.value for needles, measured in found.items())
