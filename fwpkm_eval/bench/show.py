@@ -158,7 +158,7 @@ def model_table(found: Sequence[ModelSpeed]) -> Table:
 def peer_table(found: Sequence[LayerSpeed]) -> Table:
     """Our layer beside the peer's."""
     size = found[0].size
-    title = f"whole layers, {size}, tuned malloc (the peer's algorithm differs in details)"
+    title = f"whole layers, {size}, malloc as the system has it (the peer's algorithm differs in details)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for name in ("calls", "seconds", "times as fast", "above inputs"):

@@ -146,8 +146,8 @@ def _layer_table(records: Sequence[Record]) -> list[Table]:
             title="Our layer beside a peer's",
             columns=("pass", "layer", "seconds", "times as fast", "memory above inputs"),
             rows=rows.done(),
-            note=f"{_sizes(records)}, malloc told to keep freed memory. Projections, reads and writes, from the memory "
-            "a layer starts with; training takes gradients of the input and of all projections. The peer's algorithm "
+            note=f"{_sizes(records)}, malloc as the system has it. Projections, reads and writes, from the memory a "
+            "layer starts with; training takes gradients of the input and of all projections. The peer's algorithm "
             "differs in details (fast weights for each row of a batch, another write): outputs do not compare.",
             labels=2,
         )
