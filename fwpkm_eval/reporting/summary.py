@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+TRAINED_HERE = ("ablation", "capacity")
+"""Tasks whose cells train the models that they measure, each seed anew."""
+
+
 def summarise(frame: pandas.DataFrame, sets: SetFacts | None = None) -> dict[str, list[Finding]]:
     """Findings under the questions that they answer; questions without an answer are left out."""
     sets = sets or SetFacts()
@@ -62,10 +66,11 @@ def caveats(
             f"Each rate comes from {span} samples; 95% intervals cover the draw of samples, not another "
             "training of the models."
         )
-    measured = frame[frame["task"].isin(["ppl", "niah"])]
+    measured = frame[frame["task"].isin(["ppl", "niah", *TRAINED_HERE])]
     seeds = sorted({int(seed) for seed in measured["seed"].dropna()})
     if seeds:
-        found.append(f"Measured with {_seeds(seeds)}.")
+        trained = any(_has(frame, task) for task in TRAINED_HERE)
+        found.append(f"{'Trained and measured' if trained else 'Measured'} with {_seeds(seeds)}.")
     scale = "+".join(sorted(set(measured["scale"]) - {"", "paper"}))
     stand_ins = [sets.title(name) for name in sorted(set(measured["dataset"])) if sets.is_stand_in(name)]
     if scale or stand_ins:
@@ -91,7 +96,9 @@ def caveats(
         )
         if not there
     ]
-    if missing:
+    # A run of one kind alone (an ablation, a benchmark) was never to have the others.
+    whole = bool(needles.overall or texts) or frame.empty
+    if missing and whole:
         findings.append(Finding("note", f"Not measured in this run: {wording.listing(missing)}."))
     return findings
 
