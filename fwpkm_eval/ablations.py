@@ -103,7 +103,7 @@ def ablation_plan(scale: str) -> AblationPlan:
         )
     }
     if scale not in plans:
-        raise unknown("scale with an ablation plan", scale, plans)
+        raise unknown("scale with a plan of models to train", scale, plans)
     return plans[scale]
 
 

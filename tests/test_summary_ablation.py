@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fwpkm_eval.reporting.summary import summarise
 from fwpkm_eval.reporting.summary_ablation import ablation_findings
 from fwpkm_eval.reporting.summary_speed import speed_findings
 from fwpkm_eval.runs.rows import Row, rows_to_frame
@@ -38,6 +39,15 @@ def test_the_worst_arm_comes_first_and_what_the_seeds_hide_is_called_so() -> Non
     assert "frozen" not in needles[1]
     assert "hurt by top32 (+0.500" in bits[1]
     assert "better with no-entropy (−1.000" in bits[1]
+
+
+def test_seeds_of_an_ablation_are_not_taken_for_those_of_the_needles() -> None:
+    way = {"model": "gdn", "length": 4096, "needles": 5, "passes": 1, "write_chunk": "haystack"}
+    needles = Row(task="niah", metric="exact_match", value=0.5, n=4, seed=7, unit="fraction", **way)  # type: ignore[arg-type]
+    rows = [needles, *rows_of("reference", "idw", [0.6, 0.7], [3.0, 3.1])]
+    texts = [finding.text for finding in summarise(rows_to_frame(rows))["How sure is this?"]]
+    assert "Measured with one seed (7)." in texts
+    assert "The models of the ablation were trained and measured with 2 seeds." in texts
 
 
 def test_one_seed_says_nothing() -> None:

@@ -200,7 +200,7 @@ memory_limit = click.option(
     type=Parsed("memory limit", _memory_limit),
     default=None,
     metavar="SIZE",
-    help="Memory that each process may take, such as 4G; a cell that needs more fails alone. [default: all there is]",
+    help="Memory that a measuring process may take, such as 4G; a cell that needs more fails alone. [default: all]",
 )
 workers = click.option(
     "--workers",

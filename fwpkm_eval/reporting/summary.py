@@ -6,7 +6,6 @@ their difference leaves out zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-TRAINED_HERE = ("ablation", "capacity")
+TRAINED_HERE = {"ablation": "The models of the ablation", "capacity": "The memories of several sizes"}
 """Tasks whose cells train the models that they measure, each seed anew."""
 
 
@@ -66,11 +65,13 @@ def caveats(
             f"Each rate comes from {span} samples; 95% intervals cover the draw of samples, not another "
             "training of the models."
         )
+    measured = frame[frame["task"].isin(["ppl", "niah"])]
+    if seeds := _seeds(measured):
+        found.append(f"Measured with {seeds}.")
+    for task, what in TRAINED_HERE.items():
+        if seeds := _seeds(frame[frame["task"] == task]):
+            found.append(f"{what} were trained and measured with {seeds}.")
     measured = frame[frame["task"].isin(["ppl", "niah", *TRAINED_HERE])]
-    seeds = sorted({int(seed) for seed in measured["seed"].dropna()})
-    if seeds:
-        trained = any(_has(frame, task) for task in TRAINED_HERE)
-        found.append(f"{'Trained and measured' if trained else 'Measured'} with {_seeds(seeds)}.")
     scale = "+".join(sorted(set(measured["scale"]) - {"", "paper"}))
     stand_ins = [sets.title(name) for name in sorted(set(measured["dataset"])) if sets.is_stand_in(name)]
     if scale or stand_ins:
@@ -103,7 +104,11 @@ def caveats(
     return findings
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def _seeds(rows: pandas.DataFrame) -> str:
+    """``one seed (0)``, ``3 seeds``; nothing where no row has one."""
+    seeds = sorted({int(seed) for seed in rows["seed"].dropna()})
+    if not seeds:
+        return ""
     return f"one seed ({seeds[0]})" if len(seeds) == 1 else f"{len(seeds)} seeds"
 
 
