@@ -283,7 +283,7 @@ def test_the_command(
         (["--scores", "cosine"], "unknown scoring 'cosine'"),
         (["--arms", ""], "nothing to compare"),
         (["--model", "gdn"], "gdn has none"),
-        (["--scale", "paper"], "unknown scale with an ablation plan 'paper'"),
+        (["--scale", "paper"], "unknown scale with a plan of models to train 'paper'"),
         (["--length", "1K"], "too short for 64 needles"),
     ],
 )
