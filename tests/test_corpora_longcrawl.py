@@ -13,7 +13,9 @@ from loopback import Site, serve
 from fwpkm_eval.data.corpora import longcrawl
 from fwpkm_eval.data.corpora.longcrawl import LongCrawlSource, gpt2_decoder, whole_characters
 from fwpkm_eval.data.corpora.records import Record
-from fwpkm_eval.data.corpora.token_file import END_TOKEN, TokenFile, address
+from fwpkm_eval.data.corpora.remote import address
+from fwpkm_eval.data.corpora.token_checks import END_TOKEN
+from fwpkm_eval.data.corpora.token_file import TokenFile
 from fwpkm_eval.errors import UserError
 
 DOCUMENTS = [f"Document {n}: " + "naïve 日本 words " * (3 + n) for n in range(20)]

@@ -18,7 +18,7 @@ from loopback import Site, serve
 
 from fwpkm_eval import cli
 from fwpkm_eval.data import available_sets, default_haystack, default_sets, load_set
-from fwpkm_eval.data.corpora import hub_folder, longcrawl, prepare, token_file
+from fwpkm_eval.data.corpora import hub_folder, longcrawl, prepare, remote
 from fwpkm_eval.data.corpora.hub import HubSource
 from fwpkm_eval.data.corpora.prepare import Plan, make_plan
 from fwpkm_eval.data.questions import load_questions, question_sets
@@ -297,7 +297,7 @@ def test_longbench_sets_do_not_stand_among_texts(folder: Path, novels: str, tmp_
 
 def test_lc64_over_http(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(longcrawl, "BLOCK_TOKENS", 500)
-    monkeypatch.setattr(token_file, "_WAIT", 0.0)
+    monkeypatch.setattr(remote, "_WAIT", 0.0)
     ids = [token for row in ROWS for token in [*row["text"].encode(), 50256]]
     with serve(Site({"heldout.bin": np.array(ids, dtype="<u2").tobytes()}, cuts=1)) as site:
         plan = make_plan("lc64", "test", folder, source=f"{site.url}/heldout.bin", text_bytes=9_000)
@@ -306,7 +306,9 @@ def test_lc64_over_http(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = load_set("hub", "lc64", "test").documents
     assert [document.text for document in documents] == [row["text"] for row in ROWS[: len(documents)]]
     assert done.facts["read_from"] == f"{site.url}/heldout.bin"
-    assert make_plan("lc64", "test", folder).address == "gs://longcrawl64/heldout.bin"
+    assert make_plan("lc64", "test", folder).address == "hf://datasets/clankur/longcrawl64/heldout.zarr"
+    assert make_plan("lc64", "train", folder, source=str(folder)).address == str(folder / "train.zarr")
+    (folder / "train.bin").touch()
     assert make_plan("lc64", "train", folder, source=str(folder)).address == str(folder / "train.bin")
 
 

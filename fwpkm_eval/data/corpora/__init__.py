@@ -2,7 +2,8 @@
 
     catalog     which corpora, where they are, which documents are train, valid and test
     hub         documents of a Hugging Face hub data set, or of local files in the same formats
-    longcrawl   documents of a file of GPT-2 token ids (LongCrawl64)
+    longcrawl   documents of an array or a file of GPT-2 token ids (LongCrawl64)
+    token_array blocks of rows of such an array (zarr), local, over http or on the hub
     token_file  ranges of such a file, local or over http
     parts       what a preparation has fetched so far, so that a killed one goes on
     prepare     from a corpus to files that `--data hub` and `--data PATH` read

@@ -111,14 +111,14 @@ class HubSource:
             raise UserError(f"{self._corpus.name}: {_reason(error, self.where)}") from error
 
 
-def newest_revision(location: str) -> str | None:
-    """The commit that the hub's data set is at."""
+def newest_revision(location: str, branch: str | None = None) -> str | None:
+    """The commit that the hub's data set, or a branch or tag of it, is at."""
     import datasets
     from huggingface_hub import HfApi
 
     if datasets.config.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set")
-    return HfApi().dataset_info(location, timeout=20).sha
+    return HfApi().dataset_info(location, revision=branch, timeout=20).sha
 
 
 def _files(corpus: Corpus, source: str | None, revision: str | None) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""Documents of LongCrawl64: a file of GPT-2 ids in which 50256 ends a document, decoded to text.
+"""Documents of LongCrawl64, decoded to text: rows of an array of GPT-2 ids, or a file in which 50256 ends a document.
 
 Source: https://manifestai.com/articles/longcrawl64 (documents of 65,536 tokens, each cut to that length).
 """
@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fwpkm_eval.data.corpora.records import Position, Record, text_record
-from fwpkm_eval.data.corpora.token_file import BLOCK_TOKENS, END_TOKEN, TokenFile
+from fwpkm_eval.data.corpora.records import Position, Record, Source, text_record
+from fwpkm_eval.data.corpora.token_array import Say, TokenArray
+from fwpkm_eval.data.corpora.token_checks import END_TOKEN, check_tokens
+from fwpkm_eval.data.corpora.token_file import BLOCK_TOKENS, TokenFile
 from fwpkm_eval.errors import UserError
 
 Decoder = Callable[[list[int]], bytes]
@@ -32,6 +34,55 @@ def gpt2_decoder() -> Decoder:
             "to decode GPT-2 ids, tiktoken needs GPT-2's vocabulary, which it fetches once and could not: "
             f"{type(error).__name__}; connect, or point TIKTOKEN_CACHE_DIR to a folder that has it"
         ) from error
+
+
+def longcrawl_source(
+    source: str, split: str, revision: str | None = None, decode: Decoder | None = None, say: Say = lambda line: None
+) -> Source:
+    """The documents at an address: of an array if its name ends in .zarr, else of a file of tokens."""
+    if source.rstrip("/").endswith(".zarr"):
+        return LongCrawlRows(TokenArray(source, revision, say=say), split, decode)
+    return LongCrawlSource(source, split, decode)
+
+
+class LongCrawlRows:
+    """Documents of an array of tokens, a row each.
+
+    A position is [row, missing]: the next document's, and how many blocks of rows before it this copy lacks. Those are
+    left out, and counted in `where`. Bytes at a document's two ends that are no whole character, since the document
+    was cut there, are left out, too.
+    """
+
+    def __init__(self, array: TokenArray, split: str, decode: Decoder | None = None) -> None:
+        self._array, self._split = array, split
+        self._decode = decode or gpt2_decoder()
+        self._missing = 0
+        self.revision = array.revision
+
+    @property
+    def where(self) -> str:
+        """The array's address, and how many blocks of rows were missing among those that were asked for."""
+        gone = f" ({self._missing:,} blocks of {self._array.block_rows:,} rows missing)" if self._missing else ""
+        return self._array.where + gone
+
+    def records(self, start: Position | None) -> Iterator[Record]:
+        array = self._array
+        begin, self._missing = (start[0], start[1]) if start else (0, 0)
+        if begin > array.rows:
+            raise UserError(f"{array.where} has {array.rows:,} rows now, fewer than were read before ({begin:,})")
+        for block in range(begin // array.block_rows, array.blocks):
+            first = block * array.block_rows
+            found = array.block(block)
+            if found is None:
+                self._missing += 1
+                continue
+            for row in range(max(begin - first, 0), len(found)):
+                check_tokens(f"{array.where}, row {first + row:,},", 0, found[row])
+                tokens = found[row][found[row] != END_TOKEN]
+                text = whole_characters(self._decode(tokens.tolist()))
+                yield text_record(f"{self._split}:{first + row}", text, [first + row + 1, self._missing])
+        if self._missing == array.blocks:
+            raise UserError(f"{array.where} holds none of its {array.blocks:,} blocks of rows whole")
 
 
 class LongCrawlSource:

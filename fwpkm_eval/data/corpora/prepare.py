@@ -17,7 +17,7 @@ from typing import Any
 from fwpkm_eval import __version__
 from fwpkm_eval.data.corpora import how_to_prepare
 from fwpkm_eval.data.corpora.catalog import BYTES_PER_TOKEN, Corpus, CorpusSplit, find_corpus, find_split
-from fwpkm_eval.data.corpora.longcrawl import Decoder, LongCrawlSource
+from fwpkm_eval.data.corpora.longcrawl import Decoder, longcrawl_source
 from fwpkm_eval.data.corpora.parts import Parts, read_json
 from fwpkm_eval.data.corpora.records import Record, Source
 from fwpkm_eval.data.folder import MAX_SPLIT_BYTES, read_documents
@@ -72,7 +72,11 @@ class Plan:
         if self.source is None:
             return self.corpus.location + self.origin.origin
         local = Path(self.source)
-        return str(local / self.origin.origin) if local.is_dir() else self.source
+        if not local.is_dir() or (local / ".zarray").is_file():
+            return self.source
+        # Copies hold arrays (heldout.zarr) or plain files of tokens (heldout.bin).
+        names = [self.origin.origin, Path(self.origin.origin).with_suffix(".bin").name]
+        return str(local / next((name for name in names if (local / name).exists()), names[0]))
 
     @property
     def request(self) -> dict[str, Any]:
@@ -144,7 +148,7 @@ def prepare(plan: Plan, say: Say = lambda line: None, decode: Decoder | None = N
         return _already(plan)
     revision = (read_json(plan.parts_folder / "request.json") or {}).get("revision")
     unfinished = Parts(plan.parts_folder, plan.request | {"revision": revision})
-    source = _open(plan, revision if unfinished.parts else None, decode)
+    source = _open(plan, revision if unfinished.parts else None, decode, say)
     parts = unfinished if unfinished.parts else Parts(plan.parts_folder, plan.request | {"revision": source.revision})
     try:
         parts.begin()
@@ -161,9 +165,9 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def _open(plan: Plan, revision: str | None, decode: Decoder | None) -> Source:
+def _open(plan: Plan, revision: str | None, decode: Decoder | None, say: Say) -> Source:
     if plan.corpus.kind == "tokens":
-        return LongCrawlSource(plan.address, plan.split, decode)
+        return longcrawl_source(plan.address, plan.split, revision, decode, say)
     from fwpkm_eval.data.corpora.hub import HubSource
 
     return HubSource(plan.corpus, plan.origin, plan.split, plan.source, revision)

@@ -29,8 +29,10 @@ class Source(Protocol):
     raises UserError, in one line, for whatever is wrong with the source.
     """
 
-    where: str
     revision: str | None
+
+    @property
+    def where(self) -> str: ...
 
     def records(self, start: Position | None) -> Iterator[Record]: ...
 

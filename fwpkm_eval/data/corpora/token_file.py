@@ -1,7 +1,7 @@
 """Ranges of a file of GPT-2 token ids (uint16, little-endian), on this machine or over http.
 
 Only the ranges that are asked for are fetched, a block at a time: 8 M tokens of a file of 100 GB cost 16 MB. What
-comes is checked: its length, ids that GPT-2 does not have, and runs of zeros.
+comes is checked: its length, and its ids (see `token_checks`).
 """
 
 from __future__ import annotations
@@ -13,23 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fwpkm_eval.data.corpora import WITHOUT_NETWORK
-from fwpkm_eval.errors import UserError, shown
+from fwpkm_eval.data.corpora.remote import ATTEMPTS, OTHERWISE, address, file_system, first_line, pause, reason
+from fwpkm_eval.data.corpora.token_checks import check_tokens
+from fwpkm_eval.errors import UserError
 
 BLOCK_TOKENS = 2**19
-ATTEMPTS = 5
-END_TOKEN = 50256
-MAX_ZERO_RUN = 64
-"""GPT-2's id 0 is "!", and longer rows of "!" have ids of their own: so many zeros in a row are no text."""
-MAX_ZERO_SHARE = 0.1
-"""Of a block: 32-bit ids read as 16-bit ones are nearly half zeros."""
 
-_WAIT = 1.0
-
-
-def address(source: str) -> str:
-    """What is opened for a source: a public object of Google Cloud Storage (gs://) has an https address, too."""
-    return f"https://storage.googleapis.com/{source[5:]}" if source.startswith("gs://") else source
+_DOWNLOAD = "download it and give its path as --source"
 
 
 class TokenFile:
@@ -61,15 +51,14 @@ class TokenFile:
         """Tokens `start` to `start + count` [count], fewer only at the end of the file; checked as said above."""
         stop = min(start + count, len(self))
         tokens = np.frombuffer(self._bytes(2 * start, 2 * stop), dtype="<u2").astype(np.uint16, copy=False)
-        self._check(start, tokens)
+        self._zeros = check_tokens(self.where, start, tokens, self._zeros if start == self._next else 0)
+        self._next = start + len(tokens)
         return tokens
 
     def _open(self) -> tuple[Any, int]:
-        import fsspec
-
         http = self.where.startswith(("http://", "https://"))
         try:
-            system, path = fsspec.core.url_to_fs(self.where, **({"client_kwargs": {"trust_env": True}} if http else {}))
+            system, path = file_system(self.where)
             facts = system.info(path)
             if facts.get("size") is None or facts.get("partial") is False:
                 raise UserError(f"{self.where} is served without ranges or without its length: {_DOWNLOAD}")
@@ -80,9 +69,9 @@ class TokenFile:
         except UserError:
             raise
         except ImportError as error:
-            raise UserError(f"cannot read {self.where}: {_first_line(error)}") from error
+            raise UserError(f"cannot read {self.where}: {first_line(error)}") from error
         except Exception as error:  # one of many libraries': each has exceptions of its own
-            raise UserError(f"cannot read {self.where}: {_reason(error)}; {_OTHERWISE}") from error
+            raise UserError(f"cannot read {self.where}: {reason(error)}; {OTHERWISE}") from error
 
     def _bytes(self, start: int, stop: int) -> bytes:
         got = bytearray()
@@ -98,9 +87,9 @@ class TokenFile:
                 if failures == ATTEMPTS:
                     raise UserError(
                         f"cannot read {self.where} from byte {start + len(got):,} on, tried {ATTEMPTS} times: "
-                        f"{_reason(error)}"
+                        f"{reason(error)}"
                     ) from error
-                self._wait(_WAIT * 2 ** (failures - 1))
+                pause(failures, self._wait)
                 continue
             if not piece:
                 raise UserError(
@@ -109,58 +98,3 @@ class TokenFile:
             got += piece
             failures = 0
         return bytes(got)
-
-    def _check(self, start: int, tokens: npt.NDArray[np.uint16]) -> None:
-        if len(tokens) and int(tokens.max()) > END_TOKEN:
-            bad = start + int(np.argmax(tokens > END_TOKEN))
-            raise UserError(
-                f"{self.where} holds {int(tokens[bad - start])} at token {bad:,}: GPT-2's ids end at {END_TOKEN}"
-            )
-        before = self._zeros if start == self._next else 0
-        run, at, self._zeros = _zero_runs(tokens, before)
-        self._next = start + len(tokens)
-        share = float(np.mean(tokens == 0)) if len(tokens) >= 1024 else 0.0
-        if run >= MAX_ZERO_RUN or share > MAX_ZERO_SHARE:
-            row = f"{run:,} zeros in a row from token {start + at:,} on"
-            what = row if run >= MAX_ZERO_RUN else f"{share:.0%} zeros from token {start:,} on"
-            raise UserError(f"{self.where} holds {what}: that is no text; take another copy (--source)")
-
-
-_DOWNLOAD = "download it and give its path as --source"
-_OTHERWISE = f"give a copy of the file as --source, or {WITHOUT_NETWORK}"
-
-
-def _zero_runs(tokens: npt.NDArray[np.uint16], before: int) -> tuple[int, int, int]:
-    """The longest run of zeros and where it starts, `before` zeros counted with the first; and the run at the end."""
-    marks = np.concatenate([[False], tokens == 0, [False]])
-    edges = np.flatnonzero(marks[1:] != marks[:-1])
-    starts, stops = edges[::2], edges[1::2]
-    if not len(starts):
-        return 0, 0, 0 if len(tokens) else before
-    lengths = stops - starts
-    first = starts.copy()
-    if starts[0] == 0:
-        lengths[0] += before
-        first[0] -= before
-    longest = int(np.argmax(lengths))
-    return int(lengths[longest]), int(first[longest]), int(lengths[-1]) if stops[-1] == len(tokens) else 0
-
-
-def _reason(error: BaseException) -> str:
-    """An HTTP status where there is one (fsspec says FileNotFoundError for all of them), else what went wrong."""
-    cause: BaseException | None = error
-    while cause is not None:
-        status = getattr(cause, "status", None)
-        if isinstance(status, int) and status:
-            return f"the server answers {status} {getattr(cause, 'message', '')}".rstrip()
-        if isinstance(cause, ConnectionError) or "Connect" in type(cause).__name__ or "Timeout" in type(cause).__name__:
-            return f"no connection ({_first_line(cause)})"
-        if cause.__cause__ is None and cause is not error:
-            return _first_line(cause)
-        cause = cause.__cause__
-    return "there is no such file" if isinstance(error, FileNotFoundError) else _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    return shown(text, 160)[1:-1] if text else type(error).__name__
