@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -23,8 +25,8 @@ class HubSite:
 
 
 @contextmanager
-def serve_hub(site: HubSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSite]:
-    """Serves the site, and makes the client take it for the hub."""
+def serve_hub(site: HubSite, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubSite]:
+    """Serves the site, and makes the hub's client and `datasets` take it for the hub; `cache` is what they keep."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -39,7 +41,7 @@ def serve_hub(site: HubSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSit
             self.answer()
 
         def answer(self) -> None:
-            path = self.path.partition("?")[0]
+            path = unquote(self.path.partition("?")[0])
             site.requests.append(path)
             about, resolve = f"/api/datasets/{site.name}", f"/datasets/{site.name}/resolve/{site.commit}/"
             if path in (about, f"{about}/revision/{site.commit}", f"{about}/revision/main"):
@@ -92,8 +94,13 @@ def serve_hub(site: HubSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSit
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
+    import datasets
     from huggingface_hub import HfFileSystem, constants
 
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", str(cache / "modules"))
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
     HfFileSystem.clear_instance_cache()
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")

@@ -80,8 +80,8 @@ def serve(site: Site) -> Iterator[Site]:
                 site.cuts -= 1
                 content = content[: len(content) // 2]
                 self.close_connection = True
+            site.sent += len(content)  # before the client has it: whoever asks then finds it counted
             self.wfile.write(content)
-            site.sent += len(content)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

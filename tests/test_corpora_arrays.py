@@ -1,4 +1,4 @@
-"""LongCrawl64's arrays: rows as stored, nothing made up for chunks that a copy lacks, one line for whatever is wrong."""
+"""LongCrawl64's arrays: rows as stored, nothing made up for chunks that a copy lacks, one line for what is wrong."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ def test_prepared_from_a_folder_of_arrays(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSite]:
+def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubSite]:
     """The hub with the mirror that the catalogue names; it lacks a chunk."""
     files = {f"heldout.zarr/{name}": content for name, content in FILES.items() if name != "0.2"}
-    with serve_hub(HubSite(files, "clankur/longcrawl64"), monkeypatch) as site:
+    with serve_hub(HubSite(files, "clankur/longcrawl64"), monkeypatch, tmp_path / "cache") as site:
         yield site
 
 
