@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.errors import UserError, shown, unknown
@@ -51,3 +52,19 @@ def resolve_dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
+
+
+def peak_memory() -> int | None:
+    """The most memory in bytes that this process has held so far: on the GPU if it used one, else in all.
+
+    None where the system does not tell.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return max(int(torch.cuda.max_memory_allocated(number)) for number in range(torch.cuda.device_count()))
+    try:
+        import resource
+    except ImportError:
+        return None
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte

@@ -1,20 +1,31 @@
 """Compiles every kernel of a chunk, its gradient and a PKM read for an H100, at the paper's widths, without a GPU.
 
-Launches are caught where Triton would run them; their arguments say what to compile. Prints each kernel's name and the
-bytes of shared memory it takes. Few tokens and small memories: kernels depend on widths, heads and k alone.
+Launches are caught where Triton would run them; their arguments say what to compile. Prints each kernel's name, the
+bytes of shared memory it takes, and the bytes of registers that it spills. Few tokens and small memories: kernels
+depend on widths, heads and k alone.
+
+Then runs a scan over two chunks, forward and backward, and prints the operations in it that wait for the device.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import triton
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fwpkm_eval.kernels import triton_chunk
 from fwpkm_eval.kernels.chunk import ChunkGradient, ChunkInputs, TouchedRows
+from fwpkm_eval.kernels.sparse_scan import scan_sparse
 from fwpkm_eval.kernels.triton_read import pkm_read_triton
 from fwpkm_eval.kernels.types import Addressing, MemoryRule, Score
 
@@ -45,7 +56,17 @@ def compile_instead(kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps:
     compiled.add(key)
     source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attributes)
     result: Any = triton.compile(source, target=HOPPER, options={"num_warps": num_warps})
-    print(kernel.fn.__name__, result.metadata.shared, flush=True)
+    print(kernel.fn.__name__, result.metadata.shared, spilled(result.asm["ptx"]), flush=True)
+
+
+def spilled(ptx: str) -> int:
+    """Bytes of registers that a thread keeps in memory instead: the assembler's own count."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [knobs.nvidia.ptxas.path, "-v", "--gpu-name=sm_90a", file.name, "-o", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return sum(map(int, re.findall(r"(\d+) bytes spill stores", done.stderr)))
 
 
 def compile_chunk(heads: int, half: int, width: int, topk: int, score: Score, addressing: Addressing) -> None:
@@ -69,8 +90,45 @@ def compile_pkm(heads: int, half: int, width: int, topk: int) -> None:
     pkm_read_triton(query, keys, values, topk)[0].sum().backward()
 
 
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive"}
+"""Operations of torch whose result's size or value has to come back from the device before the next launch."""
+
+
+class Waits(TorchDispatchMode):
+    """Collects the operations that wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in WAITING:
+            self.found.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def waits_of(what: str) -> Iterator[None]:
+    with Waits() as waits:
+        yield
+    print("waits", what, *waits.found, flush=True)
+
+
+def scan(addressing: Addressing) -> None:
+    """Kernels do not run, so slots are whatever the memory held; which operations are called does not depend on it."""
+    query, target = torch.zeros(2, 48, 32, requires_grad=True), torch.zeros(2, 48, 16)
+    keys, values = torch.zeros(1, 2, 32, 16), torch.zeros(32**2, 16)
+    rule = MemoryRule(8, "idw", 1, addressing)
+    with waits_of(f"forward-{addressing}"):
+        result = scan_sparse(query, target, None, keys, values, rule, 24, True, triton_chunk)
+    with waits_of(f"backward-{addressing}"):
+        result.output.sum().backward()
+
+
 if __name__ == "__main__":
     triton.JITFunction.run = compile_instead
     compile_chunk(1, 256, 512, 8, "idw", "entropy")
     compile_chunk(1, 256, 512, 8, "dot", "none")
     compile_pkm(4, 256, 512, 32)
+    scan("entropy")
+    scan("none")

@@ -99,7 +99,7 @@ def test_random_generators_go_on_where_they_were(data: str, tmp_path: Path) -> N
     assert torch.equal(torch.rand(3), expected)
 
 
-def train(folder: Path, data: str, recipe: Any = TINY, **more: Any) -> dict[str, float] | None:
+def train(folder: Path, data: str, recipe: Any = TINY, **more: Any) -> dict[str, float | None] | None:
     return train_model(tiny_training_config("gdn"), recipe, folder, data, more.pop("resume", False), True, **more)
 
 
@@ -326,3 +326,17 @@ def test_training_speed_is_of_one_computation_done_in_two_ways(data: str, monkey
         training_speed(config, recipe, 2, data)
     with pytest.raises(UserError, match="has no fwpkm"):
         training_speed(tiny_training_config("gdn:pkm@1"), recipe, 2, data)
+
+
+def test_what_a_training_says_when_it_is_done(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Speed and memory always; answers only where some were asked for."""
+    done = train(tmp_path / "needles", data)
+    assert done is not None
+    assert done["tokens_per_second"] > 0  # type: ignore[operator]
+    assert done["peak_memory_bytes"] > 2**26  # type: ignore[operator]
+    assert 0 <= done["answer_accuracy"] <= 1  # type: ignore[operator]
+    texts = replace(TINY, layout="packed", steps=2)
+    assert train_model(tiny_training_config("gdn"), texts, tmp_path / "texts", data, False, False) is not None
+    assert "answers" not in capsys.readouterr().err
+    steps = [json.loads(line) for line in (tmp_path / "texts" / "metrics.jsonl").read_text().splitlines()]
+    assert len(steps) == 2

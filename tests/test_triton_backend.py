@@ -56,11 +56,31 @@ def test_triton_on_a_cpu_needs_the_interpreter_from_the_start(late: bool) -> Non
     assert "'torch'" in line
 
 
-def test_every_kernel_compiles_for_hopper() -> None:
-    """What the interpreter cannot see, types, tile limits and shared memory, at paper widths. It needs no GPU."""
+@pytest.fixture(scope="module")
+def compiled() -> list[list[str]]:
     done = run(str(COMPILE))
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert len({name for name, _ in lines}) == 12
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_every_kernel_compiles_for_hopper(compiled: list[list[str]]) -> None:
+    """What the interpreter cannot see, types, tile limits and shared memory, at paper widths. It needs no GPU."""
+    kernels = [line for line in compiled if line[0] != "waits"]
+    assert len({name for name, *_ in kernels}) == 12
     # One block of an H100 has 227 KB; two blocks at a time hide each other's waits.
-    assert all(int(shared) <= 113 * 1024 for _, shared in lines)
+    assert all(int(shared) <= 113 * 1024 for _, shared, _ in kernels)
+
+
+def test_no_kernel_spills_its_registers(compiled: list[list[str]]) -> None:
+    """A tile that does not fit goes through memory at every step; a few bytes, as in the lookup of k 32, are none."""
+    assert [line for line in compiled if line[0] != "waits" and int(line[2]) > 16] == []
+
+
+def test_a_scan_never_waits_for_the_device_forward_and_once_backward(compiled: list[list[str]]) -> None:
+    """Launches queue up while the GPU works; the one wait is for the number of distinct slots of all chunks."""
+    waits = {line[1]: line[2:] for line in compiled if line[0] == "waits"}
+    assert {what: found for what, found in waits.items() if what.startswith("forward")} == {
+        "forward-entropy": [],
+        "forward-none": [],
+    }
+    assert waits["backward-entropy"] == waits["backward-none"] == ["_unique2"]

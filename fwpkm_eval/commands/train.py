@@ -119,9 +119,11 @@ def command(
     if as_json:
         click.echo(json.dumps({"model": model, "out": str(out), **result}))
         return
-    answers = result["answer_accuracy"]
+    answers, rate, peak = (result[key] for key in ("answer_accuracy", "tokens_per_second", "peak_memory_bytes"))
     click.echo(
         f"{out}: documents {result['document_bits']:.3f} bits per token"
-        + (f", {100 * answers:.0f}% of answer digits right" if answers == answers else "")
+        + ("" if answers is None else f", {100 * answers:.0f}% of answer digits right")
         + " (last steps of training)"
+        + (f"; {rate:,.0f} tokens/s" if rate else "")
+        + (f", {peak / 2**30:.2f} GiB at the peak" if peak else "")
     )

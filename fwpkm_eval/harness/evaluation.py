@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import fwpkm_eval
+from fwpkm_eval.devices import peak_memory
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.harness.load_tasks import Loaded
 from fwpkm_eval.harness.result_rows import result_rows
 from fwpkm_eval.runs.cells import Cell
 from fwpkm_eval.runs.engine import Agenda, Event, Failure, Job
-from fwpkm_eval.runs.execute import peak_memory
 
 if TYPE_CHECKING:
     from fwpkm_eval.harness.subjects import Subject

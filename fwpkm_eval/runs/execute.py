@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import fwpkm_eval
 from fwpkm_eval.data import TextSet, load_set
+from fwpkm_eval.devices import peak_memory
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import with_tuples
 from fwpkm_eval.runs.engine import Job, Report
@@ -156,13 +156,3 @@ def _planned_text(data: str, named: Mapping[str, str], load: Load = _text_set) -
     if text_set.sha256 != named["sha256"]:
         raise UserError(f"set {text_set.name!r} has changed since this run was planned: start the run again")
     return text_set
-
-
-def peak_memory() -> int | None:
-    """The most memory in bytes that this process has held so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    kilobyte = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte

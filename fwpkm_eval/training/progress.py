@@ -46,22 +46,26 @@ class TrainingProgress:
         averages = self.averages()
         rate = self._tokens / max(report.seconds, 1e-9)
         left = (self.steps - report.step) * report.tokens / max(rate, 1e-9)
+        answers = averages["answer_accuracy"]
         return (
             f"{self.name}  step {report.step}/{self.steps}  documents {averages['document_bits']:.2f} bits/token  "
-            f"answers {100 * averages['answer_accuracy']:.0f}% of digits  {rate:,.0f} tokens/s  "
-            f"{int(left) // 60}:{int(left) % 60:02d} left"
+            + ("" if answers is None else f"answers {100 * answers:.0f}% of digits  ")
+            + f"{rate:,.0f} tokens/s  {int(left) // 60}:{int(left) % 60:02d} left"
         )
 
-    def averages(self) -> dict[str, float]:
-        """Over the last steps: bits per token of documents, and the share of answer digits that were right."""
+    def averages(self) -> dict[str, float | None]:
+        """Over the last steps: bits per token of documents, and the share of answer digits that were right (None where
+        no step asked for any)."""
         answered = [r.answer_accuracy for r in self.recent if not math.isnan(r.answer_accuracy)]
         bits = [r.document_loss / math.log(2) for r in self.recent if math.isfinite(r.document_loss)]
         return {
             "document_bits": sum(bits) / max(len(bits), 1),
-            "answer_accuracy": sum(answered) / len(answered) if answered else math.nan,
+            "answer_accuracy": sum(answered) / len(answered) if answered else None,
         }
 
-    def close(self) -> dict[str, float]:
+    def close(self) -> dict[str, float | None]:
+        """The last averages, and the tokens per second of all steps shown."""
         if self.terminal and not self.quiet:
             print(file=sys.stderr)
-        return self.averages()
+        seconds = self.recent[-1].seconds if self.recent else 0.0
+        return self.averages() | {"tokens_per_second": self._tokens / seconds if seconds else None}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fwpkm_eval.devices import peak_memory
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.checkpoint import DESCRIPTION
 from fwpkm_eval.reference_models.config import ModelConfig
@@ -47,9 +48,9 @@ def train_model(
     quiet: bool,
     settings: Settings | None = None,
     where: Where | None = None,
-) -> dict[str, float] | None:
-    """Trains one model into `folder`; under torchrun each process calls it. Returns its last averages (the first
-    process; the others None).
+) -> dict[str, float | None] | None:
+    """Trains one model into `folder`; under torchrun each process calls it. Returns its last averages, tokens per
+    second and peak memory in bytes, of the first process (the others: None).
 
     Raises:
         UserError: the folder holds a checkpoint, or an unfinished run and resume is not asked for; missing data;
@@ -70,7 +71,7 @@ def train_model(
             for report in trainer.run(where.save_every):
                 log(report)
                 progress.show(report)
-        return progress.close()
+        return progress.close() | {"peak_memory_bytes": peak_memory()}
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
