@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.kernels.observe import Write
     from fwpkm_eval.runs.rows import Row
 
-ADDRESSING_VERSION = 1
+ADDRESSING_VERSION = 2
 """Part of every cell's key: raise it whenever a change here can change a number."""
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.data.tokenizers import Tokenizer
     from fwpkm_eval.runs.rows import Row
 
-PERPLEXITY_VERSION = 1
+PERPLEXITY_VERSION = 2
 """Part of every cell's key: raise it whenever a change here can change a number."""
 
 SCOPES = ("stream", "document", "segment")
@@ -227,6 +227,7 @@ def _memory_starts_anew(scope: str, segment: Segment) -> bool:
 def perplexity_rows(model: Any, text_set: TextSet, settings: PerplexitySettings, result: PerplexityResult) -> list[Row]:
     """The result as rows: perplexity, nats per token, bits per byte, and these by position in the document.
 
+    ``documents_read`` counts the documents that were begun, the last one perhaps in part, of the set's n.
     A run with losses that are not finite keeps its nan or inf and gets one more row, metric ``diverged``,
     with the share of such tokens. Where a memory's fast weights broke, ``diverged_after@LAYER`` says after how many
     tokens.
@@ -248,10 +249,12 @@ def perplexity_rows(model: Any, text_set: TextSet, settings: PerplexitySettings,
         "data_hash": text_set.sha256[:16],
     }
     text_tokens = int((result.byte_counts > 0).sum())
+    begun, there = int((result.positions == 0).sum()), len(text_set.documents)
     rows = [
         Row(metric="perplexity", value=result.perplexity, unit="ratio", n=result.tokens, **common),
         Row(metric="nats_per_token", value=result.nats_per_token, unit="nats", n=result.tokens, **common),
         Row(metric="bits_per_byte", value=result.bits_per_byte, unit="bits", n=text_tokens, **common),
+        Row(metric="documents_read", value=float(begun), unit="documents", n=there, **common),
     ]
     if result.diverged:
         rows.append(Row(metric="diverged", value=result.diverged, unit="fraction", n=result.tokens, **common))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.data.tokenizers import Tokenizer
     from fwpkm_eval.tasks.trace_recorder import SlotRecorder
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2
 """Part of every cell's key: raise it whenever a change here can change a trace."""
 
 TRACED = (OPEN_BOOK, CLOSED_BOOK)

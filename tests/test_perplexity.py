@@ -244,7 +244,9 @@ def test_rows() -> None:
         "perplexity",
         "nats_per_token",
         "bits_per_byte",
+        "documents_read",
     ]
+    assert (rows["documents_read", None].value, rows["documents_read", None].n) == (1.0, 1)
     assert [length for metric, length in rows if metric == "bits_per_byte_at_position"] == [128, 256]
     row = rows["bits_per_byte", None]
     assert row.value == result.bits_per_byte

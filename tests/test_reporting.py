@@ -391,9 +391,35 @@ def test_published_numbers_are_those_of_the_paper() -> None:
 
 def test_comparability_says_what_differs() -> None:
     model = "gdn:fwpkm@2,6,10"
-    assert published.comparable(published.differences("paper", False, model, model)) == "value"
+    assert published.comparable(published.differences("niah", "paper", False, model, model)) == "value"
     for case in (("micro", False, model), ("paper", True, model), ("paper", False, "fa:fwpkm@2"), ("", False, model)):
-        assert published.comparable(published.differences(*case, model)) == "direction", case
+        assert published.comparable(published.differences("niah", *case, model)) == "direction", case
+
+
+def test_small_models_are_trained_on_such_questions_and_the_published_ones_were_not() -> None:
+    model = "gdn:fwpkm@2,6,10"
+    (why,) = [w for w in published.differences("niah", "micro", False, model, model) if "scale" not in w]
+    assert "trained on questions of this wording" in why
+    assert published.differences("ppl", "micro", False, model, model) == ["a model of scale micro"]
+
+
+@pytest.mark.parametrize(
+    ("short", "length", "said"),
+    [
+        (0, 512, "base and base:pkm@2 find none at 512 with the haystack in sight either: in this training they did"),
+        (3, 512, "base:pkm@2 finds none at 512 with the haystack in sight either: in this training it did not learn"),
+        (0, 4096, "No haystack shorter than 4K tokens was asked: base and base:pkm@2 may not have learned to answer"),
+    ],
+)
+def test_models_that_never_learned_to_answer_are_called_so(short: int, length: int, said: str) -> None:
+    where: dict[str, Any] = {"protocol": "open-book", "scope": "sample", "dataset": "manual", "needles": 5, "passes": 1}
+    rows = [needle("base:fwpkm@2", 20, **{**where, "length": at, "write_chunk": "1024"}) for at in (length, 32768)]
+    for model, found in (("base", short), ("base:pkm@2", 0)):
+        rows += [needle(model, found if at == length else 0, **{**where, "length": at}) for at in (length, 32768)]
+    texts = [finding.text for finding in summarise(rows_to_frame(rows))["Does the memory hold facts?"]]
+    assert any(text.startswith(said) for text in texts), texts
+    learned = [row for row in rows if row.model == "base:fwpkm@2"]
+    assert not any("learn" in f.text for f in summarise(rows_to_frame(learned))["Does the memory hold facts?"])
 
 
 def test_a_users_own_set_is_no_stand_in() -> None:

@@ -69,7 +69,12 @@ def _recall_highlights(results: NiahResults) -> list[Highlight]:
     plain = {model: best_at(of, length) for model, of in models.items() if not writes(model)}
     top = max((m for m in plain.values() if m), key=lambda m: m.value, default=None)
     if top is not None:
-        shown.append(Highlight(wording.percent(top.value), "by the best model without fast weights", _interval(top)))
+        detail = _interval(top)
+        shortest = min(setting.length for of in models.values() for setting in of)
+        short = max((m.value for m in (best_at(models[model], shortest) for model in plain) if m), default=None)
+        if short is not None and shortest < length:
+            detail += f"; {wording.percent(short)} at {wording.size(shortest)}"
+        shown.append(Highlight(wording.percent(top.value), "by the best model without fast weights", detail))
     return shown
 
 

@@ -94,11 +94,15 @@ class TextKey:
 
 @dataclass(frozen=True)
 class TextResult:
-    """Perplexity of one model on one set; None where a value is not finite or was not measured."""
+    """Perplexity of one model on one set; None where a value is not finite or was not measured.
+
+    ``documents``: how many were begun, of those that the set has.
+    """
 
     perplexity: Measurement | None = None
     nats_per_token: Measurement | None = None
     bits_per_byte: Measurement | None = None
+    documents: Measurement | None = None
     by_position: Mapping[int, Measurement] = field(default_factory=dict)
 
 
@@ -124,7 +128,7 @@ def niah_results(frame: pandas.DataFrame, metric: str = "exact_match") -> NiahRe
 
 def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
     """The perplexity task's results, for each set, scope, model and whether it was frozen."""
-    metrics = ("perplexity", "nats_per_token", "bits_per_byte", "bits_per_byte_at_position")
+    metrics = ("perplexity", "nats_per_token", "bits_per_byte", "documents_read", "bits_per_byte_at_position")
     groups: dict[tuple[TextKey, str, int | None], list[dict[str, Any]]] = defaultdict(list)
     found: dict[TextKey, dict[str, Any]] = defaultdict(lambda: {"by_position": {}})
     for metric in metrics:
@@ -139,7 +143,7 @@ def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
             if length is not None:
                 found[key]["by_position"][length] = pool(rows)
         else:
-            found[key][metric] = pool(rows)
+            found[key]["documents" if metric == "documents_read" else metric] = pool(rows)
     return {
         key: TextResult(**{**found[key], "by_position": dict(sorted(found[key]["by_position"].items()))})
         for key in sorted(found, key=_text_order)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fwpkm_eval.reporting.measurements import Measurement, labels, model_order
 from fwpkm_eval.reporting.wording import grouped
-from fwpkm_eval.runs.intervals import seed_interval
+from fwpkm_eval.runs.intervals import mean_interval
 
 if TYPE_CHECKING:
     import pandas
@@ -81,7 +81,7 @@ def _pooled(rows: list[dict[str, Any]]) -> Measurement:
     if len(rows) == 1:
         low, high = (end if _given(end) else None for end in (rows[0]["ci_low"], rows[0]["ci_high"]))
         return Measurement(rows[0]["value"], sum(counts) or None, low, high)
-    mean, low, high = seed_interval([row["value"] for row in rows])
+    mean, low, high = mean_interval([row["value"] for row in rows])
     return Measurement(mean, sum(counts) or None, low, high, len(rows))
 
 

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fwpkm_eval.training.recipe import RECIPES
+
 PAPER = "arXiv 2601.00671v2"
 SECONDARY = "a secondary report, not confirmed by the paper"
 
@@ -128,11 +130,14 @@ def published_loss_change(model: str | None, dataset: str | None) -> float | Non
     return math.log(ours.value) / math.log(base.value) - 1
 
 
-def differences(scale: str, stand_in: bool, model: str, published_model: str) -> list[str]:
+def differences(task: str, scale: str, stand_in: bool, model: str, published_model: str) -> list[str]:
     """What keeps our number from being held against the published one, in plain words; empty if nothing does."""
     found = []
     if scale != "paper":
         found.append(f"a model of scale {scale}" if scale else "a model of another size")
+    recipe = RECIPES.get(scale)
+    if task == "niah" and recipe is not None and recipe.needle_share > 0:
+        found.append("trained on questions of this wording, where the published model had read texts alone")
     if model.partition(":")[0] != published_model.partition(":")[0]:
         found.append("another backbone")
     elif scale == "paper" and model != published_model:

@@ -22,7 +22,12 @@ from fwpkm_eval.reporting.measurements import (
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.summary_ablation import ablation_findings
 from fwpkm_eval.reporting.summary_capacity import capacity_findings
-from fwpkm_eval.reporting.summary_niah import limit_findings, recall_findings, rereading_findings
+from fwpkm_eval.reporting.summary_niah import (
+    control_findings,
+    limit_findings,
+    recall_findings,
+    rereading_findings,
+)
 from fwpkm_eval.reporting.summary_speed import speed_findings
 from fwpkm_eval.reporting.summary_text import text_findings
 
@@ -39,7 +44,7 @@ def summarise(frame: pandas.DataFrame, sets: SetFacts | None = None) -> dict[str
     sets = sets or SetFacts()
     needles, texts = niah_results(frame), text_results(frame)
     answers = {
-        "Does the memory hold facts?": recall_findings(needles),
+        "Does the memory hold facts?": [*recall_findings(needles), *control_findings(needles)],
         "What do re-readings and more frequent writes buy?": rereading_findings(needles),
         "Where does it fail?": limit_findings(needles),
         "How much does it hold?": capacity_findings(frame),

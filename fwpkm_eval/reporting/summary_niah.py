@@ -25,6 +25,8 @@ from fwpkm_eval.reporting.measurements import (
 from fwpkm_eval.runs.intervals import newcombe_interval
 
 USUAL_LENGTH = 4096
+CONTROL_LENGTH = 1024
+"""Tokens: models are trained on rows of at least so many, so that a haystack of no more is nothing new to them."""
 
 
 def main_context(results: NiahResults) -> Context | None:
@@ -100,6 +102,35 @@ def _recall_finding(
     if len(worse) == len(parts):
         return Finding("not found", f"{text} It finds no more than they do.")
     return Finding("unclear", f"{text} So few samples cannot tell them apart.")
+
+
+def control_findings(results: NiahResults) -> list[Finding]:
+    """Which models do not answer at the shortest length either, haystack in sight: those never learned to.
+
+    Their 0% further out says nothing of how far they remember. Without a haystack of `CONTROL_LENGTH` tokens or less
+    nobody can tell.
+    """
+    context = next((context for context in results.overall if context.protocol == "open-book"), None)
+    models = usual_settings(results, context) if context else {}
+    if context is None or not models:
+        return []
+    shortest = min(setting.length for found in models.values() for setting in found)
+    rates = {model: best_at(found, shortest) for model, found in models.items()}
+    none = [model for model, rate in rates.items() if rate is not None and rate.value == 0]
+    if not none:
+        return []
+    length = wording.size(shortest)
+    who = wording.listing(none)
+    if shortest > CONTROL_LENGTH:
+        text = f"No haystack shorter than {length} tokens was asked: {who} may not have learned to answer at all."
+        return [Finding("note", text)]
+    one = len(none) == 1
+    text = (
+        f"{who} find{'s' if one else ''} none at {length} with the haystack in sight either: in this training "
+        f"{'it' if one else 'they'} did not learn to answer, so that 0% at other lengths says nothing of how far "
+        f"{'it remembers' if one else 'they remember'}."
+    )
+    return [Finding("limit", text)]
 
 
 def rereading_findings(results: NiahResults) -> list[Finding]:

@@ -12,7 +12,7 @@ from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.measurements import chunk_order
 from fwpkm_eval.reporting.table import Rows, Table, slug
 from fwpkm_eval.reporting.wording import MISSING
-from fwpkm_eval.runs.intervals import seed_interval
+from fwpkm_eval.runs.intervals import mean_interval
 
 if TYPE_CHECKING:
     import pandas
@@ -106,7 +106,7 @@ def difference(arm: BySeed, reference: BySeed, *, less_is_better: bool) -> Diffe
     by_seed = {seed: arm[seed] - reference[seed] for seed in sorted(set(arm) & set(reference))}
     if not by_seed:
         return None
-    return Difference(*seed_interval(list(by_seed.values())), less_is_better, by_seed)
+    return Difference(*mean_interval(list(by_seed.values())), less_is_better, by_seed)
 
 
 def against_reference(values: Values, arm: str, score: str, *, less_is_better: bool) -> Difference | None:
@@ -279,7 +279,7 @@ def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
     """``85% ± 6`` or ``2.993 ± 0.021``, and which seeds diverged."""
     parts = []
     if by_seed:
-        mean, _, high = seed_interval(list(by_seed.values()))
+        mean, _, high = mean_interval(list(by_seed.values()))
         half = None if high is None else high - mean
         shown = wording.percent(mean) if as_rate else f"{mean:.3f}"
         parts.append(shown if half is None else f"{shown} ± {half * 100:.0f}" if as_rate else f"{shown} ± {half:.3f}")

@@ -98,7 +98,7 @@ def _published_recall(
     paper = published.find("niah", near, "LAMBADA", length=length)
     if paper is None or write_chunk not in (HAYSTACK, ANY):
         return MISSING, MISSING, []
-    reasons = published.differences(scale, stand_in, spec_of(model), paper.model)
+    reasons = published.differences("niah", scale, stand_in, spec_of(model), paper.model)
     return f"{paper.text} ({paper.model})", published.comparable(reasons), reasons
 
 
@@ -116,9 +116,16 @@ def _recall_note(context: Context, needles: int, sets: SetFacts, reasons: Sequen
     return (
         f"{wording.sentence(meaning)}. {needles} needle{'s' if needles > 1 else ''} in text from "
         f"{sets.title(context.dataset)}, one asked for; all six digits right, with the 95% Wilson interval "
-        f"in percent. {memory}“{HAYSTACK}” is one write per reading, as published; “{ANY}”: it makes no "
-        f"difference to the model. {beside}"
+        f"in percent.{_any_needle(needles)} {memory}“{HAYSTACK}” is one write per reading, as published; “{ANY}”: it "
+        f"makes no difference to the model. {beside}"
     )
+
+
+def _any_needle(needles: int) -> str:
+    """What the floor of guessing hides: a memory of numbers without their keys."""
+    if needles == 1:
+        return ""
+    return f" Any needle's number, whoever is asked for, would be right in {wording.percent(1 / needles)}."
 
 
 def needle_count_tables(results: NiahResults) -> list[Table]:

@@ -20,7 +20,7 @@ COLUMNS = (
     "comparable",
 )
 _SCOPES = {
-    "stream": "the memory is carried through the whole set",
+    "stream": "the memory is carried from document to document",
     "document": "the memory starts anew with each document",
     "segment": "the memory starts anew with each segment",
 }
@@ -104,7 +104,7 @@ def _published(key: TextKey, scale: str, sets: SetFacts) -> tuple[str, str, str]
     return (
         f"{paper.text} ({paper.model})",
         MISSING if change is None else wording.change(change),
-        published.comparable(published.differences(scale, sets.is_stand_in(key.dataset), model, paper.model)),
+        published.comparable(published.differences("ppl", scale, sets.is_stand_in(key.dataset), model, paper.model)),
     )
 
 
@@ -114,9 +114,21 @@ def _name(key: TextKey, here: dict[TextKey, TextResult]) -> str:
     return f"{name}, writes off" if key.frozen else name
 
 
+def _documents(here: dict[TextKey, TextResult]) -> str:
+    """Of which documents the tokens are: a budget may end within the first of them."""
+    found = next((result.documents for result in here.values() if result.documents), None)
+    if found is None or not found.n:
+        return ""
+    begun, there = round(found.value), found.n // found.seeds
+    if begun == there:
+        return f" of all {there} documents" if there > 1 else " of one document"
+    return f" of the first {begun} of {there} documents" if begun > 1 else f" of the first of {there} documents"
+
+
 def _note(scope: str, tokens: int, here: dict[TextKey, TextResult], scale: str, sets: SetFacts) -> str:
+    carried = _SCOPES.get(scope, f"scope {scope}")
     text = (
-        f"{tokens:,} tokens, each scored once; {_SCOPES.get(scope, f'scope {scope}')}. “Writes off” is the "
+        f"{tokens:,} tokens{_documents(here)}, each scored once; {carried}. “Writes off” is the "
         "same model with its memory frozen, the baseline the same backbone without memory, both compared "
         "in bits per byte. Lower is better."
     )
@@ -128,7 +140,7 @@ def _note(scope: str, tokens: int, here: dict[TextKey, TextResult], scale: str, 
     for key in here:
         model = spec_of(key.model)
         near = published.nearest_published_model(model, "ppl")
-        reasons += published.differences(scale, sets.is_stand_in(dataset), model, near) if near else []
+        reasons += published.differences("ppl", scale, sets.is_stand_in(dataset), model, near) if near else []
     why = f" Direction only, not value: {wording.listing(list(dict.fromkeys(reasons)))}." if reasons else ""
     return (
         f"{text} Published numbers ({published.PAPER}) are per token of another tokeniser on {corpus}; what "

@@ -1,5 +1,4 @@
-"""Confidence intervals: Wilson's for rates, Newcombe's for differences of rates, the normal one for means, and
-Student's for the means of a few seeds."""
+"""Confidence intervals: Wilson's for rates, Newcombe's for differences of rates, Student's for means."""
 
 from __future__ import annotations
 
@@ -60,28 +59,12 @@ def newcombe_interval(
     return rate - other - below, rate - other + above
 
 
-def mean_interval(values: Sequence[float], z: float = Z_95) -> tuple[float, float | None, float | None]:
-    """Mean of ``values`` and its normal interval ``mean ± z s / √n``, ``s`` their standard deviation.
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of ``values`` and Student's 95% interval ``mean ± t s / √n``, ``s`` their standard deviation.
 
-    One value has a mean but no interval (None). For quantities such as log-probabilities, not for rates.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not values:
-        raise ValueError("the mean of no values")
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, None, None
-    half = z * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
-def seed_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean of one value per seed and Student's 95% interval ``mean ± t s / √n`` for the mean over all seeds.
-
-    For a difference between two models give the differences seed by seed: what a seed does to both is then left
-    out. One value has a mean but no interval (None). From three values the interval is ± 2.5 standard deviations.
+    One value has a mean but no interval (None). For quantities such as log-probabilities or one value per seed, not
+    for rates. For a difference between two models give the differences seed by seed: what a seed does to both is then
+    left out. From three values the interval is ± 2.5 standard deviations.
 
     Raises:
         ValueError: there are no values.

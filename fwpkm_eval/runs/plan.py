@@ -75,6 +75,8 @@ PLANS: dict[str, Plan] = {
         needles=(
             NeedlePlan(4096, 5, 20, BOTH_WAYS),
             NeedlePlan(32768, 5, 5, BOTH_WAYS),
+            # The control: no longer than the rows of training, so that who finds none here never learned to answer.
+            NeedlePlan(512, 5, 20, BOTH_WAYS, passes=(1, 2)),
             NeedlePlan(4096, 64, 20, MANY_NEEDLES),
             NeedlePlan(16384, 256, 5, MANY_NEEDLES, passes=(1, 2)),
         ),
@@ -95,6 +97,7 @@ PLANS: dict[str, Plan] = {
             NeedlePlan(8192, 5, 40, BOTH_WAYS),
             NeedlePlan(32768, 5, 12, BOTH_WAYS),
             NeedlePlan(131072, 5, 6, BOTH_WAYS),
+            NeedlePlan(1024, 5, 40, BOTH_WAYS, passes=(1, 2)),
         ),
         # Guesses, for one process of several on a GPU: not measured yet.
         tokens_per_second={"": 100_000, "fwmlp": 60_000, "fwpkm": 60_000},
