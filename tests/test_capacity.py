@@ -17,7 +17,7 @@ from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reporting.plots_capacity import capacity_plots
 from fwpkm_eval.reporting.style import styled
 from fwpkm_eval.reporting.summary_capacity import capacity_findings
-from fwpkm_eval.reporting.tables_capacity import capacity_results, capacity_tables, most_held
+from fwpkm_eval.reporting.tables_capacity import capacity_results, capacity_tables
 from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
 from fwpkm_eval.training.recipe import Recipe
 
@@ -51,7 +51,7 @@ def row(size: MemorySize, needles: int, value: float, seed: int, passes: int = 1
 
 
 ROWS = [
-    row(size, needles, value, seed, passes)
+    row(size, needles, value + 0.1 * (seed - 0.5) * (needles == 128), seed, passes)
     for size, values in (
         (MemorySize(16, 64), (1.0, 0.1)),
         (MemorySize(128, 64), (1.0, 0.8)),
@@ -68,22 +68,23 @@ def test_seeds_are_pooled_and_the_most_held_is_told() -> None:
     assert [way.passes for way in found] == [1, 2]
     of_size = next(iter(found.values()))
     assert list(of_size) == [MemorySize(16, 64), MemorySize(128, 16), MemorySize(128, 64)]
-    measured = of_size[MemorySize(128, 64)][128]
+    measured = of_size[MemorySize(128, 64)].pooled[128]
     assert measured.value == pytest.approx(0.8)
     assert (measured.n, measured.seeds) == (20, 2)
-    assert most_held(of_size[MemorySize(16, 64)]) == pytest.approx(12.8)
+    assert of_size[MemorySize(16, 64)].most_held == pytest.approx(12.8)
     table = capacity_tables(rows_to_frame(ROWS))[0]
     assert table.columns == ("slots", "dv", "4 needles", "128 needles", "most held")
     assert table.rows[2][0].text == "16,384"
     assert [cell.strong for cell in table.rows[2]] == [False, False, True, True, False]
-    assert table.rows[2][-1].text == "102"
+    assert table.rows[2][-1].text == "102 (96–109)"  # 0.75 and 0.85 of 128
 
 
 def test_the_report_tells_the_most_held_after_the_most_readings() -> None:
     (finding,) = capacity_findings(rows_to_frame(ROWS))
     assert finding.text == (
-        "Most needles held at 8K, closed book, one write per reading, 2 readings: 13 of 256 slots and 102 of 16,384 "
-        "slots (dv 64); of 16,384 slots 51 at dv 16 and 102 at dv 64."
+        "Most needles held (in brackets: the seeds apart) at 8K, closed book, one write per reading, 2 readings: 13 "
+        "(6–19) in 256 slots and 102 (96–109) in 16,384 slots (dv 64); in 16,384 slots 51 (45–58) at dv 16 and 102 "
+        "(96–109) at dv 64."
     )
 
 

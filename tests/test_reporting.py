@@ -23,7 +23,7 @@ import pandas
 import pytest
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.reporting import build_report, published
+from fwpkm_eval.reporting import build_report, published, wording
 from fwpkm_eval.reporting.highlights import highlights
 from fwpkm_eval.reporting.plots import build_plots
 from fwpkm_eval.reporting.sets import SetFacts
@@ -861,3 +861,11 @@ def test_a_folder_without_results_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1"):
         build_report(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0%"), (0.004, "0.4%"), (0.85, "85%"), (0.9996, "99.9%"), (1.0, "100%"), (1.18, "118%"), (1.004, "100%")],
+)
+def test_shares_above_one_are_what_they_are(share: float, text: str) -> None:
+    assert wording.percent(share) == text

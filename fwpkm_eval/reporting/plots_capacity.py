@@ -35,7 +35,7 @@ def _plot(way: Way, found: Found) -> Plot:
     figure, grid = style.new_figure(1, 2, 2.5, sharey=True)
     for axes, (what, chosen, name) in zip(grid[0], panels, strict=True):
         for size, opacity, marker in zip(chosen, style.opacities(len(chosen)), cycle(_MARKERS)):
-            line = found[size]
+            line = found[size].pooled
             asked = list(line)
             axes.plot(
                 asked,
@@ -46,7 +46,7 @@ def _plot(way: Way, found: Found) -> Plot:
                 alpha=opacity,
                 label=name(size),
             )
-        style.size_axis(axes.xaxis, sorted({needles for line in found.values() for needles in line}))
+        style.size_axis(axes.xaxis, sorted({needles for line in found.values() for needles in line.pooled}))
         axes.set_xlabel("needles in the haystack")
         axes.legend(
             title=what,
@@ -60,7 +60,7 @@ def _plot(way: Way, found: Found) -> Plot:
         )
     style.percent_axis(grid[0][0].yaxis)
     grid[0][0].set_ylabel("found, closed book")
-    some = next(iter(next(iter(found.values())).values()))
+    some = next(iter(next(iter(found.values())).pooled.values()))
     how = f"{wording.writing(way.write_chunk)}, {wording.readings(way.passes)}"
     return style.finish(
         figure,

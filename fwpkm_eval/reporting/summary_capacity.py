@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
-from fwpkm_eval.reporting.tables_capacity import Found, Way, capacity_results, most_held, usual_size
+from fwpkm_eval.reporting.tables_capacity import Found, Way, capacity_results, usual_size
 
 if TYPE_CHECKING:
     import pandas
@@ -23,15 +23,16 @@ def capacity_findings(frame: pandas.DataFrame) -> list[Finding]:
 def _sentence(way: Way, found: Found) -> str:
     usual = usual_size(found)
     slots = [
-        f"{most_held(line):.0f} of {size.subkeys**2:,} slots"
+        f"{line.most_in_words} in {size.subkeys**2:,} slots"
         for size, line in found.items()
         if size.value_dim == usual.value_dim
     ]
     widths = [
-        f"{most_held(line):.0f} at dv {size.value_dim}" for size, line in found.items() if size.subkeys == usual.subkeys
+        f"{line.most_in_words} at dv {size.value_dim}" for size, line in found.items() if size.subkeys == usual.subkeys
     ]
+    apart = " (in brackets: the seeds apart)" if any(len(line.by_seed) > 1 for line in found.values()) else ""
     text = (
-        f"Most needles held at {wording.size(way.length)}, closed book, {wording.writing(way.write_chunk)}, "
+        f"Most needles held{apart} at {wording.size(way.length)}, closed book, {wording.writing(way.write_chunk)}, "
         f"{wording.readings(way.passes)}: {wording.listing(slots)} (dv {usual.value_dim})"
     )
-    return f"{text}; of {usual.subkeys**2:,} slots {wording.listing(widths)}." if len(widths) > 1 else f"{text}."
+    return f"{text}; in {usual.subkeys**2:,} slots {wording.listing(widths)}." if len(widths) > 1 else f"{text}."

@@ -25,8 +25,31 @@ class Way:
     passes: int
 
 
-Found = dict[MemorySize, dict[int, Measurement]]
-"""Exact match by size and number of needles, the seeds pooled."""
+@dataclass(frozen=True)
+class OfSize:
+    """Exact match of one size by number of needles: the seeds pooled, and each seed's alone."""
+
+    pooled: dict[int, Measurement]
+    by_seed: dict[int, dict[int, float]]
+
+    @property
+    def most_held(self) -> float:
+        """The most needles held at once: the largest number asked of times the share that was found."""
+        return max(needles * measured.value for needles, measured in self.pooled.items())
+
+    @property
+    def seeds_most(self) -> list[float]:
+        """`most_held` of each seed alone, in rising order."""
+        return sorted(max(needles * rate for needles, rate in rates.items()) for rates in self.by_seed.values())
+
+    @property
+    def most_in_words(self) -> str:
+        """``43``, or with several seeds ``43 (32–54)``: pooled, then the seeds that held least and most."""
+        low, high = self.seeds_most[0], self.seeds_most[-1]
+        return f"{self.most_held:.0f}" + (f" ({low:.0f}–{high:.0f})" if len(self.by_seed) > 1 else "")
+
+
+Found = dict[MemorySize, OfSize]
 
 
 def capacity_results(frame: pandas.DataFrame) -> dict[Way, Found]:
@@ -41,11 +64,19 @@ def capacity_results(frame: pandas.DataFrame) -> dict[Way, Found]:
     order = sorted(groups, key=lambda way: (way.length, chunk_order(way.write_chunk), way.passes))
     return {
         way: {
-            size: {needles: pool(groups[way][size][needles]) for needles in sorted(groups[way][size])}
+            size: _of_size(groups[way][size])
             for size in sorted(groups[way], key=lambda size: (size.subkeys, size.value_dim))
         }
         for way in order
     }
+
+
+def _of_size(rows: dict[int, list[dict[Any, Any]]]) -> OfSize:
+    by_seed: dict[int, dict[int, float]] = defaultdict(dict)
+    for needles in sorted(rows):
+        for row in rows[needles]:
+            by_seed[int(row["seed"])][needles] = float(row["value"])
+    return OfSize({needles: pool(rows[needles]) for needles in sorted(rows)}, dict(by_seed))
 
 
 def usual_size(found: Found) -> MemorySize:
@@ -54,35 +85,29 @@ def usual_size(found: Found) -> MemorySize:
     return MemorySize(max(set(numbers), key=numbers.count), max(set(widths), key=widths.count))
 
 
-def most_held(found: dict[int, Measurement]) -> float:
-    """The most needles held at once: the largest number asked of times the share that was found."""
-    return max(needles * measured.value for needles, measured in found.items())
-
-
 def capacity_tables(frame: pandas.DataFrame) -> list[Table]:
     """A table for each way of asking: a line for each size, a column for each number of needles."""
     return [_table(way, found) for way, found in capacity_results(frame).items()]
 
 
 def _table(way: Way, found: Found) -> Table:
-    asked = sorted({needles for of_size in found.values() for needles in of_size})
-    best = {
-        needles: max(of_size[needles].value for of_size in found.values() if needles in of_size) for needles in asked
-    }
+    pooled = {size: of_size.pooled for size, of_size in found.items()}
+    asked = sorted({needles for rates in pooled.values() for needles in rates})
+    best = {needles: max(rates[needles].value for rates in pooled.values() if needles in rates) for needles in asked}
     rows = Rows()
     for size, of_size in found.items():
         cells = []
         for needles in asked:
-            measured = of_size.get(needles)
+            measured = of_size.pooled.get(needles)
             strong = measured is not None and measured.value == best[needles] > 0
             cells.append(Cell(wording.rate(measured) if measured else MISSING, strong=strong))
         rows.add(
             f"{size.subkeys**2:,}",
             str(size.value_dim),
             *cells,
-            f"{most_held(of_size):.0f}",
+            of_size.most_in_words,
         )
-    some = next(iter(next(iter(found.values())).values()))
+    some = next(iter(next(iter(pooled.values())).values()))
     how = f"{wording.writing(way.write_chunk)}, {wording.readings(way.passes)}"
     return Table(
         name=slug("capacity", wording.size(way.length), way.write_chunk, wording.readings(way.passes)),
@@ -90,7 +115,8 @@ def _table(way: Way, found: Found) -> Table:
         columns=("slots", "dv", *(f"{needles} needles" for needles in asked), "most held"),
         rows=rows.done(),
         note="Closed book: the question alone is shown. Each size is a model of its own, trained with the same short "
-        f"recipe; {some.n} haystacks over {some.seeds} seeds, 95% intervals in brackets. Most held: the largest number "
-        "of needles times the share that was found.",
+        f"recipe; {some.n} haystacks over {some.seeds} seeds, in brackets 95% intervals for the draw of haystacks, "
+        "which leave out that another training differs. Most held: the largest number of needles times the share that "
+        "was found; in brackets from the seed with the least to that with the most.",
         labels=2,
     )

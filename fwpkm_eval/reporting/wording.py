@@ -30,7 +30,7 @@ def percent(fraction: float) -> str:
         return f"{value:.0f}%"
     if value < 1:
         return f"{value:.{math.ceil(-math.log10(value))}f}%"
-    return f"{min(value, 99.9):.1f}%" if value > 99 else f"{value:.0f}%"
+    return f"{min(value, 99.9):.1f}%" if 99 < value < 100 else f"{value:.0f}%"
 
 
 def rate(measurement: Measurement) -> str:
