@@ -11,10 +11,12 @@ from tiny_models import tiny_config
 
 from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.reporting.summary_niah import CONTROL_LENGTH
 from fwpkm_eval.runs.jobs import ModelSource, TextSource, guess_job, niah_jobs, perplexity_job
 from fwpkm_eval.runs.plan import PLANS, TASKS, Plan, estimated_total, plan_of, plan_run
 from fwpkm_eval.tasks.niah import NiahSettings
 from fwpkm_eval.tasks.perplexity import PerplexitySettings
+from fwpkm_eval.training.recipe import RECIPES
 
 
 def source(name: str = "gdn+swa:fwpkm@1", weights_hash: str = "aa") -> ModelSource:
@@ -135,10 +137,30 @@ def test_the_micro_plan_asks_all_that_it_should() -> None:
         assert {on for name, on, _ in texts if name == model} == {"docs", "source", "manual"}
 
 
+def test_the_paper_plan_is_the_published_one() -> None:
+    from fwpkm_eval.reference_models.config import model_config
+
+    plan = plan_of("paper")
+    names = {model_config(name, "paper").name for name in plan.models}
+    assert len(names) == 16
+    assert {"gdn", "gdn:pkm@2,6,10", "gdn:fwpkm@2,6,10", "gdn:pkm@6+fwpkm@2,10", "fa"} <= names
+    published = {line.length: line for line in plan.needles if line.length >= 4096}
+    assert sorted(published) == [4096, 8192, 32768, 131072]
+    assert all((line.needles, line.samples, line.passes) == (5, 500, (1, 2, 4)) for line in published.values())
+    assert all("haystack" in line.write_chunks["fwpkm"] for line in published.values())
+    assert plan.tokens == {"": 8 * 2**20}
+
+
+@pytest.mark.parametrize("scale", sorted(PLANS))
+def test_every_plan_has_a_control_no_longer_than_its_training_rows(scale: str) -> None:
+    assert min(line.length for line in PLANS[scale].needles) <= min(CONTROL_LENGTH, RECIPES[scale].tokens)
+    assert PLANS[scale].needles[0].length == 4096, "the trace asks the first line's question"
+
+
 def test_the_micro_plan_fits_its_time() -> None:
     plan = plan_of("micro")
     jobs = plan_run(plan, sources(plan)).jobs
-    assert estimated_total(plan, jobs, 2) < 5.5 * 60
+    assert estimated_total(plan, jobs, 2) < 6 * 60
     assert estimated_total(plan, jobs, 1) > 1.7 * estimated_total(plan, jobs, 2)  # two workers are kept busy
 
 

@@ -102,6 +102,25 @@ PLANS: dict[str, Plan] = {
         # Guesses, for one process of several on a GPU: not measured yet.
         tokens_per_second={"": 100_000, "fwmlp": 60_000, "fwpkm": 60_000},
     ),
+    # As published: 8 M tokens a set, 500 samples a length. Those with published numbers come first.
+    "paper": Plan(
+        models=tuple(
+            backbone + memory
+            for backbone in ("gdn", "gdn+swa", "gdn+fa", "fa")
+            for memory in ("", ":pkm@2,6,10", ":fwpkm@2,6,10", ":pkm@6+fwpkm@2,10")
+        ),
+        tokens={"": 8 * 2**20},
+        needles=(
+            NeedlePlan(4096, 5, 500, BOTH_WAYS),
+            NeedlePlan(8192, 5, 500, BOTH_WAYS),
+            NeedlePlan(32768, 5, 500, BOTH_WAYS),
+            NeedlePlan(131072, 5, 500, BOTH_WAYS),
+            NeedlePlan(1024, 5, 500, BOTH_WAYS, passes=(1, 2)),
+        ),
+        # Guesses, too.
+        tokens_per_second={"": 40_000, "fwmlp": 25_000, "fwpkm": 25_000},
+        tokens_inside=2**20,
+    ),
 }
 
 
