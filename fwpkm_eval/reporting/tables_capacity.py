@@ -35,18 +35,18 @@ class OfSize:
     @property
     def most_held(self) -> float:
         """The most needles held at once: the largest number asked of times the share that was found."""
-        return max(needles * measured.value for needles, measured in self.pooled.items())
-
-    @property
-    def seeds_most(self) -> list[float]:
-        """`most_held` of each seed alone, in rising order."""
-        return sorted(max(needles * rate for needles, rate in rates.items()) for rates in self.by_seed.values())
+        return self._best * self.pooled[self._best].value
 
     @property
     def most_in_words(self) -> str:
-        """``43``, or with several seeds ``43 (32–54)``: pooled, then the seeds that held least and most."""
-        low, high = self.seeds_most[0], self.seeds_most[-1]
-        return f"{self.most_held:.0f}" + (f" ({low:.0f}–{high:.0f})" if len(self.by_seed) > 1 else "")
+        """``43``, or with several seeds ``43 (32–54)``: in brackets the seeds that held least and most of as many."""
+        held = sorted(self._best * rates[self._best] for rates in self.by_seed.values() if self._best in rates)
+        return f"{self.most_held:.0f}" + (f" ({held[0]:.0f}–{held[-1]:.0f})" if len(held) > 1 else "")
+
+    @property
+    def _best(self) -> int:
+        """The number of needles of which most were held."""
+        return max(self.pooled, key=lambda needles: needles * self.pooled[needles].value)
 
 
 Found = dict[MemorySize, OfSize]
