@@ -137,7 +137,7 @@ def differences(task: str, scale: str, stand_in: bool, model: str, published_mod
         found.append(f"a model of scale {scale}" if scale else "a model of another size")
     recipe = RECIPES.get(scale)
     if task == "niah" and recipe is not None and recipe.needle_share > 0:
-        found.append("trained on questions of this wording, where the published model had read texts alone")
+        found.append("training on questions of this wording (the published model had read texts alone)")
     if model.partition(":")[0] != published_model.partition(":")[0]:
         found.append("another backbone")
     elif scale == "paper" and model != published_model:
