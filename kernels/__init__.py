@@ -1,4 +1,4 @@
-"""Memory operations: `fwpkm_scan`, `fwmlp_scan`, their streaming forms, and the reference beside each.
+"""Memory operations: `fwpkm_scan`, `fwmlp_scan`, `lact_scan`, their streaming forms, and FwPKM's reference.
 
 Nothing is imported until it is asked for. `__version__` is here because some libraries probe for a package called
 `kernels` when this repository's root is on the import path.
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fwpkm_eval.kernels.fwmlp import fwmlp_scan
     from fwpkm_eval.kernels.fwpkm import fwpkm_scan
+    from fwpkm_eval.kernels.lact import lact_scan
 
 __version__ = "0.0.0"
-__all__ = ["fwmlp_scan", "fwpkm_scan"]
+__all__ = ["fwmlp_scan", "fwpkm_scan", "lact_scan"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from fwpkm_eval.kernels.fwmlp import fwmlp_scan
 
         return fwmlp_scan
+    if name == "lact_scan":
+        from fwpkm_eval.kernels.lact import lact_scan
+
+        return lact_scan
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,17 +6,47 @@ which the vendors' libraries do at the hardware's limit; a kernel of our own wou
 
 from __future__ import annotations
 
-import math
-from typing import get_args
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.kernels.types import FwMLPScanResult, TargetRule
+from fwpkm_eval.kernels.dense import check_rule, check_sizes, shifted_target
+from fwpkm_eval.kernels.types import DenseScanResult, TargetRule
 
-WEIGHT_NAMES = ("w_up", "b_up", "w_gate", "b_gate", "w_down", "b_down")
+SHAPES = {
+    "w_up": ("hidden", "in"),
+    "b_up": ("hidden",),
+    "w_gate": ("hidden", "in"),
+    "b_gate": ("hidden",),
+    "w_down": ("out", "hidden"),
+    "b_down": ("out",),
+}
+WEIGHT_NAMES = tuple(SHAPES)
+
+
+@dataclass(frozen=True)
+class FwMLPRule:
+    """How a FwMLP reads and writes (a `DenseRule`): lookahead L tokens, which target y_t is, learning_rate η."""
+
+    name: ClassVar[str] = "fwmlp"
+    lookahead: int = 1
+    target_rule: TargetRule = "mean"
+    learning_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_rule(self, learning_rate=self.learning_rate)
+
+    def read(self, query: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        return mlp(query, weights)
+
+    def step(
+        self, query: Tensor, wanted: Tensor, rates: Tensor | None, weights: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`sgd_step`; every token weighs the same."""
+        return sgd_step(query, wanted, weights, self.learning_rate)
 
 
 def fwmlp_scan(
@@ -28,7 +58,7 @@ def fwmlp_scan(
     target_rule: TargetRule = "mean",
     chunk_size: int = 512,
     learning_rate: float = 0.1,
-) -> FwMLPScanResult:
+) -> DenseScanResult:
     """Reads and trains a SwiGLU MLP, chunk by chunk: one SGD step per chunk on the mean squared error of its reads.
 
         out = W_down (W_up q + b_up ⊙ SiLU(W_gate q + b_gate)) + b_down
@@ -42,12 +72,13 @@ def fwmlp_scan(
         lookahead: L tokens. chunk_size: C tokens. learning_rate: η.
 
     Returns:
-        `FwMLPScanResult`; output and weights are differentiable in query, target and the first weights.
+        `DenseScanResult`; output and weights are differentiable in query, target and the first weights.
 
     Raises:
         UserError: shapes or settings that do not fit.
     """
-    _check(query, target, weights, lookahead, target_rule, chunk_size, learning_rate)
+    FwMLPRule(lookahead, target_rule, learning_rate)  # refuses settings that do not fit
+    check_sizes(query, target, weights, SHAPES, chunk_size)
     dtype = weights["w_up"].dtype
     query, target = query.to(dtype), target.to(dtype)
     unrolled = torch.is_grad_enabled() and any(x.requires_grad for x in (query, target, *weights.values()))
@@ -65,7 +96,7 @@ def fwmlp_scan(
             output, weights = output.detach(), {n: w.detach() for n, w in weights.items()}
         outputs.append(output)
         losses.append(squared.mean(-1).detach())
-    return FwMLPScanResult(torch.cat(outputs, 1), weights, torch.cat(losses, 1))
+    return DenseScanResult(torch.cat(outputs, 1), weights, torch.cat(losses, 1))
 
 
 def sgd_step(query: Tensor, wanted: Tensor, weights: dict[str, Tensor], learning_rate: float) -> dict[str, Tensor]:
@@ -87,47 +118,3 @@ def mlp(query: Tensor, weights: dict[str, Tensor]) -> Tensor:
     up = F.linear(query, weights["w_up"], weights["b_up"])
     gate = F.silu(F.linear(query, weights["w_gate"], weights["b_gate"]))
     return F.linear(up * gate, weights["w_down"], weights["b_down"])
-
-
-def shifted_target(target: Tensor, lookahead: int, rule: TargetRule) -> Tensor:
-    """target [B,C,out] → the targets y_t of the first C − L tokens [B, max(C−L, 0), out]."""
-    count = max(target.shape[1] - lookahead, 0)
-    if rule == "next":
-        return target[:, lookahead : lookahead + count]
-    return torch.stack([target[:, ahead : ahead + count] for ahead in range(lookahead + 1)]).mean(0)
-
-
-def _check(
-    query: Tensor,
-    target: Tensor,
-    weights: dict[str, Tensor],
-    lookahead: int,
-    rule: str,
-    chunk_size: int,
-    learning_rate: float,
-) -> None:
-    if rule not in get_args(TargetRule):
-        raise unknown("target rule", rule, list(get_args(TargetRule)))
-    if lookahead < 0 or chunk_size < 1:
-        raise UserError(f"lookahead {lookahead} must be at least 0 and chunk_size {chunk_size} at least 1")
-    if not math.isfinite(learning_rate):
-        raise UserError(f"learning_rate is {learning_rate}; it must be a finite number")
-    missing = [name for name in WEIGHT_NAMES if name not in weights]
-    if missing or len(weights) != len(WEIGHT_NAMES):
-        raise UserError(f"weights must hold {', '.join(WEIGHT_NAMES)}; got {', '.join(weights)}")
-    if query.dim() != 3 or target.dim() != 3 or query.shape[:2] != target.shape[:2] or query.shape[1] == 0:
-        raise UserError(
-            f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,in] and [B,T,out] of the same B, T"
-        )
-    hidden = weights["w_up"].shape[0]
-    wanted = {
-        "w_up": (hidden, query.shape[2]),
-        "b_up": (hidden,),
-        "w_gate": (hidden, query.shape[2]),
-        "b_gate": (hidden,),
-        "w_down": (target.shape[2], hidden),
-        "b_down": (target.shape[2],),
-    }
-    for name, shape in wanted.items():
-        if tuple(weights[name].shape) != shape:
-            raise UserError(f"{name} {list(weights[name].shape)} must be {list(shape)} for this query and target")

@@ -16,9 +16,9 @@ from torch import Tensor
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 from fwpkm_eval.kernels.chunk import ChunkInputs, ChunkOps
-from fwpkm_eval.kernels.fwmlp import mlp, sgd_step, shifted_target
+from fwpkm_eval.kernels.dense import DenseRule, shifted_target
 from fwpkm_eval.kernels.observe import MemoryObserver, Places, Write, first, shift
-from fwpkm_eval.kernels.types import MemoryRule, TargetRule
+from fwpkm_eval.kernels.types import MemoryRule
 
 
 class Memory(Protocol):
@@ -32,8 +32,9 @@ class Memory(Protocol):
         ...
 
     def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
-        """One step, in place: query [B,m,·], target [B,m+L,dv] before the lookahead shift, gate [B,m] or None.
+        """One step, in place: query [B,m,·], target [B,m+L,dv] before the lookahead shift.
 
+        gate [B,m] or None: how much each token weighs (LaCT: its three learned rates [B,m,3]).
         places: of the m + L tokens, for whoever observes the memory.
         """
         ...
@@ -116,13 +117,15 @@ class ProductKeyMemory:
 
 @dataclass
 class DenseMemory:
-    """FwMLP's fast weights (see `fwmlp_scan` for names and shapes), replaced at each write. writes: how many."""
+    """FwMLP's or LaCT's fast weights (see `fwmlp_scan`, `lact_scan`), replaced at each write. writes: how many."""
 
     weights: dict[str, Tensor]
-    lookahead: int = 1
-    target_rule: TargetRule = "mean"
-    learning_rate: float = 0.1
+    rule: DenseRule
     writes: int = 0
+
+    @property
+    def lookahead(self) -> int:
+        return self.rule.lookahead
 
     @property
     def fast_weights(self) -> dict[str, Tensor]:
@@ -130,20 +133,21 @@ class DenseMemory:
         return self.weights
 
     def read(self, query: Tensor) -> Tensor:
-        return mlp(query.to(self.weights["w_up"].dtype), self.weights)
+        return self.rule.read(query.to(self.weights["w_up"].dtype), self.weights)
 
     def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
         dtype = self.weights["w_up"].dtype
-        wanted = shifted_target(target.to(dtype), self.lookahead, self.target_rule)
-        self.weights = sgd_step(query.to(dtype), wanted, self.weights, self.learning_rate)
+        wanted = shifted_target(target.to(dtype), self.rule.lookahead, self.rule.target_rule)
+        rates = None if gate is None else gate.to(dtype)
+        self.weights = self.rule.step(query.to(dtype), wanted, rates, self.weights)
         self.writes += 1
 
     def copy(self) -> DenseMemory:
-        return DenseMemory(dict(self.weights), self.lookahead, self.target_rule, self.learning_rate, self.writes)
+        return DenseMemory(dict(self.weights), self.rule, self.writes)
 
 
 class QueuedPiece(NamedTuple):
-    """Tokens that wait together: query [B,t,·], target [B,t,dv], gate [B,t] or None, and where they stand."""
+    """Tokens that wait together: query [B,t,·], target [B,t,dv], gate as `Memory.write` takes it, and their places."""
 
     query: Tensor
     target: Tensor
@@ -203,8 +207,8 @@ def read_and_queue(
 ) -> Tensor:
     """Feeds a piece of a stream: reads it, queues it, and writes whenever chunk_size + L tokens wait.
 
-    query [B,T,·], target [B,T,dv] before the shift, gate [B,T] or None; chunk_size None: only `flush` writes. place:
-    where the piece's first token stands, for whoever observes the memory.
+    query [B,T,·], target [B,T,dv] before the shift, gate [B,T] or None (or as `Memory.write` takes it); chunk_size
+    None: only `flush` writes. place: where the piece's first token stands, for whoever observes the memory.
     Returns the reads [B,T,dv]. Cutting a stream into other pieces gives the same reads and the same fast weights.
     """
     if chunk_size is not None:

@@ -73,8 +73,11 @@ class ScanResult:
 
 
 @dataclass(frozen=True)
-class FwMLPScanResult:
-    """What `fwmlp_scan` returns: output [B,T,out], weights after the last chunk, memory_loss [B, T − L per chunk]."""
+class DenseScanResult:
+    """What `fwmlp_scan` and `lact_scan` return.
+
+    output [B,T,out]; weights after the last chunk; memory_loss [B, T − L per chunk], detached.
+    """
 
     output: Tensor
     weights: dict[str, Tensor]

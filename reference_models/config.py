@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.reference_models.notation import ModelSpec, parse_model_name
+from fwpkm_eval.reference_models.notation import FAST_WEIGHTS, ModelSpec, parse_model_name
 
 LayerKind = Literal["gdn", "swa", "fa"]
 
@@ -95,6 +95,29 @@ class FwMLPConfig:
 
 
 @dataclass(frozen=True)
+class LaCTConfig:
+    """Dense test-time training with Muon (arXiv 2505.23884): widths, target and layer as `FwMLPConfig`'s at each scale,
+    hence its active parameters; a write costs Newton–Schulz besides.
+
+    target_rule "next": FwPKM's target. base_rate: where softplus starts for a token's three learned rates; 0.01, far
+    below softplus's bend, so that they start as exp(Linear(h)): a token can weigh tenfold another. As Muon takes away
+    the length of a chunk's gradient, it says nothing of the step's size. read_norm: v̂ is given unit mean square, as
+    LaCT's reads are, since the dot-product loss leaves their length open.
+    """
+
+    input_dim: int = 512
+    hidden: int = 2304
+    output_dim: int = 512
+    lookahead: int = 1
+    target_rule: Literal["mean", "next"] = "next"
+    base_rate: float = 0.01
+    read_norm: bool = True
+    target_norm: bool = True
+    query_conv: int = 0
+    gate_bias: float = 0.0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A model: its full name in the paper's notation, its scale, and the sizes of its parts.
 
@@ -109,6 +132,7 @@ class ModelConfig:
     fwpkm: FwPKMConfig = field(default_factory=FwPKMConfig)
     pkm: PKMConfig = field(default_factory=PKMConfig)
     fwmlp: FwMLPConfig = field(default_factory=FwMLPConfig)
+    lact: LaCTConfig = field(default_factory=LaCTConfig)
 
     def __post_init__(self) -> None:
         check_sizes(self)
@@ -134,24 +158,36 @@ class ModelConfig:
         return tuple(pattern[i % len(pattern)] for i in range(self.backbone.layers))
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As checkpoints and cells' keys hold it. A model without LaCT does not name LaCT's sizes: those that were made
+        before there was LaCT stay what they are."""
+        found = asdict(self)
+        if not self.spec.layers("lact") and self.lact == _lact_of(self.scale):
+            del found["lact"]
+        return found
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`. UserError on a field that does not exist or does not fit."""
-        parts = {"backbone": BackboneConfig, "fwpkm": FwPKMConfig, "pkm": PKMConfig, "fwmlp": FwMLPConfig}
         try:
-            return ModelConfig(**{k: parts[k](**v) if k in parts else v for k, v in data.items()})
+            made = {k: _PARTS[k](**v) if k in _PARTS else v for k, v in data.items()}
+            return ModelConfig(**{"lact": _lact_of(data.get("scale")), **made})
         except TypeError as problem:
             raise UserError(f"not a model configuration: {' '.join(str(problem).split())}") from None
 
 
+_PARTS: dict[str, Any] = {
+    "backbone": BackboneConfig,
+    "fwpkm": FwPKMConfig,
+    "pkm": PKMConfig,
+    "fwmlp": FwMLPConfig,
+    "lact": LaCTConfig,
+}
 _MAY_BE_ZERO = ("lookahead", "query_conv")
 
 
 def _check_types(config: ModelConfig) -> None:
     """Every whole number is one, and at least 1 (0 for a lookahead or a convolution); a choice is one of its values."""
-    for owner, part in (("", config), *((n, getattr(config, n)) for n in ("backbone", "fwpkm", "pkm", "fwmlp"))):
+    for owner, part in (("", config), *((name, getattr(config, name)) for name in _PARTS)):
         hints = get_type_hints(type(part))
         for entry in fields(part):
             value, label = getattr(part, entry.name), f"{owner}.{entry.name}".lstrip(".")
@@ -181,8 +217,11 @@ def check_sizes(config: ModelConfig) -> None:
             raise UserError(f"{owner}.topk is {memory.topk}; it must be 1 to {memory.subkeys}, the sub-keys of a half")
     if back.heads % back.kv_heads:
         raise UserError(f"backbone.heads {back.heads} must be a multiple of backbone.kv_heads {back.kv_heads}")
-    if config.chunk_size <= max(fw.lookahead, config.fwmlp.lookahead):
-        raise UserError(f"chunk_size {config.chunk_size} must be larger than the lookahead {fw.lookahead}")
+    lookahead = max(fw.lookahead, config.fwmlp.lookahead, config.lact.lookahead)
+    if config.chunk_size <= lookahead:
+        raise UserError(f"chunk_size {config.chunk_size} must be larger than the lookahead {lookahead}")
+    if config.lact.base_rate <= 0:
+        raise UserError(f"lact.base_rate is {config.lact.base_rate}; it must be above 0")
 
 
 MICRO = ModelConfig(
@@ -208,6 +247,7 @@ MICRO = ModelConfig(
     fwpkm=FwPKMConfig(subkeys=256, key_dim=64, value_dim=64, query_conv=16, gate_bias=1.0),
     pkm=PKMConfig(subkeys=64, key_dim=64, value_dim=64, heads=2, topk=16),
     fwmlp=FwMLPConfig(input_dim=64, hidden=256, output_dim=64, query_conv=16, gate_bias=1.0),
+    lact=LaCTConfig(input_dim=64, hidden=256, output_dim=64, query_conv=16, gate_bias=1.0),
 )
 # What micro showed (tokens per second before size, a short convolution on the query, mixers heard from the start), at
 # 4,096 tokens and with a vocabulary of whole words. One memory layer in four, as in the paper.
@@ -227,6 +267,7 @@ SMALL = ModelConfig(
     fwpkm=FwPKMConfig(key_dim=256, value_dim=256, query_conv=8, gate_bias=1.0),
     pkm=PKMConfig(key_dim=256, value_dim=256),
     fwmlp=FwMLPConfig(input_dim=256, hidden=1152, output_dim=256, query_conv=8, gate_bias=1.0),
+    lact=LaCTConfig(input_dim=256, hidden=1152, output_dim=256, query_conv=8, gate_bias=1.0),
 )
 PAPER = ModelConfig(name="gdn", scale="paper")
 SCALES: dict[str, ModelConfig] = {"micro": MICRO, "small": SMALL, "paper": PAPER}
@@ -235,16 +276,21 @@ TRAINED_LENGTHS = {"small": 4096, "paper": 4096}
 """Tokens of a training sequence by scale. micro is not here: its models are measured with the rotary as trained."""
 
 DEFAULT_LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
-    "micro": {"pkm": (1, 3), "fwpkm": (1, 3), "fwmlp": (1, 3)},
-    "small": {"pkm": (2, 6), "fwpkm": (2, 6), "fwmlp": (2, 6)},
-    "paper": {"pkm": (2, 6, 10), "fwpkm": (2, 6, 10), "fwmlp": (2, 6, 10)},
+    "micro": {"pkm": (1, 3), **dict.fromkeys(FAST_WEIGHTS, (1, 3))},
+    "small": {"pkm": (2, 6), **dict.fromkeys(FAST_WEIGHTS, (2, 6))},
+    "paper": {"pkm": (2, 6, 10), **dict.fromkeys(FAST_WEIGHTS, (2, 6, 10))},
 }
 DEFAULT_LAYERS_TOGETHER: dict[str, dict[str, tuple[int, ...]]] = {
-    "micro": {"pkm": (2,), "fwpkm": (1, 3), "fwmlp": (1, 3)},
-    "small": {"pkm": (4,), "fwpkm": (2, 6), "fwmlp": (2, 6)},
-    "paper": {"pkm": (6,), "fwpkm": (2, 10), "fwmlp": (2, 10)},
+    "micro": {"pkm": (2,), **dict.fromkeys(FAST_WEIGHTS, (1, 3))},
+    "small": {"pkm": (4,), **dict.fromkeys(FAST_WEIGHTS, (2, 6))},
+    "paper": {"pkm": (6,), **dict.fromkeys(FAST_WEIGHTS, (2, 10))},
 }
 """Default layers of a model that has a PKM beside a fast-weight memory, both named without layers."""
+
+
+def _lact_of(scale: object) -> LaCTConfig:
+    """LaCT's sizes at a scale, which a configuration without them is meant to have."""
+    return SCALES[scale].lact if isinstance(scale, str) and scale in SCALES else LaCTConfig()
 
 
 def _with_default_layers(spec: ModelSpec, scale: str) -> ModelSpec:

@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from fwpkm_eval.reference_models.config import BackboneConfig, FwMLPConfig, FwPKMConfig, ModelConfig, PKMConfig
+from fwpkm_eval.kernels.lact import NEWTON_SCHULZ_STEPS, RATES
+from fwpkm_eval.reference_models.config import (
+    BackboneConfig,
+    FwMLPConfig,
+    FwPKMConfig,
+    LaCTConfig,
+    ModelConfig,
+    PKMConfig,
+)
 from fwpkm_eval.reference_models.gated_delta import CHUNK
 
 
@@ -43,8 +51,13 @@ def flops_per_token(config: ModelConfig, tokens: int = 4096, *, writes: bool = T
             reads += _fwpkm_read(config.fwpkm, back.hidden)
             updates += _fwpkm_write(config.fwpkm) * written
         elif number in spec.layers("fwmlp"):
-            reads += _fwmlp_read(config.fwmlp, back.hidden)
+            reads += _dense_read(config.fwmlp, back.hidden)
             updates += _fwmlp_write(config.fwmlp) * max(tokens - config.fwmlp.lookahead, 0) / tokens
+        elif number in spec.layers("lact"):
+            reads += _dense_read(config.lact, back.hidden) + 2 * back.hidden * RATES
+            with_target = max(tokens - config.lact.lookahead, 0)
+            updates += _lact_write(config.lact) * with_target / tokens
+            updates += _newton_schulz(config.lact) * -(-with_target // config.chunk_size) / tokens
     head = 2 * back.hidden * back.vocab_size
     return Flops(mixers, mlps, reads, updates if writes else 0.0, head)
 
@@ -96,7 +109,7 @@ def _fwpkm_write(memory: FwPKMConfig) -> float:
     return _lookup(memory) + 2 * selected * memory.value_dim + to_keys + sums + from_loss
 
 
-def _fwmlp_read(memory: FwMLPConfig, hidden: int) -> float:
+def _dense_read(memory: FwMLPConfig | LaCTConfig, hidden: int) -> float:
     projections = 2 * hidden * (memory.input_dim + memory.output_dim + 1 + memory.output_dim)
     return projections + 2 * memory.hidden * (2 * memory.input_dim + memory.output_dim)
 
@@ -105,3 +118,19 @@ def _fwmlp_write(memory: FwMLPConfig) -> float:
     """The MLP once more, the gradient of its three matrices, and that of its hidden features."""
     forward = 2 * memory.hidden * (2 * memory.input_dim + memory.output_dim)
     return 2 * forward + 2 * memory.hidden * memory.output_dim
+
+
+def _lact_write(memory: LaCTConfig) -> float:
+    """The inside of the MLP once more (the loss needs no read), its gradient, and that of the three matrices."""
+    inside = 2 * memory.hidden * 2 * memory.input_dim
+    return 2 * inside + 2 * 2 * memory.hidden * memory.output_dim
+
+
+def _newton_schulz(memory: LaCTConfig) -> float:
+    """Of a whole write, however many tokens it has: the three gradients' orthogonalisation."""
+
+    def of_matrix(rows: int, columns: int) -> float:
+        short, long = sorted((rows, columns))
+        return NEWTON_SCHULZ_STEPS * (2 * 2 * short**2 * long + 2 * short**3)
+
+    return 2 * of_matrix(memory.hidden, memory.input_dim) + of_matrix(memory.output_dim, memory.hidden)

@@ -19,6 +19,7 @@ from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 from fwpkm_eval.reference_models.attention import Attention, MixerState
 from fwpkm_eval.reference_models.config import BackboneConfig, ModelConfig
 from fwpkm_eval.reference_models.gated_delta import GatedDeltaNet
+from fwpkm_eval.reference_models.lact_layer import LaCTLayer
 from fwpkm_eval.reference_models.memory_layers import (
     FwMLPLayer,
     FwPKMLayer,
@@ -60,16 +61,18 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """[FwPKM or FwMLP residual] → x + mixer(norm(x)) → x + (MLP or PKM)(norm(x))."""
+    """[FwPKM, FwMLP or LaCT residual] → x + mixer(norm(x)) → x + (MLP or PKM)(norm(x))."""
 
     def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
         back, spec = config.backbone, config.spec
-        self.memory: FwPKMLayer | FwMLPLayer | None = None
+        self.memory: FwPKMLayer | FwMLPLayer | LaCTLayer | None = None
         if number in spec.layers("fwpkm"):
             self.memory = FwPKMLayer(config)
         elif number in spec.layers("fwmlp"):
             self.memory = FwMLPLayer(config)
+        elif number in spec.layers("lact"):
+            self.memory = LaCTLayer(config)
         self.mixer_norm = RMSNorm(back.hidden, back.norm_eps)
         kind = config.layer_kinds[number]
         self.mixer: GatedDeltaNet | Attention

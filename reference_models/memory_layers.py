@@ -1,5 +1,7 @@
 """The memory layers: PKM in place of an MLP, FwPKM and FwMLP before a mixer with their own residual.
 
+LaCT, which stands where they do, is in `lact_layer`.
+
 Shapes: B batch, T tokens, D hidden, dk key width, dv value width.
 """
 
@@ -12,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwpkm_eval.kernels.fwmlp import fwmlp_scan
+from fwpkm_eval.kernels.fwmlp import WEIGHT_NAMES, FwMLPRule, fwmlp_scan
 from fwpkm_eval.kernels.fwpkm import fwpkm_scan
+from fwpkm_eval.kernels.lact import LaCTRule
 from fwpkm_eval.kernels.pkm import pkm_read
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
-from fwpkm_eval.kernels.types import MemoryRule
-from fwpkm_eval.reference_models.config import FwMLPConfig, FwPKMConfig, ModelConfig, PKMConfig
+from fwpkm_eval.kernels.types import DenseScanResult, MemoryRule
+from fwpkm_eval.reference_models.config import FwMLPConfig, FwPKMConfig, LaCTConfig, ModelConfig, PKMConfig
 from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm, full_precision
 
 Updates = Literal["stream", "off", "scan"]
@@ -67,13 +70,15 @@ class PKMLayer(nn.Module):
 
 
 class FastWeightLayer(nn.Module):
-    """What FwPKM and FwMLP share: query, target, gate and output projections around a memory of fast weights.
+    """What FwPKM, FwMLP and LaCT share: query, target, gate and output projections around a memory of fast weights.
 
     q = Linear_q([conv] RMSNorm_q(h)), v = Linear_v(RMSNorm_v(h)) normalised, g = σ(Linear_g(RMSNorm_g(h))),
     v̂ = read(q), o = g·v̂ + (1 − g)·v, and the layer gives h + Linear_o(RMSNorm_o(o)).
     """
 
-    def __init__(self, config: FwPKMConfig | FwMLPConfig, model: ModelConfig, query_dim: int, value_dim: int) -> None:
+    def __init__(
+        self, config: FwPKMConfig | FwMLPConfig | LaCTConfig, model: ModelConfig, query_dim: int, value_dim: int
+    ) -> None:
         super().__init__()
         hidden, eps = model.backbone.hidden, model.backbone.norm_eps
         self.target_norm, self.gate_bias = config.target_norm, config.gate_bias
@@ -107,12 +112,12 @@ class FastWeightLayer(nn.Module):
         mixed = read if gate is None else gate.unsqueeze(-1) * read + (1 - gate.unsqueeze(-1)) * target
         return x + self.o_proj(self.o_norm(mixed.to(x.dtype)))
 
-    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor, chunk_size: int) -> Tensor:
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, weigh: Tensor | None, chunk_size: int) -> Tensor:
         """The training form: reads and writes in chunks counted from the first token, differentiable through both."""
         raise NotImplementedError("each memory scans in its own way")
 
-    def write_gate(self, gate: Tensor) -> Tensor | None:
-        """The gate that weighs the write."""
+    def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
+        """How much each token weighs in the write; None: all the same."""
         return gate
 
     def read_gate(self, gate: Tensor) -> Tensor | None:
@@ -127,10 +132,10 @@ class FastWeightLayer(nn.Module):
         place: where x's first token stands, for whoever observes the memory.
         """
         q, v, gate, past = self.project(x, state.past)
-        weigh = self.write_gate(gate)
+        weigh = self.write_weight(x, gate)
         with full_precision(x.device):
             if updates == "scan":
-                read = self.scan(state, q, v, gate, write_chunk or x.shape[1])
+                read = self.scan(state, q, v, weigh, write_chunk or x.shape[1])
             elif updates == "off":
                 read = state.memory.read(q)
             else:
@@ -157,18 +162,18 @@ class FwPKMLayer(FastWeightLayer):
         super().init_weights(std)
         nn.init.uniform_(self.first_keys, -(self.config.key_dim**-0.5), self.config.key_dim**-0.5)
 
-    def write_gate(self, gate: Tensor) -> Tensor | None:
+    def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
         return gate if self.config.gate and self.config.gated_loss else None
 
     def read_gate(self, gate: Tensor) -> Tensor | None:
         return gate if self.config.gate else None
 
-    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor, chunk_size: int) -> Tensor:
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, weigh: Tensor | None, chunk_size: int) -> Tensor:
         assert isinstance(state.memory, ProductKeyMemory)
         result = fwpkm_scan(
             q.float(),
             v,
-            self.write_gate(g),
+            weigh,
             state.memory.keys,
             state.memory.values,
             **vars(self.rule),
@@ -188,31 +193,15 @@ class FwPKMLayer(FastWeightLayer):
         return ProductKeyMemory(self.first_keys.float().clone(), values, self.rule, backend=streams)
 
 
-class FwMLPLayer(FastWeightLayer):
-    """The dense fast-weight MLP in FwPKM's place; its write is not weighted by the gate."""
+class DenseLayer(FastWeightLayer):
+    """What FwMLP and LaCT share beyond that: fast weights that are drawn from a seed, all of them."""
 
-    def __init__(self, model: ModelConfig) -> None:
-        config = model.fwmlp
-        super().__init__(config, model, config.input_dim, config.output_dim)
-        self.config = config
+    config: FwMLPConfig | LaCTConfig
 
-    def write_gate(self, gate: Tensor) -> Tensor | None:
-        return None
-
-    def scan(self, state: MemoryState, q: Tensor, v: Tensor, g: Tensor, chunk_size: int) -> Tensor:
-        assert isinstance(state.memory, DenseMemory)
-        c = self.config
-        result = fwmlp_scan(
-            q.float(),
-            v,
-            state.memory.weights,
-            lookahead=c.lookahead,
-            target_rule=c.target_rule,
-            chunk_size=chunk_size,
-            learning_rate=c.learning_rate,
-        )
-        state.memory.weights = {name: weight.detach() for name, weight in result.weights.items()}
-        state.memory.writes += -(-q.shape[1] // chunk_size)
+    def keep(self, memory: DenseMemory, result: DenseScanResult, chunk_size: int) -> Tensor:
+        """Carries the weights on, detached; returns what was read."""
+        memory.weights = {name: weight.detach() for name, weight in result.weights.items()}
+        memory.writes += -(-result.output.shape[1] // chunk_size)
         return result.output
 
     def initial_memory(self, values_seed: int) -> DenseMemory:
@@ -221,6 +210,24 @@ class FwMLPLayer(FastWeightLayer):
         device = self.q_proj.weight.device
         memory.weights = {name: weight.to(device) for name, weight in memory.weights.items()}
         return memory
+
+
+class FwMLPLayer(DenseLayer):
+    """The dense fast-weight MLP in FwPKM's place; its write is not weighted by the gate."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        config = model.fwmlp
+        super().__init__(config, model, config.input_dim, config.output_dim)
+        self.config = config
+
+    def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
+        return None
+
+    def scan(self, state: MemoryState, q: Tensor, v: Tensor, weigh: Tensor | None, chunk_size: int) -> Tensor:
+        memory = state.memory
+        assert isinstance(memory, DenseMemory)
+        result = fwmlp_scan(q.float(), v, memory.weights, **vars(memory.rule), chunk_size=chunk_size)
+        return self.keep(memory, result, chunk_size)
 
 
 def memory_rule(config: FwPKMConfig) -> MemoryRule:
@@ -241,7 +248,7 @@ def first_values(config: FwPKMConfig, values_seed: int) -> Tensor:
     return torch.randn(config.subkeys**2, config.value_dim, generator=draw) * config.value_dim**-0.5
 
 
-def first_dense_memory(config: FwMLPConfig, values_seed: int) -> DenseMemory:
+def first_dense_memory(config: FwMLPConfig | LaCTConfig, values_seed: int) -> DenseMemory:
     """Fast weights drawn from a seed, on the CPU: W_up, W_gate N(0, in^-½), W_down N(0, hidden^-½), biases 0."""
     draw = torch.Generator().manual_seed(values_seed)
 
@@ -250,13 +257,14 @@ def first_dense_memory(config: FwMLPConfig, values_seed: int) -> DenseMemory:
 
     weights = {
         "w_up": normal(config.hidden, config.input_dim),
-        "b_up": torch.zeros(config.hidden),
         "w_gate": normal(config.hidden, config.input_dim),
-        "b_gate": torch.zeros(config.hidden),
         "w_down": normal(config.output_dim, config.hidden),
-        "b_down": torch.zeros(config.output_dim),
     }
-    return DenseMemory(weights, config.lookahead, config.target_rule, config.learning_rate)
+    if isinstance(config, LaCTConfig):
+        return DenseMemory(weights, LaCTRule(config.lookahead, config.target_rule))
+    weights |= {f"b{name[1:]}": torch.zeros(len(weight)) for name, weight in weights.items()}
+    rule = FwMLPRule(config.lookahead, config.target_rule, config.learning_rate)
+    return DenseMemory({name: weights[name] for name in WEIGHT_NAMES}, rule)
 
 
 def finish_reading(state: MemoryState) -> None:

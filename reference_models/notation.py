@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from fwpkm_eval.errors import UserError, shown, unknown
 
 BACKBONES = ("gdn", "gdn+swa", "gdn+fa", "fa")
-MEMORIES = ("pkm", "fwpkm", "fwmlp")
+MEMORIES = ("pkm", "fwpkm", "fwmlp", "lact")
+FAST_WEIGHTS = ("fwpkm", "fwmlp", "lact")
+"""The memories that are written while a model reads; each stands before a layer's mixer."""
 
 _LAYER = re.compile(r"[0-9]{1,4}", re.ASCII)
 
@@ -65,6 +67,11 @@ class ModelSpec:
     def layers(self, memory: str) -> tuple[int, ...]:
         """The layers that hold ``memory``, in rising order; empty if none, or if left to the scale."""
         return dict(self.memories).get(memory, ())
+
+    @property
+    def has_fast_weights(self) -> bool:
+        """Whether a memory of this model is written while it reads."""
+        return any(kind in FAST_WEIGHTS for kind, _ in self.memories)
 
     def with_default_layers(self, defaults: Mapping[str, tuple[int, ...]]) -> ModelSpec:
         """This spec with the layers of ``defaults`` for each memory that was named without layers.

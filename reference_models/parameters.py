@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.reference_models.lact_layer import LaCTLayer
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.memory_layers import FwMLPLayer, FwPKMLayer, PKMLayer
 
@@ -26,5 +27,9 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
         elif isinstance(layer.memory, FwMLPLayer):
             f = layer.memory.config
             dense = 2 * f.hidden * (f.input_dim + 1) + f.output_dim * (f.hidden + 1)
+            total, active = total + dense, active + dense
+        elif isinstance(layer.memory, LaCTLayer):
+            m = layer.memory.config
+            dense = m.hidden * (2 * m.input_dim + m.output_dim)
             total, active = total + dense, active + dense
     return total, active

@@ -26,7 +26,7 @@ class LayerDiff:
     """One layer's differences; norms are Frobenius norms of what differs.
 
     slots_changed of `slots`, and subkeys_changed of `subkeys` (over heads and halves): those that differ in any bit.
-    top: the slots that differ most, largest first. weights: for FwMLP, the change of each of its weights.
+    top: the slots that differ most, largest first. weights: for FwMLP and LaCT, the change of each of its weights.
     """
 
     layer: int
@@ -62,7 +62,7 @@ def diff_states(a: StoredState, b: StoredState, top: int = 10) -> list[LayerDiff
             found.append(_diff_product_keys(number, before, after, top))
         elif isinstance(before, DenseMemory) and isinstance(after, DenseMemory):
             changes = {name: float((after.weights[name] - w).norm()) for name, w in before.weights.items()}
-            found.append(LayerDiff(number, "fwmlp", weights=changes))
+            found.append(LayerDiff(number, before.rule.name, weights=changes))
     return found
 
 

@@ -4,7 +4,7 @@ Of a FwPKM's values only the slots that differ from the first ones are stored: t
 seed again, and a hash says whether that gave the same. A file belongs to one model: its configuration, seed and the
 hash of its weights are in it. It can be shown, compared, reset and made to forget without that model.
 
-Tensors: memory.N.slots [U], .rows [U,dv], .keys and .first_keys [H,2,S,dk/2] (FwPKM) or memory.N.w_up … (FwMLP);
+Tensors: memory.N.slots [U], .rows [U,dv], .keys and .first_keys [H,2,S,dk/2] (FwPKM) or memory.N.w_up … (FwMLP, LaCT);
 past.N; queue.N.query, .target, .gate; mixer.N.name; log.N.W.query, .target, .gate of write W.
 """
 

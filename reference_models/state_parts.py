@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwpkm_eval.kernels.lact import RATES
 from fwpkm_eval.kernels.observe import Places
 from fwpkm_eval.kernels.stream import ProductKeyMemory, QueuedPiece, WriteQueue
 from fwpkm_eval.reference_models.attention import MixerState
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.memory_layers import MemoryState
+from fwpkm_eval.reference_models.notation import FAST_WEIGHTS
 from fwpkm_eval.reference_models.state import ModelState
 from fwpkm_eval.reference_models.stored_state import Span, StoredState, first_memory
 from fwpkm_eval.reference_models.write_log import LoggedWrite, WriteLog
@@ -36,7 +38,7 @@ class StateParts:
         config = ModelConfig.from_dict(about["config"])
         layers = {_whole(int(number)): layer for number, layer in about["layers"].items()}
         spec = config.spec
-        if set(layers) != {*spec.layers("fwpkm"), *spec.layers("fwmlp")}:
+        if set(layers) != {layer for kind in FAST_WEIGHTS for layer in spec.layers(kind)}:
             raise ValueError(f"its memories are not those of {config.name}")
         first_keys = {n: self._first_keys(n, config) for n in sorted(layers) if n in spec.layers("fwpkm")}
         seed = _whole(about["seed"])
@@ -81,7 +83,8 @@ class StateParts:
             }
         queue = WriteQueue()
         if "queue" in about:
-            query, target, gate = self._inputs(f"queue.{number}")
+            rates = (RATES,) if number in config.spec.layers("lact") else ()
+            query, target, gate = self._inputs(f"queue.{number}", rates)
             queue.pieces = [QueuedPiece(query, target, gate, _places(about["queue"], query.shape[1]))]
         return MemoryState(memory, queue, self.tensors.get(f"past.{number}"))
 
@@ -90,11 +93,13 @@ class StateParts:
         places = (_places(about[ends], query.shape[1]) for ends in ("queries", "targets"))
         return LoggedWrite(query, target, gate, *places)
 
-    def _inputs(self, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _inputs(self, name: str, of_token: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor | None]:
+        """query, target and gate; of_token: the gate's shape for one token, () for a single number."""
         query = self._tensor(f"{name}.query", (None, None, None), None)
         target = self._tensor(f"{name}.target", (*query.shape[:2], None), None)
         gate = f"{name}.gate"
-        return query, target, self._tensor(gate, tuple(query.shape[:2]), None) if gate in self.tensors else None
+        shape = (*query.shape[:2], *of_token)
+        return query, target, self._tensor(gate, shape, None) if gate in self.tensors else None
 
     def _mixer(self, number: int) -> MixerState | None:
         prefix = f"mixer.{number}."

@@ -137,8 +137,8 @@ class StoredState:
 def first_memory(
     config: ModelConfig, seed: int, layer: int, first_keys: Tensor | None
 ) -> ProductKeyMemory | DenseMemory:
-    """A layer's fast weights before anything was read, on the CPU; first_keys: None for FwMLP."""
+    """A layer's fast weights before anything was read, on the CPU; first_keys: None for FwMLP and LaCT."""
     drawn_from = values_seed(seed, layer)
     if first_keys is None:
-        return first_dense_memory(config.fwmlp, drawn_from)
+        return first_dense_memory(config.lact if layer in config.spec.layers("lact") else config.fwmlp, drawn_from)
     return ProductKeyMemory(first_keys.clone(), first_values(config.fwpkm, drawn_from), memory_rule(config.fwpkm))

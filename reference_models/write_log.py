@@ -113,7 +113,7 @@ def keep_log(state: ModelState) -> ModelState:
         raise UserError("this model has no fast weights: there are no writes to log")
     for number, held in state.memories.items():
         if not isinstance(held.memory, ProductKeyMemory):
-            raise UserError(f"the memory in layer {number} is a FwMLP: a log of writes is kept for FwPKM alone")
+            raise UserError(f"layer {number} holds {held.memory.rule.name}: a log of writes is kept for fwpkm alone")
         held.memory.observer = WriteLog()
     return state
 

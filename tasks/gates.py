@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fwpkm_eval.reference_models.notation import FAST_WEIGHTS
 from fwpkm_eval.tasks.describe import describe_model
 from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity
 
@@ -103,10 +104,10 @@ def watched_gates(model: Any) -> Iterator[dict[int, LayerGates]]:
 
 
 def gated_layers(model: Any) -> list[int]:
-    """The layers whose output a gate mixes (FwPKM unless it is ablated, and FwMLP), in rising order."""
-    spec = model.config.spec
-    fwpkm = spec.layers("fwpkm") if model.config.fwpkm.gate else ()
-    return sorted([*fwpkm, *spec.layers("fwmlp")])
+    """The layers whose output a gate mixes (FwPKM unless it is ablated, FwMLP and LaCT), in rising order."""
+    config = model.config
+    kinds = [kind for kind in FAST_WEIGHTS if kind != "fwpkm" or config.fwpkm.gate]
+    return sorted(layer for kind in kinds for layer in config.spec.layers(kind))
 
 
 def gate_rows(model: Any, text_set: TextSet, settings: PerplexitySettings, result: GatesResult) -> list[Row]:

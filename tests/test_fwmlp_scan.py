@@ -10,7 +10,7 @@ from tolerances import assert_close
 from torch import Tensor
 
 from fwpkm_eval.kernels.fwmlp import WEIGHT_NAMES, fwmlp_scan
-from fwpkm_eval.kernels.types import FwMLPScanResult
+from fwpkm_eval.kernels.types import DenseScanResult
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -126,7 +126,7 @@ def test_results_keep_no_graph_that_was_not_asked_for(enabled: bool) -> None:
     assert_close("stream.oracle", result.output, asking.output)
 
 
-def one(weights: Weights, query: Tensor, target: Tensor) -> FwMLPScanResult:
+def one(weights: Weights, query: Tensor, target: Tensor) -> DenseScanResult:
     return fwmlp_scan(query, target, weights, chunk_size=4, lookahead=0, target_rule="next")
 
 

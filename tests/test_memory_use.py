@@ -15,7 +15,7 @@ from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.kernels.product_keys import lookup, split_query
 from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reference_models.language_model import LanguageModel
-from fwpkm_eval.reference_models.memory_layers import FwMLPLayer, FwPKMLayer
+from fwpkm_eval.reference_models.memory_layers import FastWeightLayer, FwPKMLayer
 from fwpkm_eval.reporting.tables_memory import addressing_tables, gate_tables
 from fwpkm_eval.runs.rows import rows_to_frame
 from fwpkm_eval.tasks.addressing import addressing_rows, evaluate_addressing, slot_use
@@ -31,7 +31,7 @@ SETTINGS = PerplexitySettings(segment=200, write_chunk=64, block=50)
 TOKENS = len(TEXT) + 1 + 100 + 1
 
 
-def memory_layer(model: LanguageModel, number: int) -> FwPKMLayer | FwMLPLayer:
+def memory_layer(model: LanguageModel, number: int) -> FastWeightLayer:
     layer = model.blocks[number].memory
     assert layer is not None
     return layer

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels import closed_form
+from fwpkm_eval.kernels.fwmlp import FwMLPRule
 from fwpkm_eval.kernels.observe import Places
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
 from fwpkm_eval.kernels.types import MemoryRule
@@ -88,7 +89,7 @@ def fwmlp_stream(chunk: int | None, lookahead: int = 1, target_rule: Any = "mean
 
     weights = {"w_up": normal(6, 4), "b_up": normal(6), "w_gate": normal(6, 4), "b_gate": normal(6)}
     weights |= {"w_down": normal(3, 6), "b_down": normal(3)}
-    memory = DenseMemory(weights, lookahead, target_rule, learning_rate=0.5)
+    memory = DenseMemory(weights, FwMLPRule(lookahead, target_rule, learning_rate=0.5))
     return Stream(memory, normal(2, TOKENS, 4), normal(2, TOKENS, 3), None, chunk)
 
 

@@ -62,7 +62,9 @@ def command(
     settings = ContinualSettings(adapt, test, segment, write_chunk, test_writes, seed)
     found = [source for source in sources.find_sources(models, scale, device, dtype) if source.has_fast_weights]
     if not found:
-        raise UserError("no model here has a memory that adapts: name one with fwpkm or fwmlp, such as gdn+swa:fwpkm")
+        raise UserError(
+            "no model here has a memory that adapts: name one with fwpkm, fwmlp or lact, such as gdn+swa:fwpkm"
+        )
     there = default_sets(data)
     pile = [name for name in PILE_DOMAINS if name in there]
     names = [name.strip() for name in domains.split(",")] if domains else pile or there

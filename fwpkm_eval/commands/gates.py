@@ -37,5 +37,5 @@ def command(tokens: int | None, write_chunk: int | None, engine: str, **common: 
         asdict(settings),
         jobs,
         gate_tables,
-        nothing="no model here has a gate: name one with fwpkm or fwmlp, such as gdn+swa:fwpkm",
+        nothing="no model here has a gate: name one with fwpkm, fwmlp or lact, such as gdn+swa:fwpkm",
     )

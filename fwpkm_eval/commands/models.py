@@ -18,6 +18,7 @@ MEMORIES = {
     "pkm": "product-key memory, fixed after training, in place of a layer's MLP",
     "fwpkm": "fast-weight product-key memory, written while reading, before a layer's token mixer",
     "fwmlp": "fast-weight MLP, the dense baseline, where fwpkm would stand",
+    "lact": "dense test-time training with Muon (LaCT), where fwpkm would stand",
 }
 
 

@@ -34,7 +34,7 @@ def print_layers(layers: Sequence[LayerDiff], writes: dict[int, int], change: st
 
 
 def norm_of(stored: StoredState, layer: int) -> float:
-    """The Frobenius norm of a layer's values (FwMLP: of all its weights)."""
+    """The Frobenius norm of a layer's values (FwMLP, LaCT: of all its weights)."""
     from fwpkm_eval.kernels.stream import ProductKeyMemory
 
     memory = stored.state.memories[layer].memory

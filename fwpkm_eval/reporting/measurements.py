@@ -27,6 +27,7 @@ HAYSTACK = "haystack"
 FROZEN = "frozen"
 _VARIANT_SEPARATOR = " · "
 _VARIES = ("scale", "score", "dtype", "backend", "device")
+_KINDS_IN_ORDER = ("pkm", "fwmlp", "lact", "fwpkm")
 _PROTOCOLS = ("closed-book", "open-book", "published")
 
 
@@ -151,15 +152,15 @@ def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
 
 
 def ordered(models: Iterable[str]) -> list[str]:
-    """Models in the order of tables and legends: no memory, PKM, FwMLP, FwPKM, mixtures; the floor last."""
+    """Models in the order of tables and legends: no memory, PKM, FwMLP, LaCT, FwPKM, mixtures; the floor last."""
     return sorted(set(models), key=model_order)
 
 
 def model_order(model: str) -> tuple[int, str]:
     """The place of a model in tables and legends; see :func:`ordered`."""
     kinds = memories_of(spec_of(model))
-    ranks = {frozenset(): 0, frozenset({"pkm"}): 1, frozenset({"fwmlp"}): 2, frozenset({"fwpkm"}): 3}
-    return (9 if model == GUESS else ranks.get(kinds, 4), model)
+    ranks = {frozenset(): 0, **{frozenset({kind}): rank for rank, kind in enumerate(_KINDS_IN_ORDER, 1)}}
+    return (9 if model == GUESS else ranks.get(kinds, len(ranks)), model)
 
 
 def model_rank(model: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fwpkm_eval.reference_models.notation import FAST_WEIGHTS
 from fwpkm_eval.training.recipe import RECIPES
 
 PAPER = "arXiv 2601.00671v2"
@@ -92,7 +93,7 @@ def memories_of(model: str) -> frozenset[str]:
 
 def has_fast_weights(model: str) -> bool:
     """Whether a model of this name writes while it reads."""
-    return bool(memories_of(model) & {"fwpkm", "fwmlp"})
+    return not memories_of(model).isdisjoint(FAST_WEIGHTS)
 
 
 def nearest_published_model(model: str, task: str) -> str | None:

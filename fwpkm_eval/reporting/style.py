@@ -40,6 +40,7 @@ _PREFERRED: dict[frozenset[str], str] = {
     frozenset(): _GREY,
     frozenset({"pkm"}): _ORANGE,
     frozenset({"fwmlp"}): _GREEN,
+    frozenset({"lact"}): _PURPLE,
     frozenset({"fwpkm"}): _BLUE,
     frozenset({"pkm", "fwpkm"}): _VERMILION,
 }

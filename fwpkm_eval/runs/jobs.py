@@ -36,7 +36,7 @@ class ModelSource:
 
     @property
     def has_fast_weights(self) -> bool:
-        return any(self.config.spec.layers(memory) for memory in ("fwpkm", "fwmlp"))
+        return self.config.spec.has_fast_weights
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ Measure = Callable[[Any, "TextSet", Mapping[str, Any], Report], list[Row]]
 
 
 def gates_job(model: ModelSource, text: TextSource, settings: PerplexitySettings) -> Job:
-    """One reading of one set; for models with a FwPKM or FwMLP layer."""
+    """One reading of one set; for models whose memory has a gate."""
     from fwpkm_eval.tasks.gates import GATES_VERSION
     from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
 
@@ -35,8 +35,9 @@ def gates_job(model: ModelSource, text: TextSource, settings: PerplexitySettings
 
 def has_gates(model: ModelSource) -> bool:
     """Whether there is a layer whose output a gate mixes."""
-    spec = model.config.spec
-    return bool(spec.layers("fwmlp") or (spec.layers("fwpkm") and model.config.fwpkm.gate))
+    from fwpkm_eval.tasks.gates import gated_layers
+
+    return bool(gated_layers(model))
 
 
 def addressing_job(model: ModelSource, text: TextSource, settings: PerplexitySettings) -> Job:

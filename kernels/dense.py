@@ -1,0 +1,87 @@
+"""What the memories of dense fast weights share: SwiGLU matrices, a target L tokens ahead, and the sizes that must fit.
+
+Shapes: B batch, T tokens, m tokens written, in, hidden, out: widths of the memory's query, its inside and its target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.kernels.types import TargetRule
+
+
+class DenseRule(Protocol):
+    """How a dense memory reads and writes; everything that is not a tensor. name: the memory's, in the notation."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lookahead(self) -> int: ...
+
+    @property
+    def target_rule(self) -> TargetRule: ...
+
+    def read(self, query: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """query [B,T,in] → [B,T,out]."""
+        ...
+
+    def step(
+        self, query: Tensor, wanted: Tensor, rates: Tensor | None, weights: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The weights after one write of query [B,m,in] with the targets wanted [B,m,out] beside it: new, detached.
+
+        rates [B,m,·]: how much each token weighs, for the rules that have it; None: all the same.
+        """
+        ...
+
+
+def shifted_target(target: Tensor, lookahead: int, rule: TargetRule) -> Tensor:
+    """target [B,C,out] → the targets y_t of the first C − L tokens [B, max(C−L, 0), out].
+
+    y_t is the mean of v_t … v_{t+L} ("mean") or v_{t+L} ("next").
+    """
+    count = max(target.shape[1] - lookahead, 0)
+    if rule == "next":
+        return target[:, lookahead : lookahead + count]
+    return torch.stack([target[:, ahead : ahead + count] for ahead in range(lookahead + 1)]).mean(0)
+
+
+def check_rule(rule: DenseRule, **numbers: float) -> None:
+    """Refuses a target rule or lookahead that there is not, and numbers that are not finite."""
+    if rule.target_rule not in get_args(TargetRule):
+        raise unknown("target rule", rule.target_rule, list(get_args(TargetRule)))
+    if rule.lookahead < 0:
+        raise UserError(f"lookahead {rule.lookahead} must be at least 0")
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise UserError(f"{name} is {number}; it must be a finite number")
+
+
+def check_sizes(
+    query: Tensor,
+    target: Tensor,
+    weights: Mapping[str, Tensor],
+    shapes: Mapping[str, Sequence[str]],
+    chunk_size: int,
+) -> None:
+    """Refuses what does not fit; shapes: of each weight, in the words in, hidden and out (hidden is w_up's)."""
+    if chunk_size < 1:
+        raise UserError(f"chunk_size {chunk_size} must be at least 1")
+    if weights.keys() != shapes.keys():
+        raise UserError(f"weights must hold {', '.join(shapes)}; got {', '.join(weights)}")
+    if query.dim() != 3 or target.dim() != 3 or query.shape[:2] != target.shape[:2] or query.shape[1] == 0:
+        raise UserError(
+            f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,in] and [B,T,out] of the same B, T"
+        )
+    sizes = {"in": query.shape[2], "hidden": weights["w_up"].shape[0], "out": target.shape[2]}
+    for name, words in shapes.items():
+        wanted = [sizes[word] for word in words]
+        if list(weights[name].shape) != wanted:
+            raise UserError(f"{name} {list(weights[name].shape)} must be {wanted} for this query and target")
