@@ -151,7 +151,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """U Vᵀ of the matrix's U S Vᵀ, about: Newton–Schulz on singular values, in products of the shorter side's size."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    x = x / x.norm().clamp_min(1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.mT

@@ -10,12 +10,13 @@ from torch import Tensor
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.reference_models.notation import parse_model_name
 from fwpkm_eval.reference_models.state import ModelState
 
 BACKBONES = ("gdn", "gdn+swa", "gdn+fa", "fa")
-MEMORIES = ("", ":pkm@1", ":fwpkm@1", ":fwmlp@1")
+MEMORIES = ("", ":pkm@1", ":fwpkm@1", ":fwmlp@1", ":lact@1")
 SPECS = [*(backbone + memory for backbone in BACKBONES for memory in MEMORIES), "gdn+swa:pkm@2+fwpkm@0,3"]
-WITH_FAST_WEIGHTS = [spec for spec in SPECS if "fw" in spec]
+WITH_FAST_WEIGHTS = [spec for spec in SPECS if parse_model_name(spec).has_fast_weights]
 
 # A window, a query convolution and a chunk far shorter than the streams of the tests.
 SIZES: dict[str, Any] = {
@@ -45,6 +46,10 @@ SIZES: dict[str, Any] = {
     "fwmlp.hidden": 12,
     "fwmlp.output_dim": 8,
     "fwmlp.query_conv": 4,
+    "lact.input_dim": 8,
+    "lact.hidden": 12,
+    "lact.output_dim": 8,
+    "lact.query_conv": 4,
     "chunk_size": 5,
 }
 

@@ -49,10 +49,10 @@ def test_models_lists_every_family_with_its_size(capsys: pytest.CaptureFixture[s
     assert cli.main(["models", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert list(facts["backbones"]) == ["gdn", "gdn+swa", "gdn+fa", "fa"]
-    assert list(facts["memories"]) == ["pkm", "fwpkm", "fwmlp"]
+    assert list(facts["memories"]) == ["pkm", "fwpkm", "fwmlp", "lact"]
     assert "micro" in facts["scales"]
     sizes = {size["model"]: size for size in facts["models"]}
-    assert len(sizes) == 20
+    assert len(sizes) == 24
     assert all(0 < size["active"] <= size["parameters"] for size in sizes.values())
     with_memory = next(size for name, size in sizes.items() if name.startswith("gdn:fwpkm@"))
     assert with_memory["parameters"] > sizes["gdn"]["parameters"]

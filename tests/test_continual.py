@@ -76,7 +76,7 @@ def test_tests_write_nothing_and_the_memory_goes_on_from_domain_to_domain() -> N
     assert read == expected
 
 
-@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0"])
+@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:lact@0"])
 @pytest.mark.parametrize("test_writes", [False, True])
 def test_testing_changes_no_memory_and_adapting_no_weight(name: str, test_writes: bool) -> None:
     """The losses after the last domain are the same whatever was tested in between, and however often."""

@@ -85,7 +85,7 @@ def test_a_sound_memory_is_not_told_of() -> None:
     assert not diverged(perplexity_rows(model, TEXT, PERPLEXITY, result))
 
 
-@pytest.mark.parametrize("memory", ["fwpkm", "fwmlp"])
+@pytest.mark.parametrize("memory", ["fwpkm", "fwmlp", "lact"])
 def test_every_fast_weight_is_looked_at(memory: str) -> None:
     state = tiny_model(f"gdn+swa:{memory}@0").initial_state()
     for tensor in state.fast_weights[0].values():

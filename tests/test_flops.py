@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reference_models.flops import flops_per_token
 from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.reference_models.notation import parse_model_name
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
@@ -61,13 +62,15 @@ def counted(name: str, writes: bool, **overrides: Any) -> float:
         ("gdn+swa:fwpkm@0,1,2,3", {"fwpkm.addressing": "none", "fwpkm.topk": 32, "fwpkm.value_dim": 128}),
         ("fa:fwmlp@0,1,2,3", {}),
         ("gdn+swa:pkm@2+fwpkm@1+fwmlp@3", {}),
+        ("fa:lact@0,1,2,3", {}),
+        ("gdn:lact@0,1,2,3", {"lact.input_dim": 96, "lact.hidden": 80, "lact.output_dim": 48, "chunk_size": 100}),
     ],
 )
 @pytest.mark.parametrize("writes", [True, False])
 def test_the_formula_is_what_is_computed(name: str, overrides: dict[str, Any], writes: bool) -> None:
     flops = flops_per_token(model_config(name, "micro", **overrides), T, writes=writes)
     assert flops.total == pytest.approx(counted(name, writes, **overrides), rel=0.005)
-    has_writes = "fw" in name and writes
+    has_writes = parse_model_name(name).has_fast_weights and writes
     assert (flops.memory_writes > 0) == has_writes
 
 

@@ -253,7 +253,7 @@ def test_what_cannot_be_forgotten_exactly_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_logged_is_refused() -> None:
-    for spec, reason in (("gdn:fwmlp@1", "FwMLP"), ("gdn", "no fast weights")):
+    for spec, reason in (("gdn:fwmlp@1", "holds fwmlp"), ("gdn:lact@1", "holds lact"), ("gdn", "no fast")):
         with pytest.raises(UserError, match=reason):
             keep_log(small_model(spec).initial_state())
     model = small_model(ONE)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from fwpkm_eval.data.folder import load_set
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.reference_models.config import MICRO, ModelConfig
+from fwpkm_eval.reference_models.config import MICRO, ModelConfig, model_config
 from fwpkm_eval.reference_models.notation import parse_model_name, split_model_names
 from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.manifest import load_manifest
@@ -63,9 +62,9 @@ def test_any_size_or_shard(parse: Any, text: str) -> None:
         assert parse_size(format_size(found)) == found
 
 
-@given(path=st.sampled_from(["", "backbone", "fwpkm", "pkm", "fwmlp"]), data=st.data())
+@given(path=st.sampled_from(["", "backbone", "fwpkm", "pkm", "fwmlp", "lact"]), data=st.data())
 def test_any_configuration(path: str, data: st.DataObject) -> None:
-    config = copy.deepcopy(MICRO.to_dict())
+    config = model_config("gdn+swa:lact" if path == "lact" else "gdn+swa").to_dict()
     part = config[path] if path else config
     part[data.draw(st.sampled_from(sorted(part)) | st.text(max_size=10))] = data.draw(JSON)
     found = attempt(lambda: ModelConfig.from_dict(config))

@@ -15,7 +15,7 @@ from fwpkm_eval.generation import Sampling, decode, score
 from fwpkm_eval.tasks.reading import Reader
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
-MODELS = ["gdn", "fa", "gdn+swa:fwpkm@1", "gdn+swa:pkm@1", "gdn:fwmlp@1"]
+MODELS = ["gdn", "fa", "gdn+swa:fwpkm@1", "gdn+swa:pkm@1", "gdn:fwmlp@1", "gdn:lact@1"]
 PROMPT = torch.randint(256, (1, 70), generator=torch.Generator().manual_seed(1))
 TEXT = torch.randint(256, (1, 90), generator=torch.Generator().manual_seed(2))
 

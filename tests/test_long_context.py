@@ -136,7 +136,7 @@ def gradients(model: LanguageModel, ids: Tensor, **options: Any) -> tuple[dict[s
     return slopes, fast_weights(state)
 
 
-@pytest.mark.parametrize("spec", ["gdn+swa:pkm@2+fwpkm@0,3", "fa:fwmlp@1"])
+@pytest.mark.parametrize("spec", ["gdn+swa:pkm@2+fwpkm@0,3", "fa:fwmlp@0+lact@1"])
 def test_recomputed_activations_change_no_gradient(spec: str) -> None:
     model, ids = small_model(spec), tokens()
     kept, memory = gradients(model, ids)
@@ -146,10 +146,10 @@ def test_recomputed_activations_change_no_gradient(spec: str) -> None:
     assert all(torch.equal(same_memory[name], value) for name, value in memory.items())
 
 
-@pytest.mark.parametrize("spec", ["gdn+swa:pkm@2+fwpkm@0,3", "fa:fwmlp@1"])
+@pytest.mark.parametrize("spec", ["gdn+swa:pkm@2+fwpkm@0,3", "fa:fwmlp@0+lact@1"])
 def test_autocast_leaves_the_memory_in_float32(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Activations are bfloat16; every fast weight, and what writes it, stays float32, with autocast off inside."""
-    from fwpkm_eval.reference_models import memory_layers
+    from fwpkm_eval.reference_models import lact_layer, memory_layers
 
     seen: list[tuple[torch.dtype, bool]] = []
 
@@ -160,8 +160,9 @@ def test_autocast_leaves_the_memory_in_float32(spec: str, monkeypatch: pytest.Mo
 
         return call
 
-    for name in ("fwpkm_scan", "fwmlp_scan", "pkm_read"):
-        monkeypatch.setattr(memory_layers, name, spied(getattr(memory_layers, name)))
+    scans = [(memory_layers, name) for name in ("fwpkm_scan", "fwmlp_scan", "pkm_read")]
+    for module, name in [*scans, (lact_layer, "lact_scan")]:
+        monkeypatch.setattr(module, name, spied(getattr(module, name)))
     model, ids = small_model(spec), tokens()
     exact, _ = model(ids, None, updates="scan")
     with torch.autocast("cpu", torch.bfloat16):

@@ -96,9 +96,10 @@ def test_every_tokens_gate_is_counted_once_in_its_bin() -> None:
     assert gates.total / gates.tokens == pytest.approx(2.55 / 6)
 
 
-def test_gates_are_those_that_mix_the_layers_output() -> None:
+@pytest.mark.parametrize("other", ["fwmlp", "lact"])
+def test_gates_are_those_that_mix_the_layers_output(other: str) -> None:
     """With gate weights of zero every gate is the sigmoid of the bias."""
-    model = tiny_model("fa:fwpkm@0+fwmlp@1")
+    model = tiny_model(f"fa:fwpkm@0+{other}@1")
     with torch.no_grad():
         for number, bias in ((0, 3.0), (1, -3.0)):
             memory_layer(model, number).g_proj.weight.zero_()

@@ -27,8 +27,10 @@ from fwpkm_eval.reference_models import count_parameters
 from fwpkm_eval.reference_models.attention import Attention
 from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reference_models.gated_delta import GatedDeltaNet
+from fwpkm_eval.reference_models.lact_layer import LaCTLayer
 from fwpkm_eval.reference_models.language_model import LanguageModel, SwiGLU
 from fwpkm_eval.reference_models.memory_layers import FwMLPLayer, FwPKMLayer, PKMLayer
+from fwpkm_eval.reference_models.notation import FAST_WEIGHTS
 from fwpkm_eval.reference_models.state import ModelState
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
@@ -104,7 +106,7 @@ def test_inplace_writes_into_the_fast_weights_and_gives_the_same(spec: str) -> N
     logits, after = model(ids, state, inplace=True)
     assert torch.equal(logits, expected)
     assert same(everything(model.flush(after, inplace=True)), everything(model.flush(kept)))
-    if "fwpkm" in spec:  # FwMLP replaces its weights: they are small
+    if "fwpkm" in spec:  # the dense memories replace their weights: they are small
         assert {name: x.data_ptr() for name, x in fast_weights(after).items()} == places
     assert all(not torch.equal(x, first[name]) for name, x in fast_weights(after).items())
 
@@ -233,7 +235,7 @@ def test_logits_of_the_last_token_or_none(spec: str) -> None:
 @every_memory
 def test_without_lookahead_scan_and_stream_are_the_same(spec: str) -> None:
     """The training form and the streaming form, where their chunks fall on the same tokens."""
-    model = small_model(spec, **{"fwpkm.lookahead": 0, "fwmlp.lookahead": 0})
+    model = small_model(spec, **{f"{kind}.lookahead": 0 for kind in FAST_WEIGHTS})
     ids = tokens(batch=2, length=18)
     scanned, after_scan = model(ids, None, updates="scan")
     streamed, after_stream = read(model, ids, [8])
@@ -274,12 +276,10 @@ def test_layers_hold_what_the_name_says() -> None:
             assert isinstance(layer.memory, FwPKMLayer) == (number in (0, 3))
             assert isinstance(layer.mlp, PKMLayer if number == 2 else SwiGLU)
     assert isinstance(small_model("fa:fwmlp@1").layers[1].memory, FwMLPLayer)
-    assert [small_model(f"fa{m}").has_fast_weights for m in ("", ":pkm@1", ":fwpkm@1", ":fwmlp@1")] == [
-        0,
-        0,
-        1,
-        1,
-    ]
+    assert isinstance(small_model("fa:lact@1").layers[1].memory, LaCTLayer)
+    for memory, fast in (("", False), (":pkm@1", False), (":fwpkm@1", True), (":fwmlp@1", True), (":lact@1", True)):
+        model = small_model(f"fa{memory}")
+        assert model.has_fast_weights == model.config.spec.has_fast_weights == fast
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_answers_are_those_of_the_protocols_done_plainly(write_chunk: int | str,
 
 
 @pytest.mark.parametrize("write_chunk", ["haystack", 64])
-@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:pkm@1+fwpkm@0", "gdn+swa"])
+@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:lact@0", "fa:pkm@1+fwpkm@0", "gdn+swa"])
 def test_real_models_answer_as_the_protocols_done_plainly(name: str, write_chunk: int | str) -> None:
     protocols = ("open-book", "closed-book", "published")
     result = by_name(ask(tiny_model(name), protocols=protocols, passes=(1, 2), write_chunks=(write_chunk,), samples=1))

@@ -23,6 +23,7 @@ from fwpkm_eval.reference_models.notation import (
         ("fa:pkm@2,6,10", ModelSpec("fa", (("pkm", (2, 6, 10)),))),
         ("gdn+swa:pkm@6+fwpkm@2,10", ModelSpec("gdn+swa", (("pkm", (6,)), ("fwpkm", (2, 10))))),
         ("gdn+fa:fwmlp@0", ModelSpec("gdn+fa", (("fwmlp", (0,)),))),
+        ("fa:pkm@2+lact@3", ModelSpec("fa", (("pkm", (2,)), ("lact", (3,))))),
         ("gdn:fwpkm", ModelSpec("gdn", (("fwpkm", ()),))),
     ],
 )
@@ -95,7 +96,7 @@ def test_any_text_is_a_model_or_a_user_error_of_one_line(text: str) -> None:
         ("", ["empty model name", "gdn+swa"]),
         ("gnd", ["unknown backbone 'gnd'", "did you mean 'gdn'?", "valid: fa, gdn, gdn+fa, gdn+swa"]),
         ("mamba9", ["unknown backbone 'mamba9'", "valid: fa, gdn, gdn+fa, gdn+swa"]),
-        ("gdn:fwpmk@2", ["unknown memory 'fwpmk'", "did you mean 'fwpkm'?", "valid: fwmlp, fwpkm, pkm"]),
+        ("gdn:fwpmk@2", ["unknown memory 'fwpmk'", "did you mean 'fwpkm'?", "valid: fwmlp, fwpkm, lact, pkm"]),
         ("gdn:FwPKM@2", ["unknown memory 'FwPKM'", "did you mean 'fwpkm'?"]),
         ("gdn:", ["no memory after ':'"]),
         (":fwpkm@2", ["no backbone before ':'"]),

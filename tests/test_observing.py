@@ -144,7 +144,7 @@ def test_a_state_is_fresh_until_something_was_read(spec: str) -> None:
 
 
 @pytest.mark.parametrize("updates", ["stream", "scan"])
-@pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "gdn:fwmlp@1"])
+@pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "gdn:fwmlp@1", "gdn:lact@1"])
 def test_a_memory_that_was_written_to_is_not_fresh(spec: str, updates: Any) -> None:
     model = small_model(spec)
     _, state = model(tokens(length=12), updates=updates)

@@ -78,7 +78,7 @@ def test_equals_one_token_at_a_time(scope: str) -> None:
 
 @pytest.mark.parametrize("scope", ["stream", "document", "segment"])
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:pkm@1+fwpkm@0", "gdn+fa"])
+@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:lact@0", "fa:pkm@1+fwpkm@0", "gdn+fa"])
 def test_real_models_are_scored_as_one_token_at_a_time(name: str, frozen: bool, scope: str) -> None:
     """Segment borders fall into writes, blocks into segments, and a document ends amid a segment."""
     texts = (VERSE * 3, VERSE[:20])
@@ -104,7 +104,7 @@ def test_real_models_are_scored_as_one_token_at_a_time(name: str, frozen: bool, 
     np.testing.assert_allclose(result.nats, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0"])
+@pytest.mark.parametrize("name", ["gdn+swa:fwpkm@1", "fa:fwmlp@0", "fa:lact@0"])
 def test_what_distinguishes_the_scopes_of_a_real_model(name: str) -> None:
     """Each scope starts its memory anew at another place, and from there on its losses are its own."""
     texts = (VERSE * 3, VERSE[:20])

@@ -18,10 +18,11 @@ pytestmark = pytest.mark.usefixtures("one_thread", "without_workers")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three checkpoints, and a data folder with two sets."""
+    """Four checkpoints, and a data folder with two sets."""
     root = tmp_path_factory.mktemp("reading")
-    for name, model in (("fwpkm", "gdn+swa:fwpkm@1"), ("fwmlp", "gdn+swa:fwmlp@1"), ("plain", "gdn+swa")):
-        tiny_checkpoint(model, root / name)
+    for name in ("fwpkm", "fwmlp", "lact"):
+        tiny_checkpoint(f"gdn+swa:{name}@1", root / name)
+    tiny_checkpoint("gdn+swa", root / "plain")
     for name in ("tales", "notes"):
         (root / "data" / name).mkdir(parents=True)
         line = json.dumps({"text": f"{name}: " + "Once upon a midnight dreary. " * 12})
@@ -37,9 +38,9 @@ def run(folder: Path, command: str, models: str, *arguments: str) -> int:
 @pytest.mark.parametrize(
     ("command", "shown", "not_shown"),
     [
-        ("gates", ["gdn+swa:fwpkm@1", "gdn+swa:fwmlp@1", "mean gate"], "gdn+swa "),
-        ("addressing", ["gdn+swa:fwpkm@1", "coverage"], "fwmlp"),
-        ("cost", ["gdn+swa:fwpkm@1", "gdn+swa:fwmlp@1", "gdn+swa ", "FLOPs per token"], "nothing"),
+        ("gates", ["gdn+swa:fwpkm@1", "gdn+swa:fwmlp@1", "gdn+swa:lact@1", "mean gate"], "gdn+swa "),
+        ("addressing", ["gdn+swa:fwpkm@1", "coverage"], "lact"),
+        ("cost", ["gdn+swa:fwpkm@1", "gdn+swa:lact@1", "gdn+swa ", "FLOPs per token"], "nothing"),
     ],
 )
 def test_a_table_and_a_folder_that_can_be_gone_on_with(
@@ -50,7 +51,7 @@ def test_a_table_and_a_folder_that_can_be_gone_on_with(
     not_shown: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = (folder, command, "fwpkm,fwmlp,plain", "--tokens", "200", "--out", str(tmp_path / "run"))
+    arguments = (folder, command, "fwpkm,fwmlp,lact,plain", "--tokens", "200", "--out", str(tmp_path / "run"))
     assert run(*arguments) == 0
     printed = capsys.readouterr().out
     assert all(words in printed for words in shown)
@@ -74,7 +75,7 @@ def test_reproduce_can_measure_these_alone(folder: Path, tmp_path: Path) -> None
     ("command", "models", "arguments", "message"),
     [
         ("gates", "plain", (), "no model here has a gate"),
-        ("addressing", "fwmlp,plain", (), "no model here has slots that are written"),
+        ("addressing", "fwmlp,lact,plain", (), "no model here has slots that are written"),
         ("gates", "fwpkm", ("--sets", "tails"), "did you mean 'tales'"),
         ("cost", "fwpkm", ("--segment", "0"), "above zero"),
         ("addressing", "fwpkm", ("--write-chunk", "none"), "none"),

@@ -243,7 +243,7 @@ def test_states_of_two_models_are_not_compared(tmp_path: Path) -> None:
         diff_states(stored[0], stored[2])
 
 
-@pytest.mark.parametrize("spec", [ONE, TWO, "gdn:fwmlp@1"])
+@pytest.mark.parametrize("spec", [ONE, TWO, "gdn:fwmlp@1", "gdn:lact@1"])
 def test_reset_is_the_state_before_anything_was_read(spec: str, tmp_path: Path) -> None:
     model = small_model(spec)
     save_state(tmp_path / "state", model, read(model, [9, 8], 5), spans=[Span("all", 0, 9)])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lact_cases import LaCTCase
 from naive_memory import NaiveMemory, NaiveStream
 from scan_cases import Case
 from tolerances import assert_close
@@ -19,6 +20,7 @@ from torch import Tensor
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels import closed_form
 from fwpkm_eval.kernels.fwmlp import FwMLPRule
+from fwpkm_eval.kernels.lact import LaCTRule
 from fwpkm_eval.kernels.observe import Places
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
 from fwpkm_eval.kernels.types import MemoryRule
@@ -93,6 +95,11 @@ def fwmlp_stream(chunk: int | None, lookahead: int = 1, target_rule: Any = "mean
     return Stream(memory, normal(2, TOKENS, 4), normal(2, TOKENS, 3), None, chunk)
 
 
+def lact_stream(chunk: int | None, lookahead: int = 1, target_rule: Any = "next", **_: Any) -> Stream:
+    query, target, rates, weights = LaCTCase(tokens=TOKENS).inputs()
+    return Stream(DenseMemory(weights, LaCTRule(lookahead, target_rule)), query, target, rates, chunk)
+
+
 MAKERS: dict[str, Callable[..., Stream]] = {
     "fwpkm": fwpkm_stream,
     "fwpkm-dot": lambda chunk, **s: fwpkm_stream(chunk, score="dot", **s),
@@ -100,6 +107,8 @@ MAKERS: dict[str, Callable[..., Stream]] = {
     "fwpkm-no-gate": lambda chunk, **s: fwpkm_stream(chunk, gated=False, **s),
     "fwmlp-mean": fwmlp_stream,
     "fwmlp-next": lambda chunk, **s: fwmlp_stream(chunk, target_rule="next", **s),
+    "lact-mean": lambda chunk, **s: lact_stream(chunk, target_rule="mean", **s),
+    "lact-next": lact_stream,
 }
 kinds = pytest.mark.parametrize("kind", MAKERS)
 
@@ -174,7 +183,7 @@ def test_a_token_is_seen_only_after_its_chunk_is_complete(kind: str, lookahead: 
         user = max(place - lookahead, 0)
         seen = (user // chunk + 1) * chunk + lookahead
         assert torch.equal(ours[:, :seen], expected[:, :seen])
-        if place >= lookahead or kind == "fwmlp-mean":
+        if place >= lookahead or kind.endswith("-mean"):
             assert not torch.equal(ours[:, seen:], expected[:, seen:])
         else:
             assert torch.equal(ours, expected)  # nobody's target: too early for the lookahead
@@ -248,6 +257,13 @@ def test_without_lookahead_a_stream_is_a_scan(kind: str) -> None:
             chunk_size=9,
             learning_rate=0.5,
         )
+        expected = result.weights
+    elif kind.startswith("lact"):
+        from fwpkm_eval.kernels.lact import lact_scan
+
+        stream = MAKERS[kind](9, lookahead=0)
+        inputs = (stream.query, stream.target, stream.gate, fast_weights(stream.memory))
+        result = lact_scan(*inputs, lookahead=0, target_rule=kind.removeprefix("lact-"), chunk_size=9)
         expected = result.weights
     else:
         from fwpkm_eval.kernels.fwpkm import fwpkm_scan

@@ -212,7 +212,7 @@ def test_settings_that_cannot_be_traced() -> None:
         TraceSettings(samples=())
     with pytest.raises(UserError, match="write chunk"):
         TraceSettings(write_chunk="now")
-    for spec in ("gdn", "gdn:fwmlp@1"):
+    for spec in ("gdn", "gdn:fwmlp@1", "gdn:lact@1"):
         with pytest.raises(UserError, match="no FwPKM"):
             trace_of(tiny_model(spec), SETTINGS)
     with pytest.raises(UserError, match="too short"):

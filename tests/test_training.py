@@ -276,7 +276,7 @@ def test_the_loss_falls(data: str, tmp_path: Path) -> None:
     assert last < math.log(257), "worse than knowing nothing"
 
 
-SPECS = ["gdn:pkm@0+fwpkm@1", "fa:fwmlp@1"]
+SPECS = ["gdn:pkm@0+fwpkm@1", "fa:fwmlp@0+lact@1"]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -416,7 +416,7 @@ def test_weights_that_are_not_finite_end_the_run(saved: bool, data: str, tmp_pat
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "fa:fwmlp@1"])
+@pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "fa:fwmlp@1", "fa:lact@1"])
 def test_a_memory_that_diverged_costs_its_step_and_no_more(spec: str, data: str, tmp_path: Path) -> None:
     """The step is dropped and counted, no weight is touched by it, and the next one starts from a fresh memory."""
     trainer = Trainer(config(spec), TINY, tmp_path, data)

@@ -260,18 +260,18 @@ def test_needle_rows_of_any_tokenizer_are_full_and_marked(data: str) -> None:
 PAPER_MODELS = [
     backbone + memory
     for backbone in ("gdn", "gdn+swa", "gdn+fa", "fa")
-    for memory in ("", ":pkm@2,6,10", ":fwpkm@2,6,10", ":pkm@6+fwpkm@2,10", ":fwmlp@2,6,10")
+    for memory in ("", ":pkm@2,6,10", ":fwpkm@2,6,10", ":pkm@6+fwpkm@2,10", ":fwmlp@2,6,10", ":lact@2,6,10")
 ]
 
 
 @pytest.mark.parametrize("spec", PAPER_MODELS)
 def test_every_model_of_the_paper_can_be_built(spec: str) -> None:
-    """16 main models and FwMLP on each backbone, at scale paper (on the meta device) and, by default layers, small."""
+    """16 main models, FwMLP and LaCT on each backbone, at scale paper (on the meta device) and small."""
     total, active = count_parameters(model_config(spec, "paper"))
     backbone, _, memory = spec.partition(":")
     alone = count_parameters(model_config(backbone, "paper"))[0]
     values = 512**2 * 512
-    added = {"": 0, "pkm": 3 * values, "fwpkm": 3 * values, "fwmlp": 14e6}
+    added = {"": 0, "pkm": 3 * values, "fwpkm": 3 * values, "fwmlp": 14e6, "lact": 14e6}
     expected = alone + (3 * values if "+" in memory else added[memory.partition("@")[0]])
     assert total == pytest.approx(expected, rel=0.03)
     assert active < 1.15 * alone

@@ -27,6 +27,9 @@ SIZES = {
     "fwmlp.input_dim": 16,
     "fwmlp.hidden": 32,
     "fwmlp.output_dim": 16,
+    "lact.input_dim": 16,
+    "lact.hidden": 32,
+    "lact.output_dim": 16,
     "chunk_size": 64,
 }
 
