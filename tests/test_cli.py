@@ -103,7 +103,7 @@ def test_other_ways_to_start_it(arguments: list[str]) -> None:
         (["data", "lst"], ["lst", "list"]),
         (
             ["models", "gdn:fwpmk@2"],
-            ["unknown memory 'fwpmk'", "did you mean 'fwpkm'?", "valid: fwmlp, fwpkm, pkm"],
+            ["unknown memory 'fwpmk'", "did you mean 'fwpkm'?", "valid: fwmlp, fwpkm, lact, pkm"],
         ),
         (["models", "gdn:pkm@2+fwpkm@2"], ["layer 2", "both pkm and fwpkm"]),
         (["models", "gdn:fwpkm@99"], ["layer 99", "out of range", "valid: 0 to"]),
@@ -208,7 +208,7 @@ def test_near_names_are_suggested_whatever_their_case() -> None:
 
 def test_unknown_names_list_what_is_valid() -> None:
     assert str(unknown("memory", "fwpmk", ["pkm", "fwpkm", "fwmlp"])) == (
-        "unknown memory 'fwpmk', did you mean 'fwpkm'? valid: fwmlp, fwpkm, pkm"
+        "unknown memory 'fwpmk', did you mean 'fwpkm'? valid: fwmlp, fwpkm, lact, pkm"
     )
     assert str(unknown("task", "zebra", ["ppl"])) == "unknown task 'zebra'; valid: ppl"
     assert len(str(unknown("task", "z\n" * 10_000, ["ppl"])).splitlines()) == 1
