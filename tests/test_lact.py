@@ -72,7 +72,7 @@ def check_scan(case: LaCTCase, rule: Any, lookahead: int, chunk: int) -> None:
     directions = [torch.randn(x.shape, generator=draw, dtype=x.dtype) for x in (output, *after.values())]
 
     def slopes(outputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-        total = sum((x * d).sum() for x, d in zip(outputs, directions, strict=True))
+        total = torch.stack([(x * d).sum() for x, d in zip(outputs, directions, strict=True)]).sum()
         return torch.autograd.grad(total, list(given.values()), allow_unused=True)
 
     ours = slopes((result.output, *(result.weights[name] for name in after)))
@@ -257,8 +257,8 @@ def test_the_length_of_a_read_counts_only_without_its_norm() -> None:
         x = torch.randn(1, 7, 24, generator=torch.Generator().manual_seed(0))
         short, long = MemoryState(layer.initial_memory(0)), MemoryState(layer.initial_memory(0))
         long.memory.fast_weights["w_down"].mul_(50)
-        outputs = [layer(x, state, "off", 5)[0] for state in (short, long)]
-        assert torch.allclose(*outputs, atol=1e-5) == norm
+        ours, theirs = (layer(x, state, "off", 5)[0] for state in (short, long))
+        assert torch.allclose(ours, theirs, atol=1e-5) == norm
 
 
 def test_rates_wait_with_their_tokens_and_are_stored(tmp_path: Path) -> None:

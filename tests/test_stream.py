@@ -243,10 +243,11 @@ def test_a_flush_without_targets_writes_nothing(kind: str, waiting: int) -> None
 @kinds
 def test_without_lookahead_a_stream_is_a_scan(kind: str) -> None:
     """L = 0: writes fall where a scan's chunks end, and the flush is its ragged last chunk."""
+    rule: Any
     if kind.startswith("fwmlp"):
         from fwpkm_eval.kernels.fwmlp import fwmlp_scan
 
-        rule: Any = kind.removeprefix("fwmlp-")
+        rule = kind.removeprefix("fwmlp-")
         stream = fwmlp_stream(9, lookahead=0, target_rule=rule)
         result: Any = fwmlp_scan(
             stream.query,
@@ -261,9 +262,9 @@ def test_without_lookahead_a_stream_is_a_scan(kind: str) -> None:
     elif kind.startswith("lact"):
         from fwpkm_eval.kernels.lact import lact_scan
 
-        stream = MAKERS[kind](9, lookahead=0)
+        stream, rule = MAKERS[kind](9, lookahead=0), kind.removeprefix("lact-")
         inputs = (stream.query, stream.target, stream.gate, fast_weights(stream.memory))
-        result = lact_scan(*inputs, lookahead=0, target_rule=kind.removeprefix("lact-"), chunk_size=9)
+        result = lact_scan(*inputs, lookahead=0, target_rule=rule, chunk_size=9)
         expected = result.weights
     else:
         from fwpkm_eval.kernels.fwpkm import fwpkm_scan
