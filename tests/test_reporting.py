@@ -588,6 +588,34 @@ def test_the_numbers_at_the_top_come_from_the_rows() -> None:
     assert highlights(rows_to_frame([])) == []
 
 
+def scan(arm: str, value: float, metric: str = "speedup_forward", **fields: Any) -> Row:
+    size = {"dataset": "S 512, dk 512, dv 512, H 1, k 8, C 512, T 2048, B 1", "scale": "paper"}
+    common: dict[str, Any] = {"task": "bench", "unit": "ratio", "backend": "torch", "device": "cpu", **size}
+    return Row(arm=arm, metric=metric, value=value, **{**common, **fields})
+
+
+def test_the_speed_at_the_top_is_a_case_chosen_beforehand_and_not_the_largest() -> None:
+    rows = [
+        scan("scan/torch", 32.3),
+        scan("scan/torch in place", 183.3),
+        scan("scan/torch in place", 190, "speedup_training"),
+        scan("scan/torch, tuned malloc", 9.9),
+        scan("scan/torch in place, tuned malloc", 19.7, ci_low=18.2, ci_high=23.0),
+        scan("write/torch", 493),
+        scan("layer/fwpkm_eval 1", 220, "speedup_over_peer_forward"),
+    ]
+    (shown,) = highlights(rows_to_frame(rows))
+    assert (shown.number, shown.text) == ("20×", "as fast as the reference")
+    assert shown.detail == (
+        "forward, backend torch in place, S 512, T 2048, malloc told to keep freed memory; "
+        "10th to 90th percentile 18.2–23×"
+    )
+    (shown,) = highlights(rows_to_frame(rows[:3]))
+    assert shown.number == "183×"
+    assert "malloc as the system has it" in shown.detail
+    assert highlights(rows_to_frame(rows[-2:])) == [], "neither an operation alone nor a peer's layer is the scan"
+
+
 # Plots
 
 
