@@ -258,7 +258,7 @@ def test_the_forest_shows_the_differences_of_the_table(draw: Draw) -> None:
     assert seeds == pytest.approx([-20, -21, -19]), "by seed, in points, on the first line"
     results = ablation_results(rows_to_frame(rows))
     for at, name in enumerate(("no-gate", "top32")):
-        expected = against_reference(found_values(results, 64), name, "idw", less_is_better=False)
+        expected = against_reference(found_values(results, 64), name, "idw", as_rate=True)
         assert isinstance(expected, Difference)
         assert dots(axes, "D")[at][0] == pytest.approx(expected.mean * 100, abs=1e-5)
         assert spans(axes)[at] == pytest.approx((expected.low * 100, expected.high * 100), abs=1e-5)  # type: ignore[operator]

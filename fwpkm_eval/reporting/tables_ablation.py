@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas
 
 WORSE, BETTER, WITHIN = "worse", "better", "within the seeds' spread"
+NOTHING = 1e-9
+"""What is smaller comes from the rounding of sums and is written as 0."""
 BySeed = Mapping[int, float]
 Way = tuple[int, str, int]
 """One way of asking for needles: (needles, write chunk, passes)."""
@@ -101,19 +103,37 @@ def _place(name: str, names: list[str]) -> tuple[int, str]:
     return (names.index(name) if name in names else len(names), name)
 
 
-def difference(arm: BySeed, reference: BySeed, *, less_is_better: bool) -> Difference | None:
-    """The paired difference over the seeds that both have; None if there are none."""
+def difference(arm: BySeed, reference: BySeed, *, as_rate: bool) -> Difference | None:
+    """The paired difference over the seeds that both have; None if there are none.
+
+    Of rates more is better, and no interval goes beyond what they can be beside the reference's mean ``r``: from
+    ``-r`` (the arm finds nothing) to ``1 - r`` (it finds all). Of other values less is better.
+    """
     by_seed = {seed: arm[seed] - reference[seed] for seed in sorted(set(arm) & set(reference))}
     if not by_seed:
         return None
-    return Difference(*mean_interval(list(by_seed.values())), less_is_better, by_seed)
+    mean, low, high = mean_interval(list(by_seed.values()))
+    if as_rate:
+        against = math.fsum(reference[seed] for seed in by_seed) / len(by_seed)
+        low, high = _possible(mean, low, high, min(-against, 0.0), max(1 - against, 0.0))
+    return Difference(mean, low, high, not as_rate, by_seed)
 
 
-def against_reference(values: Values, arm: str, score: str, *, less_is_better: bool) -> Difference | None:
+def _possible(
+    mean: float, low: float | None, high: float | None, least: float, most: float
+) -> tuple[float | None, float | None]:
+    """An interval around ``mean`` without what lies below ``least`` or above ``most``."""
+    return (
+        None if low is None else min(max(low, least), mean),
+        None if high is None else max(min(high, most), mean),
+    )
+
+
+def against_reference(values: Values, arm: str, score: str, *, as_rate: bool) -> Difference | None:
     """The difference of one arm to the reference of its scoring; None for the reference itself."""
     if arm == REFERENCE:
         return None
-    return difference(values.get((arm, score), {}), values.get((REFERENCE, score), {}), less_is_better=less_is_better)
+    return difference(values.get((arm, score), {}), values.get((REFERENCE, score), {}), as_rate=as_rate)
 
 
 def needle_counts(results: Results) -> list[int]:
@@ -174,7 +194,7 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
     for arm in dict.fromkeys(arm for arm, _ in results):
         entries: list[str] = [arm]
         for score in scores:
-            against = against_reference(values, arm, score, less_is_better=not as_rate)
+            against = against_reference(values, arm, score, as_rate=as_rate)
             entries += [
                 _value(values.get((arm, score), {}), results.get((arm, score)), as_rate),
                 difference_text(against, as_rate) if against else MISSING,
@@ -182,15 +202,16 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
             ]
         rows.add(*entries)
     seeds = max((len(by_seed) for by_seed in values.values()), default=0)
-    columns = [column for score in scores for column in (score, f"{score}: difference", f"{score}: larger than seeds")]
+    cut = ", cut off where no rate can be" if as_rate else ""
+    columns = [column for score in scores for column in (score, f"{score}: difference", f"{score}: verdict")]
     return Table(
         name=name,
         title=title,
         columns=("arm", *columns),
         rows=rows.done(),
-        note=f"{note} Mean ± 95% interval over {seeds} seeds (Student's t); differences to the reference are paired "
-        f"over the seeds, and “{WITHIN}” where their interval holds 0. One interval in twenty misses: a lone, small "
-        "difference among many arms is no finding.",
+        note=f"{note} Mean and 95% interval over {seeds} seeds (Student's t{cut}); differences to the reference are "
+        f"paired over the seeds, and “{WITHIN}” where their interval holds 0. One interval in twenty misses: a lone, "
+        "small difference among many arms is no finding.",
     )
 
 
@@ -203,10 +224,10 @@ def _scoring_table(results: Results, counts: Iterable[int]) -> list[Table]:
     for arm in arms:
         idw, dot = results[arm, "idw"], results[arm, "dot"]
         for needles in counts:
-            found = difference(dot.found_of(needles), idw.found_of(needles), less_is_better=False)
+            found = difference(dot.found_of(needles), idw.found_of(needles), as_rate=True)
             if found:
                 rows.add(arm, f"{needles} needles found", difference_text(found, True), found.verdict)
-        bits = difference(dot.bits, idw.bits, less_is_better=True)
+        bits = difference(dot.bits, idw.bits, as_rate=False)
         if bits:
             rows.add(arm, "bits per byte", difference_text(bits, False), bits.verdict)
     if not rows.rows:
@@ -240,7 +261,7 @@ def _way_tables(results: Results, size: str) -> list[Table]:
                 title=f"Ablation: {needles} needles found at {size}, {wording.writing(chunk)}",
                 columns=("arm", "scoring", *(wording.readings(count) for count in passes)),
                 rows=rows.done(),
-                note="Exact match, mean ± 95% interval over the seeds.",
+                note="Exact match, mean and 95% interval over the seeds (cut off where no rate can be).",
                 labels=2,
                 detail=True,
             )
@@ -276,13 +297,16 @@ def _training_table(results: Results) -> Table:
 
 
 def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
-    """``85% ± 6`` or ``2.993 ± 0.021``, and which seeds diverged."""
+    """``85% (79–91)`` or ``2.993 (2.972–3.014)``, and which seeds diverged."""
     parts = []
     if by_seed:
-        mean, _, high = mean_interval(list(by_seed.values()))
-        half = None if high is None else high - mean
+        mean, low, high = mean_interval(list(by_seed.values()))
+        if as_rate:
+            low, high = _possible(mean, low, high, 0.0, 1.0)
         shown = wording.percent(mean) if as_rate else f"{mean:.3f}"
-        parts.append(shown if half is None else f"{shown} ± {half * 100:.0f}" if as_rate else f"{shown} ± {half:.3f}")
+        if low is not None and high is not None:
+            shown += f" ({low * 100:.0f}–{high * 100:.0f})" if as_rate else f" ({low:.3f}–{high:.3f})"
+        parts.append(shown)
     if result is not None and result.diverged:
         steps = wording.listing([str(step) for step in result.diverged.values()])
         parts.append(f"{len(result.diverged)} diverged (after step {steps})")
@@ -290,11 +314,18 @@ def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
 
 
 def difference_text(found: Difference, as_rate: bool) -> str:
-    """``−12 points (−20 to −4)`` for rates, ``+0.034 (+0.010 to +0.058)`` for others."""
+    """``−12 points (−20 to −4)`` for rates, ``+0.034 (+0.010 to +0.058)`` for others.
+
+    What is not 0 is not written as 0: ``−0.2``, ``+0.000005``.
+    """
 
     def number(value: float) -> str:
-        text = f"{abs(value) * 100:.0f}" if as_rate else f"{abs(value):.3f}"
-        return text if not float(text) else f"{'−' if value < 0 else '+'}{text}"
+        value, digits = (value * 100, 0) if as_rate else (value, 3)
+        if abs(value) < NOTHING:
+            return f"{0:.{digits}f}"
+        if not float(f"{abs(value):.{digits}f}"):
+            digits = math.ceil(-math.log10(abs(value)))
+        return f"{'−' if value < 0 else '+'}{abs(value):.{digits}f}"
 
     text = number(found.mean) + (" points" if as_rate else "")
     if found.low is None or found.high is None:
