@@ -459,6 +459,15 @@ def test_operations_of_several_sizes_are_told_apart_and_are_no_scale_of_the_run(
     assert line_of(table, operation="scan/torch", scale="paper")["forward speedup"] == "90×"
 
 
+def test_tasks_of_the_harness_are_shown_once() -> None:
+    row = Row(task="lm-eval:arc_easy", model=FWPKM, metric="acc", value=0.31, n=100, unit="fraction")
+    own = Row(task="mine", model=FWPKM, metric="acc", value=0.5, n=100, unit="fraction")
+    assert [name for name in tables_of([row, own]) if "published" not in name and name != "secondary"] == [
+        "lm-eval",
+        "task-mine",
+    ]
+
+
 def test_reading_speed_is_tokens_over_seconds() -> None:
     rows = [needle(FWPKM, 10, tokens=81920, seconds=4.0), needle(PLAIN, 0, tokens=50000, seconds=1.0)]
     table = tables_of(rows)["reading-speed"]
