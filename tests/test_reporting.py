@@ -760,7 +760,8 @@ def test_the_page_holds_summary_tables_plots_manifest_and_commands(page: str) ->
     assert "Perplexity: source (stand-in for LC64)" in words
     assert page.count("<svg") == 13
     assert "fwpkm-eval reproduce --scale micro" in words
-    assert f"--models {','.join(MODELS)} --scale micro --lengths 16K --needles 256 --passes 1,2 --samples 5" in words
+    assert f"--models {PLAIN},{PKM},{FWPKM} --scale micro --lengths 16K --needles 256 --passes 1,2" in words
+    assert f"--models {FWMLP} --scale micro --lengths 16K --needles 256 --passes 1,2 --samples 5" in words
     assert "fwpkm-eval report DIR" in words
     assert "docs (stand-in for Fineweb-Edu)" in words
     assert "f3f3" in words

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import markupsafe
 
-from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.reporting.explorer import explorer
+from fwpkm_eval.reporting.fact import Fact
 from fwpkm_eval.reporting.highlights import highlights
-from fwpkm_eval.reporting.measurements import GUESS, chunk_order, ordered, writes
 from fwpkm_eval.reporting.page_scripts import load_script, security_policy
 from fwpkm_eval.reporting.plots import colours_of_models
 from fwpkm_eval.reporting.sets import SetFacts
@@ -31,14 +29,6 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("sort.js", "chart.js", "explorer.js")
 """What runs on the page, in this order."""
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One line about the run: a name and its value in words."""
-
-    name: str
-    value: str
 
 
 def render(
@@ -162,62 +152,3 @@ def text_facts(manifest: Mapping[str, Any] | None, sets: SetFacts) -> list[Fact]
         ]
         found.append(Fact(sets.title(str(name)), "; ".join(filter(None, parts))))
     return found
-
-
-def commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
-    """How to make the run, and each part of it, again."""
-    found = []
-    if manifest and manifest.get("command"):
-        found.append(Fact("All of it", str(manifest["command"])))
-    found += [*_needle_commands(frame, manifest), *_text_commands(frame, manifest)]
-    if (frame["task"] == "bench").any():
-        found.append(Fact("Speed", "fwpkm-eval bench --what ops"))
-    found.append(Fact("This page, its tables and plots, from the rows in DIR", "fwpkm-eval report DIR"))
-    return found
-
-
-def _needle_commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
-    """One command for each way of asking; what was asked alike shares one."""
-    ways: dict[tuple[str, str, str], tuple[set[str], set[str], set[str]]] = {}
-    rows = frame[(frame["task"] == "niah") & (frame["metric"] == "exact_match") & frame["depth"].isna()]
-    for row in rows.itertuples():
-        if not writes(str(row.model)):
-            continue  # guessing, and models whose rows repeat one answer for every way of reading
-        way = ways.setdefault((str(row.needles), str(row.length), str(row.n)), (set(), set(), set()))
-        for values, value in zip(way, (row.passes, row.write_chunk, row.protocol), strict=True):
-            values.add(str(value))
-    found = []
-    for (needles, length, samples), (passes, chunks, protocols) in ways.items():
-        size = wording.size(int(length))
-        protocol = "".join(f" --protocol {name}" for name in sorted(protocols, reverse=True))
-        found.append(
-            Fact(
-                f"{needles} needles at {size}",
-                f"fwpkm-eval niah{_common(frame, manifest, 'niah')} --lengths {size} --needles {needles} "
-                f"--passes {','.join(sorted(passes, key=int))} --samples {samples} "
-                f"--write-chunk {','.join(sorted(chunks, key=chunk_order))}{protocol}",
-            )
-        )
-    return found
-
-
-def _text_commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
-    rows = frame[(frame["task"] == "ppl") & (frame["metric"] == "perplexity")]
-    found = []
-    for tokens, of_size in rows.groupby("n", sort=False):
-        sets = ",".join(dict.fromkeys(of_size["dataset"]))
-        options = f"{_common(frame, manifest, 'ppl')} --sets {sets} --tokens {int(str(tokens))}"
-        found.append(Fact(f"Perplexity on {sets.replace(',', ', ')}", f"fwpkm-eval ppl{options}"))
-    return found
-
-
-def _common(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None, task: str) -> str:
-    """The options that all commands of a task share."""
-    rows = frame[frame["task"] == task]
-    models = [model for model in ordered(rows["model"]) if model not in ("", GUESS)]
-    scale, data = scale_of(frame), str(dict((manifest or {}).get("config") or {}).get("data", "embedded"))
-    options = f" --models {shlex.quote(','.join(models))}"
-    options += f" --scale {shlex.quote(scale)}" if scale else ""
-    options += f" --data {shlex.quote(data)}" if data != "embedded" else ""
-    seeds = sorted({int(seed) for seed in rows["seed"].dropna()} - {0})
-    return options + "".join(f" --seed {seed}" for seed in seeds[:1])
