@@ -26,6 +26,7 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting import build_report, published, wording
 from fwpkm_eval.reporting.highlights import highlights
 from fwpkm_eval.reporting.plots import build_plots
+from fwpkm_eval.reporting.report import render, title
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, colours
 from fwpkm_eval.reporting.summary import summarise
@@ -459,13 +460,58 @@ def test_operations_of_several_sizes_are_told_apart_and_are_no_scale_of_the_run(
     assert line_of(table, operation="scan/torch", scale="paper")["forward speedup"] == "90×"
 
 
+def test_what_is_published_is_listed_where_a_table_quotes_it() -> None:
+    def models(rows: Iterable[Row], name: str = "published") -> set[str]:
+        table = tables_of(rows).get(name)
+        return {cells["what"] for cells in lines_of(table)} if table else set()
+
+    assert models(bits(FWPKM, 1.7)) == models(bits(FWPKM, 1.7), "secondary") == {"perplexity"}
+    assert models([needle(FWPKM, 3, protocol="open-book")]) == {"exact match"}
+    assert models([needle(FWPKM, 3)]) == set(), "nobody published a closed book"
+    assert models(bench_rows()) == set()
+    priced = [
+        Row(task="bench", model="gdn:fwpkm@2,6,10", metric=metric, value=0.9, scale="paper", device="cpu")
+        for metric in ("samples_per_second_training", "share_of_backbone_speed_training")
+    ]
+    assert models(priced) == {"samples per second", "million parameters"}
+    assert models(priced, "secondary") == set()
+
+
+def page_of(rows: Iterable[Row]) -> str:
+    frame = rows_to_frame(rows)
+    return render(frame, build_tables(frame), [], None, SetFacts())
+
+
+def test_a_page_has_no_heading_without_content_and_no_rule_for_what_it_does_not_say() -> None:
+    own = page_of([Row(task="mine", model=FWPKM, metric="acc", value=0.5, n=100)])
+    assert "Summary" not in own
+    assert "#summary" not in own
+    for words in ("Two rates are", "bits per byte only", "Bold: the best", "Published numbers", "secondary report"):
+        assert words not in own
+    ablation = [
+        Row(task="ablation", arm=arm, score="idw", metric="bits_per_byte", value=3, seed=0, scale="micro")
+        for arm in ("reference", "no-gate")
+    ]
+    one = page_of([*ablation, Row(task="bench", arm="torch", metric="speedup_forward", value=3.0)])
+    assert "Summary</h2>" in one
+    assert "called different" not in one
+    text = page_of([*bits(PLAIN, 2.0), *bits(FWPKM, 1.7)])
+    assert "Bits per byte are called different only where they differ by at least 0.5%." in text
+    assert "Two rates" not in text
+    assert "Two rates are called different only where" in page_of([needle(FWPKM, 3), needle(PLAIN, 0)])
+
+
+@pytest.mark.parametrize("task", ["bench", "ablation", "capacity", "cost"])
+def test_the_title_has_the_scale_of_whatever_was_measured(task: str) -> None:
+    other = Row(task=task, metric="bits_per_byte", value=3, scale="paper")
+    assert title(rows_to_frame([other])) == "Fast-weight memory, measured: scale paper"
+    assert title(rows_to_frame([other, needle(FWPKM, 3)])) == "Fast-weight memory, measured: scale micro"
+
+
 def test_tasks_of_the_harness_are_shown_once() -> None:
     row = Row(task="lm-eval:arc_easy", model=FWPKM, metric="acc", value=0.31, n=100, unit="fraction")
     own = Row(task="mine", model=FWPKM, metric="acc", value=0.5, n=100, unit="fraction")
-    assert [name for name in tables_of([row, own]) if "published" not in name and name != "secondary"] == [
-        "lm-eval",
-        "task-mine",
-    ]
+    assert list(tables_of([row, own])) == ["lm-eval", "task-mine"]
 
 
 def test_reading_speed_is_tokens_over_seconds() -> None:

@@ -17,9 +17,10 @@ from fwpkm_eval.reporting.page_scripts import load_script, security_policy
 from fwpkm_eval.reporting.plots import colours_of_models
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, Plot, inline_svg
-from fwpkm_eval.reporting.summary import summarise
+from fwpkm_eval.reporting.summary import rules, summarise
 from fwpkm_eval.reporting.table import Table
-from fwpkm_eval.reporting.tables import scale_of
+from fwpkm_eval.reporting.tables import scale_of_any
+from fwpkm_eval.reporting.tables_published import quotes
 from fwpkm_eval.reporting.trace_page import trace_section
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def render(
         unfinished=unfinished,
         highlights=highlights(frame, sets),
         summary=summarise(frame, sets),
+        rules=rules(frame),
+        legend=legend(tables),
         leading=[pair for pair in figures if pair[0] in leading],
         columns=two_columns([pair for pair in figures if pair[0] not in leading]),
         tables=[table for table in tables if not table.detail],
@@ -107,9 +110,19 @@ def two_columns(
     return [column for column in columns if column]
 
 
+def legend(tables: Sequence[Table]) -> str:
+    """How the tables mark what is in them, as far as it is there."""
+    said = []
+    if any(cell.strong for table in tables for row in table.rows for cell in row):
+        said.append("Bold: the best value of its group.")
+    if quotes(tables):
+        said.append("Published numbers stand in columns of their own, in italics.")
+    return " ".join(said)
+
+
 def title(frame: pandas.DataFrame) -> str:
     """``Fast-weight memory, measured: scale micro``."""
-    scale = scale_of(frame)
+    scale = scale_of_any(frame)
     return f"Fast-weight memory, measured{f': scale {scale}' if scale else ''}"
 
 
