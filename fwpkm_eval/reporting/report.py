@@ -64,7 +64,7 @@ def render(
         rules=rules(frame),
         legend=legend(tables),
         leading=[pair for pair in figures if pair[0] in leading],
-        columns=two_columns([pair for pair in figures if pair[0] not in leading]),
+        plots=[pair for pair in figures if pair[0] not in leading],
         tables=[table for table in tables if not table.detail],
         details=[table for table in tables if table.detail],
         facts=facts(manifest),
@@ -95,19 +95,6 @@ def leading_plots(plots: Sequence[Plot]) -> list[Plot]:
     """The two pictures for the top of the page: needles found by all models, and bits per byte."""
     found = (next((p for p in plots if p.name.startswith(name)), None) for name in ("niah-models", "bits-per-byte"))
     return [plot for plot in found if plot is not None]
-
-
-def two_columns(
-    figures: Sequence[tuple[Plot, markupsafe.Markup]],
-) -> list[list[tuple[Plot, markupsafe.Markup]]]:
-    """The figures in two columns of about the same height, each put where there is more room so far."""
-    columns: list[list[tuple[Plot, markupsafe.Markup]]] = [[], []]
-    heights = [0.0, 0.0]
-    for plot, svg in figures:
-        shorter = heights.index(min(heights))
-        columns[shorter].append((plot, svg))
-        heights[shorter] += plot.height + 0.25 + len(plot.caption) / 1200  # frame and caption, roughly
-    return [column for column in columns if column]
 
 
 def legend(tables: Sequence[Table]) -> str:
