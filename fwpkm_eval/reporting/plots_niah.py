@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import captions_niah as captions
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Found = Mapping[Setting, Measurement]
+BESIDE = 1.5
+"""Points between the middles of lines that coincide: a line's width."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,14 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
     passes = _shared_passes(models)
     figure, grid = style.new_figure(1, len(chunks), 1.75 + 0.13 * -(-len(models) // 2), sharey=True)
     for axes, write_chunk in zip(grid[0], chunks, strict=True):
-        for at, (model, found) in enumerate(models.items()):
-            chosen = {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
+        drawn = {
+            model: {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
+            for model, found in models.items()
+        }
+        lifts = _lifts(list(drawn.values()), lambda s: s.length)
+        for at, (model, chosen) in enumerate(drawn.items()):
             shift = _shift(at, len(models), lengths)
-            _line(axes, chosen, lambda s: s.length, colours[model], shift)
+            _line(axes, chosen, lambda s: s.length, colours[model], shift, lift=lifts[at])
         style.percent_axis(axes.yaxis)
         style.size_axis(axes.xaxis, lengths, 5)
         axes.set_title(_heading(write_chunk, len(chunks)), fontsize=7)
@@ -90,7 +97,7 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
         slug("niah-models", captions.of_file(results, context)),
         f"All models, {name}: needles found after {wording.readings(passes)}",
         f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.BANDS} "
-        "Points of one length stand side by side so that none hides another.",
+        "Points of one length stand side by side, and so do lines that coincide: none hides another.",
     )
 
 
@@ -117,7 +124,7 @@ def _length_plot(results: NiahResults, context: Context, colours: Mapping[str, s
         return None
     caption = (
         f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.BANDS} "
-        "Points of one length stand side by side so that none hides another."
+        "Points of one length stand side by side, and so do lines that coincide: none hides another."
     )
     return style.finish(_draw(grid, colours), slug("niah-length", captions.of_file(results, context)), title, caption)
 
@@ -144,7 +151,8 @@ def _readings_plot(results: NiahResults, context: Context, colours: Mapping[str,
         slug("niah-readings", captions.of_file(results, context)),
         f"Needles found by readings, {name}",
         f"{captions.meaning(context)} {captions.needles(usual)} {captions.samples(models)} {captions.BANDS} "
-        f"Points of one number of readings stand side by side so that none hides another.{captions.left_out(left_out)}",
+        "Points of one number of readings stand side by side, and so do lines that coincide: none hides another."
+        f"{captions.left_out(left_out)}",
     )
 
 
@@ -194,14 +202,15 @@ def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
             elif not found:
                 style.remark(axes, "not measured")
             else:
-                for at, (value, opacity) in enumerate(zip(lines, style.opacities(len(lines)), strict=True)):
-                    chosen = {setting: m for setting, m in found.items() if grid.line(setting) == value}
+                drawn = [{s: m for s, m in found.items() if grid.line(s) == value} for value in lines]
+                lifts = _lifts(drawn, grid.x)
+                for at, (chosen, opacity) in enumerate(zip(drawn, style.opacities(len(lines)), strict=True)):
                     marker = style.MARKERS[at % len(style.MARKERS)]
                     shift = _shift(at, len(lines), x_values)
-                    _line(axes, chosen, grid.x, colours[model], shift, marker, opacity)
+                    _line(axes, chosen, grid.x, colours[model], shift, marker, opacity, lifts[at])
             style.percent_axis(axes.yaxis)
             style.size_axis(axes.xaxis, x_values, 5)
-        style.row_title(row[0], model, "same after any number of readings" if same and len(lines) > 1 else "")
+        style.row_title(row[0], model, "readings change nothing" if same and len(lines) > 1 else "")
     for axes, write_chunk in zip(panels[0], grid.chunks, strict=True):
         style.heading(axes, _heading(write_chunk, len(grid.chunks)))
     figure.supylabel("needles found", fontsize=7.5)
@@ -219,8 +228,12 @@ def _line(
     shift: float = 0.0,
     marker: str = "o",
     opacity: float = 1.0,
+    lift: float = 0.0,
 ) -> None:
-    """One line with its band; ``shift`` moves it sideways, in octaves, so that equal lines are all seen."""
+    """One line with its band; ``shift`` moves it sideways, in octaves, and ``lift`` the line alone upwards, in points,
+    so that equal lines are all seen."""
+    from matplotlib.transforms import ScaledTranslation
+
     if not chosen:
         return
     settings = sorted(chosen, key=x)
@@ -235,6 +248,7 @@ def _line(
         markeredgewidth=0.5,
         clip_on=False,
         zorder=3,
+        transform=axes.transData + ScaledTranslation(0, lift / 72, axes.figure.dpi_scale_trans),
     )
     bounded = [(at, m) for at, m in zip(places, (chosen[s] for s in settings), strict=True) if m.low is not None]
     lows = [(m.low or 0.0) * 100 for _, m in bounded]
@@ -249,6 +263,26 @@ def _shift(at: int, count: int, places: Sequence[int]) -> float:
     """How far, in powers of two, line ``at`` of ``count`` is moved: 2.2% of the axis from one to the next."""
     octaves = math.log2(max(places) / min(places)) if min(places) > 0 else 1.0
     return 0.022 * max(octaves, 1.0) * (at - (count - 1) / 2)
+
+
+def _lifts(lines: Sequence[Found], x: Callable[[Setting], int]) -> list[float]:
+    """For each line of a panel by how many points it is lifted: those that coincide somewhere lie side by side."""
+    steps = []
+    for found in lines:
+        points = sorted((x(setting), m.value) for setting, m in found.items())
+        steps.append(set(pairwise(points)))
+    groups: list[list[int]] = []
+    for at, of_line in enumerate(steps):
+        group = next((group for group in groups if any(of_line & steps[other] for other in group)), None)
+        if group is None:
+            groups.append([at])
+        else:
+            group.append(at)
+    lifts = [0.0] * len(lines)
+    for group in groups:
+        for place, at in enumerate(group):
+            lifts[at] = BESIDE * ((len(group) - 1) / 2 - place)
+    return lifts
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:
