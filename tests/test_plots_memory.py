@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fwpkm_eval.reporting import style
+from fwpkm_eval.reporting.measurements_ablation import Difference, ablation_results, against_reference, found_values
 from fwpkm_eval.reporting.plots import build_plots
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.tables import build_tables
-from fwpkm_eval.reporting.tables_ablation import Difference, ablation_results, against_reference, found_values
 from fwpkm_eval.runs.intervals import wilson_interval
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 

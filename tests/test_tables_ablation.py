@@ -8,9 +8,10 @@ from typing import Any
 import pandas
 import pytest
 
+from fwpkm_eval.reporting.measurements_ablation import Difference, difference
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables import build_tables
-from fwpkm_eval.reporting.tables_ablation import Difference, ablation_tables, difference, difference_text
+from fwpkm_eval.reporting.tables_ablation import ablation_tables, difference_text
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 
 

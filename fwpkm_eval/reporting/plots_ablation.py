@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from fwpkm_eval.ablations import SCORES
 from fwpkm_eval.reporting import style, wording
-from fwpkm_eval.reporting.style import Plot
-from fwpkm_eval.reporting.tables_ablation import (
+from fwpkm_eval.reporting.measurements_ablation import (
     BETTER,
     WITHIN,
     WORSE,
@@ -23,6 +22,7 @@ from fwpkm_eval.reporting.tables_ablation import (
     haystack_size,
     needle_counts,
 )
+from fwpkm_eval.reporting.style import Plot
 
 if TYPE_CHECKING:
     import pandas

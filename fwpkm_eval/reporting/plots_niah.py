@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import captions_niah as captions
 from fwpkm_eval.reporting import style, wording
 from fwpkm_eval.reporting.measurements import (
     Context,
-    Measurement,
     NiahResults,
     Setting,
     alike,
@@ -21,16 +18,12 @@ from fwpkm_eval.reporting.measurements import (
     writes,
 )
 from fwpkm_eval.reporting.plots_depth import depth_plot
+from fwpkm_eval.reporting.plots_lines import Found, draw_line, lifts_of, shift_of
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.table import slug
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Found = Mapping[Setting, Measurement]
-BESIDE = 1.5
-"""Points between the middles of lines that coincide: a line's width."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +74,10 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
             model: {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
             for model, found in models.items()
         }
-        lifts = _lifts(list(drawn.values()), lambda s: s.length)
+        lifts = lifts_of(list(drawn.values()), lambda s: s.length)
         for at, (model, chosen) in enumerate(drawn.items()):
-            shift = _shift(at, len(models), lengths)
-            _line(axes, chosen, lambda s: s.length, colours[model], shift, lift=lifts[at])
+            shift = shift_of(at, len(models), lengths)
+            draw_line(axes, chosen, lambda s: s.length, colours[model], shift, lift=lifts[at])
         style.percent_axis(axes.yaxis)
         style.size_axis(axes.xaxis, lengths, 5)
         axes.set_title(_heading(write_chunk, len(chunks)), fontsize=7)
@@ -198,16 +191,16 @@ def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
             found = {s: m for s, m in grid.models[model].items() if same or s.write_chunk == write_chunk}
             if same:
                 once = {grid.x(setting): setting for setting in found}
-                _line(axes, {setting: found[setting] for setting in once.values()}, grid.x, colours[model])
+                draw_line(axes, {setting: found[setting] for setting in once.values()}, grid.x, colours[model])
             elif not found:
                 style.remark(axes, "not measured")
             else:
                 drawn = [{s: m for s, m in found.items() if grid.line(s) == value} for value in lines]
-                lifts = _lifts(drawn, grid.x)
+                lifts = lifts_of(drawn, grid.x)
                 for at, (chosen, opacity) in enumerate(zip(drawn, style.opacities(len(lines)), strict=True)):
                     marker = style.MARKERS[at % len(style.MARKERS)]
-                    shift = _shift(at, len(lines), x_values)
-                    _line(axes, chosen, grid.x, colours[model], shift, marker, opacity, lifts[at])
+                    shift = shift_of(at, len(lines), x_values)
+                    draw_line(axes, chosen, grid.x, colours[model], shift, marker, opacity, lifts[at])
             style.percent_axis(axes.yaxis)
             style.size_axis(axes.xaxis, x_values, 5)
         style.row_title(row[0], model, "readings change nothing" if same and len(lines) > 1 else "")
@@ -218,71 +211,6 @@ def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
     if len(lines) > 1:
         _legend(figure, [grid.line_name(value) for value in lines])
     return figure
-
-
-def _line(
-    axes: Axes,
-    chosen: Found,
-    x: Callable[[Setting], int],
-    colour: str,
-    shift: float = 0.0,
-    marker: str = "o",
-    opacity: float = 1.0,
-    lift: float = 0.0,
-) -> None:
-    """One line with its band; ``shift`` moves it sideways, in octaves, and ``lift`` the line alone upwards, in points,
-    so that equal lines are all seen."""
-    from matplotlib.transforms import ScaledTranslation
-
-    if not chosen:
-        return
-    settings = sorted(chosen, key=x)
-    places = [x(setting) * 2**shift for setting in settings]
-    axes.plot(
-        places,
-        [chosen[setting].value * 100 for setting in settings],
-        color=colour,
-        alpha=opacity,
-        marker=marker,
-        markeredgecolor=style.CARD,
-        markeredgewidth=0.5,
-        clip_on=False,
-        zorder=3,
-        transform=axes.transData + ScaledTranslation(0, lift / 72, axes.figure.dpi_scale_trans),
-    )
-    bounded = [(at, m) for at, m in zip(places, (chosen[s] for s in settings), strict=True) if m.low is not None]
-    lows = [(m.low or 0.0) * 100 for _, m in bounded]
-    highs = [(1.0 if m.high is None else m.high) * 100 for _, m in bounded]
-    if len(bounded) > 1:
-        axes.fill_between([at for at, _ in bounded], lows, highs, color=colour, alpha=0.13 * opacity, linewidth=0)
-    elif bounded:
-        axes.vlines([bounded[0][0]], lows, highs, color=colour, alpha=0.5 * opacity, linewidth=1)
-
-
-def _shift(at: int, count: int, places: Sequence[int]) -> float:
-    """How far, in powers of two, line ``at`` of ``count`` is moved: 2.2% of the axis from one to the next."""
-    octaves = math.log2(max(places) / min(places)) if min(places) > 0 else 1.0
-    return 0.022 * max(octaves, 1.0) * (at - (count - 1) / 2)
-
-
-def _lifts(lines: Sequence[Found], x: Callable[[Setting], int]) -> list[float]:
-    """For each line of a panel by how many points it is lifted: those that coincide somewhere lie side by side."""
-    steps = []
-    for found in lines:
-        points = sorted((x(setting), m.value) for setting, m in found.items())
-        steps.append(set(pairwise(points)))
-    groups: list[list[int]] = []
-    for at, of_line in enumerate(steps):
-        group = next((group for group in groups if any(of_line & steps[other] for other in group)), None)
-        if group is None:
-            groups.append([at])
-        else:
-            group.append(at)
-    lifts = [0.0] * len(lines)
-    for group in groups:
-        for place, at in enumerate(group):
-            lifts[at] = BESIDE * ((len(group) - 1) / 2 - place)
-    return lifts
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:

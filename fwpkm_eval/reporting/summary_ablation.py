@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fwpkm_eval.ablations import FROZEN, SCORES
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
-from fwpkm_eval.reporting.tables_ablation import (
+from fwpkm_eval.reporting.measurements_ablation import (
     WITHIN,
     WORSE,
     Difference,
@@ -18,11 +18,11 @@ from fwpkm_eval.reporting.tables_ablation import (
     against_reference,
     bits_values,
     difference,
-    difference_text,
     found_values,
     haystack_size,
     needle_counts,
 )
+from fwpkm_eval.reporting.tables_ablation import difference_text
 
 if TYPE_CHECKING:
     import pandas
