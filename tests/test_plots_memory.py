@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fwpkm_eval.reporting import style
+from fwpkm_eval.reporting.measurements_ablation import Difference, ablation_results, against_reference, found_values
 from fwpkm_eval.reporting.plots import build_plots
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.tables import build_tables
-from fwpkm_eval.reporting.tables_ablation import Difference, ablation_results, against_reference, found_values
 from fwpkm_eval.runs.intervals import wilson_interval
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 
@@ -258,7 +258,7 @@ def test_the_forest_shows_the_differences_of_the_table(draw: Draw) -> None:
     assert seeds == pytest.approx([-20, -21, -19]), "by seed, in points, on the first line"
     results = ablation_results(rows_to_frame(rows))
     for at, name in enumerate(("no-gate", "top32")):
-        expected = against_reference(found_values(results, 64), name, "idw", less_is_better=False)
+        expected = against_reference(found_values(results, 64), name, "idw", as_rate=True)
         assert isinstance(expected, Difference)
         assert dots(axes, "D")[at][0] == pytest.approx(expected.mean * 100, abs=1e-5)
         assert spans(axes)[at] == pytest.approx((expected.low * 100, expected.high * 100), abs=1e-5)  # type: ignore[operator]
@@ -409,3 +409,78 @@ def test_names_that_are_too_long_are_cut_and_stay_in_one_line(draw: Draw) -> Non
             box = legend.get_window_extent()
             assert box.x0 >= 0
             assert box.x1 <= figure.bbox.x1
+
+
+# Speed, depths, and lines that coincide
+
+
+def test_ratios_to_a_peer_are_no_ratios_to_the_reference(draw: Draw) -> None:
+    def ratio(arm: str, metric: str, value: float) -> Row:
+        return Row(task="bench", arm=arm, backend="torch", metric=metric, value=value, unit="ratio")
+
+    figures = draw(
+        [
+            ratio("scan/torch in place, tuned malloc", "speedup_forward", 20),
+            ratio("lookup/torch", "speedup_forward", 1),
+            ratio("pkm/torch", "speedup_forward_backward", 3),
+            ratio("layer/fwpkm_eval 1", "speedup_over_peer_forward", 221),
+        ]
+    )
+
+    def shown(name: str) -> list[tuple[str, list[str]]]:
+        return [
+            (axes.get_title(loc="left"), [tick.get_text() for tick in axes.get_yticklabels()])
+            for axes in figures[name].axes
+        ]
+
+    assert shown("speed") == [
+        ("forward", ["scan, torch in place, tuned malloc", "top-k lookup, torch"]),
+        ("forward + backward", ["PKM's read, torch"]),
+    ]
+    assert shown("speed-peer") == [("forward", ["fwpkm_eval 1"])]
+    assert figures["speed"].axes[-1].get_xlabel() == "times as fast as the reference"
+    assert figures["speed-peer"].axes[-1].get_xlabel() == "times as fast as the peer's layer"
+
+
+def found_rows(model: str, found: int, **fields: Any) -> list[Row]:
+    """Needles found at two lengths, of 20, in all and at one depth."""
+    low, high = wilson_interval(found, 20)
+    common: dict[str, Any] = {
+        "task": "niah", "metric": "exact_match", "unit": "fraction", "model": model, "dataset": "manual", "n": 20,
+        "value": found / 20, "ci_low": low, "ci_high": high, "needles": 5, "scope": "sample", "seed": 0,
+        "protocol": "closed-book", "write_chunk": "1024", "passes": 1,
+    } | fields  # fmt: skip
+    return [Row(**common, length=length, depth=depth) for length in (4096, 32768) for depth in (None, 0.05)]
+
+
+def test_titles_of_rows_of_heat_maps_run_into_nothing(draw: Draw) -> None:
+    from matplotlib.offsetbox import AnchoredOffsetbox
+
+    name = "gdn+swa:pkm@1+fwpkm@2,3,4"
+    rows = [row for passes in (1, 2, 4) for row in found_rows(name, 9 + passes, passes=passes)]
+    figure = draw(rows)["niah-depth-closed-book"]
+    figure.draw_without_rendering()
+    *panels, bar = figure.axes
+    (title,) = [artist for axes in panels for artist in axes.get_children() if isinstance(artist, AnchoredOffsetbox)]
+    words, key = title.get_window_extent(), bar.get_tightbbox()
+    assert key is not None
+    assert not words.overlaps(key)
+    assert words.x1 <= figure.bbox.x1
+
+
+def test_lines_that_coincide_lie_side_by_side(draw: Draw) -> None:
+    """Three models find nothing, and one finds all: the three are apart by a line's width, the other is where it is."""
+    models = {PLAIN: 0, "gdn+swa:pkm@1,3": 0, "gdn+swa:fwmlp@1,3": 0, FWPKM: 20}
+    figure = draw([row for model, found in models.items() for row in found_rows(model, found)])[
+        "niah-models-closed-book"
+    ]
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    points = figure.dpi / 72
+    heights = [line.get_transform().transform(line.get_xydata())[:, 1] / points for line in axes.lines]
+    middle = axes.transData.transform([(1, 0), (1, 100)])[:, 1] / points
+    assert [list(found - middle[0]) for found in heights[:3]] == [
+        pytest.approx([each, each], abs=0.01) for each in (1.5, 0, -1.5)
+    ]
+    assert list(heights[3]) == pytest.approx([middle[1], middle[1]], abs=0.01)
+    assert [np.asarray(line.get_ydata()).tolist() for line in axes.lines] == [[0, 0]] * 3 + [[100, 100]]

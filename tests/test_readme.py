@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
-import click
 import pytest
+from command_lines import parse
 
 from fwpkm_eval import cli
 from fwpkm_eval.runs.rows import read_rows_csv
@@ -61,9 +60,4 @@ def test_a_command_that_is_shown_has_these_options(line: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     for name in re.findall(r"\b\w+\.(?:txt|state)\b", line):
         (tmp_path / name).touch()
-    words = shlex.split(line)[1:]
-    command = cli.LazyGroup(name="fwpkm-eval").get_command(click.Context(click.Group()), words.pop(0))
-    while isinstance(command, click.Group):
-        command = command.get_command(click.Context(command), words.pop(0))
-    assert command is not None
-    command.make_context("fwpkm-eval", words)
+    parse(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import pytest
+from PIL import Image
 
 from fwpkm_eval.reporting.plots import build_plots
 from fwpkm_eval.reporting.report import render
 from fwpkm_eval.reporting.sets import SetFacts
+from fwpkm_eval.reporting.style import Plot
+from fwpkm_eval.reporting.table import Cell, Table
 from fwpkm_eval.reporting.tables import build_tables
 from fwpkm_eval.runs.intervals import wilson_interval
 from fwpkm_eval.runs.rows import Row, rows_to_frame
@@ -177,6 +181,81 @@ def desk(window: Visit, report: Path) -> Iterator[Visit]:
     window.page.goto(report.as_uri())
     yield window
     assert window.clean()
+
+
+# Its shape
+
+
+def drawn(name: str, height: float) -> Plot:
+    """A plot of one line, ``height`` times as high as it is wide."""
+    svg = f'<svg viewBox="0 0 100 {height * 100:g}"><path d="M0 0L100 10"/></svg>'
+    return Plot(name, name, "A caption.", svg, b"", height)
+
+
+def table_of(name: str, columns: int) -> Table:
+    """So many columns of short entries, and one of many words that were published."""
+    row = (*(Cell(f"some value {at}") for at in range(columns)), Cell("quoted words " * 20))
+    return Table(name, name, (*(f"column {at}" for at in range(columns)), "published"), (row,))
+
+
+def box(locator: Locator) -> dict[str, float]:
+    found = locator.bounding_box()
+    assert found is not None
+    return {"x": found["x"], "y": found["y"], "width": found["width"], "height": found["height"]}
+
+
+def shaped(browser: Browser, folder: Path, plots: int, size: tuple[int, int]) -> Visit:
+    """A page with plots of unlike heights, and tables that fit, need more than the text's width, and scroll."""
+    drawings = [drawn(f"plot-{at}", (1.6, 0.4, 0.4, 0.9, 0.4)[at]) for at in range(plots)]
+    tables = [table_of("fits", 3), table_of("wide", 10), table_of("scrolls", 30)]
+    path = folder / "report.html"
+    path.write_text(render(rows_to_frame([]), tables, drawings, None, SetFacts()), encoding="utf-8")
+    return visit(browser, path, size=size)
+
+
+def test_plots_are_read_downwards_on_a_desk_and_on_a_phone(browser: Browser, tmp_path: Path) -> None:
+    for size, columns in ((DESK, 2), (PHONE, 1)):
+        opened = shaped(browser, tmp_path, 5, size)
+        boxes = [box(figure) for figure in opened.page.locator(".figures figure").all()]
+        places = [(round(each["x"]), each["y"]) for each in boxes]
+        assert places == sorted(places), "down the first column, then down the next"
+        assert len({x for x, _ in places}) == columns
+        opened.page.context.close()
+
+
+def test_a_lone_plot_is_not_blown_up(browser: Browser, tmp_path: Path) -> None:
+    opened = shaped(browser, tmp_path, 1, (1400, 900))
+    assert 300 < box(opened.page.locator(".figures svg"))["width"] <= 34 * 16
+    opened.page.set_viewport_size({"width": 760, "height": 900})
+    assert box(opened.page.locator(".figures svg"))["width"] <= 34 * 16
+    opened.page.context.close()
+
+
+def test_wide_tables_take_the_room_there_is_and_one_sees_where_they_go_on(browser: Browser, tmp_path: Path) -> None:
+    opened = shaped(browser, tmp_path, 1, (1400, 900))
+    regions = {name: opened.page.locator(f".scroll[aria-labelledby={name}]") for name in ("fits", "wide", "scrolls")}
+    text = box(opened.page.locator("h2").first)["width"]
+    hidden = {name: region.evaluate("e => e.scrollWidth - e.clientWidth") for name, region in regions.items()}
+    widths = {name: box(region)["width"] for name, region in regions.items()}
+    assert widths["fits"] == text
+    assert text < widths["wide"] < 1400 - 32 + 1
+    assert (hidden["fits"], hidden["wide"]) == (0, 0)
+    assert hidden["scrolls"] > 0
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 1400
+    assert box(regions["fits"].locator("td").last)["height"] > 40, "published words wrap"
+
+    def edges() -> tuple[int, int]:
+        """How dark the region is at its left and right edge, between two rows' texts."""
+        image = Image.open(io.BytesIO(regions["scrolls"].screenshot())).convert("L")
+        middle = image.height - 8
+        return tuple(255 - int(image.getpixel((at, middle))) for at in (3, image.width - 4))  # type: ignore[return-value, arg-type]
+
+    left, right = edges()
+    assert left < 5 < 20 < right, "more to the right"
+    regions["scrolls"].evaluate("e => e.scrollLeft = e.scrollWidth")
+    left, right = edges()
+    assert right < 5 < 20 < left, "and then to the left"
+    opened.page.context.close()
 
 
 # Opening it

@@ -26,6 +26,7 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting import build_report, published, wording
 from fwpkm_eval.reporting.highlights import highlights
 from fwpkm_eval.reporting.plots import build_plots
+from fwpkm_eval.reporting.report import render, title
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, colours
 from fwpkm_eval.reporting.summary import summarise
@@ -459,6 +460,60 @@ def test_operations_of_several_sizes_are_told_apart_and_are_no_scale_of_the_run(
     assert line_of(table, operation="scan/torch", scale="paper")["forward speedup"] == "90×"
 
 
+def test_what_is_published_is_listed_where_a_table_quotes_it() -> None:
+    def models(rows: Iterable[Row], name: str = "published") -> set[str]:
+        table = tables_of(rows).get(name)
+        return {cells["what"] for cells in lines_of(table)} if table else set()
+
+    assert models(bits(FWPKM, 1.7)) == models(bits(FWPKM, 1.7), "secondary") == {"perplexity"}
+    assert models([needle(FWPKM, 3, protocol="open-book")]) == {"exact match"}
+    assert models([needle(FWPKM, 3)]) == set(), "nobody published a closed book"
+    assert models(bench_rows()) == set()
+    priced = [
+        Row(task="bench", model="gdn:fwpkm@2,6,10", metric=metric, value=0.9, scale="paper", device="cpu")
+        for metric in ("samples_per_second_training", "share_of_backbone_speed_training")
+    ]
+    assert models(priced) == {"samples per second", "million parameters"}
+    assert models(priced, "secondary") == set()
+
+
+def page_of(rows: Iterable[Row]) -> str:
+    frame = rows_to_frame(rows)
+    return render(frame, build_tables(frame), [], None, SetFacts())
+
+
+def test_a_page_has_no_heading_without_content_and_no_rule_for_what_it_does_not_say() -> None:
+    own = page_of([Row(task="mine", model=FWPKM, metric="acc", value=0.5, n=100)])
+    assert "Summary" not in own
+    assert "#summary" not in own
+    for words in ("Two rates are", "bits per byte only", "Bold: the best", "Published numbers", "secondary report"):
+        assert words not in own
+    ablation = [
+        Row(task="ablation", arm=arm, score="idw", metric="bits_per_byte", value=3, seed=0, scale="micro")
+        for arm in ("reference", "no-gate")
+    ]
+    one = page_of([*ablation, Row(task="bench", arm="torch", metric="speedup_forward", value=3.0)])
+    assert "Summary</h2>" in one
+    assert "called different" not in one
+    text = page_of([*bits(PLAIN, 2.0), *bits(FWPKM, 1.7)])
+    assert "Bits per byte are called different only where they differ by at least 0.5%." in text
+    assert "Two rates" not in text
+    assert "Two rates are called different only where" in page_of([needle(FWPKM, 3), needle(PLAIN, 0)])
+
+
+@pytest.mark.parametrize("task", ["bench", "ablation", "capacity", "cost"])
+def test_the_title_has_the_scale_of_whatever_was_measured(task: str) -> None:
+    other = Row(task=task, metric="bits_per_byte", value=3, scale="paper")
+    assert title(rows_to_frame([other])) == "Fast-weight memory, measured: scale paper"
+    assert title(rows_to_frame([other, needle(FWPKM, 3)])) == "Fast-weight memory, measured: scale micro"
+
+
+def test_tasks_of_the_harness_are_shown_once() -> None:
+    row = Row(task="lm-eval:arc_easy", model=FWPKM, metric="acc", value=0.31, n=100, unit="fraction")
+    own = Row(task="mine", model=FWPKM, metric="acc", value=0.5, n=100, unit="fraction")
+    assert list(tables_of([row, own])) == ["lm-eval", "task-mine"]
+
+
 def test_reading_speed_is_tokens_over_seconds() -> None:
     rows = [needle(FWPKM, 10, tokens=81920, seconds=4.0), needle(PLAIN, 0, tokens=50000, seconds=1.0)]
     table = tables_of(rows)["reading-speed"]
@@ -586,6 +641,34 @@ def test_the_numbers_at_the_top_come_from_the_rows() -> None:
     assert "32K" in shown[0].text
     assert "best setting: 2 readings, one write per reading; 4 of 5; 95% interval 38–96%" in shown[0].detail
     assert highlights(rows_to_frame([])) == []
+
+
+def scan(arm: str, value: float, metric: str = "speedup_forward", **fields: Any) -> Row:
+    size = {"dataset": "S 512, dk 512, dv 512, H 1, k 8, C 512, T 2048, B 1", "scale": "paper"}
+    common: dict[str, Any] = {"task": "bench", "unit": "ratio", "backend": "torch", "device": "cpu", **size}
+    return Row(arm=arm, metric=metric, value=value, **{**common, **fields})
+
+
+def test_the_speed_at_the_top_is_a_case_chosen_beforehand_and_not_the_largest() -> None:
+    rows = [
+        scan("scan/torch", 32.3),
+        scan("scan/torch in place", 183.3),
+        scan("scan/torch in place", 190, "speedup_training"),
+        scan("scan/torch, tuned malloc", 9.9),
+        scan("scan/torch in place, tuned malloc", 19.7, ci_low=18.2, ci_high=23.0),
+        scan("write/torch", 493),
+        scan("layer/fwpkm_eval 1", 220, "speedup_over_peer_forward"),
+    ]
+    (shown,) = highlights(rows_to_frame(rows))
+    assert (shown.number, shown.text) == ("20×", "as fast as the reference")
+    assert shown.detail == (
+        "forward, backend torch in place, S 512, T 2048, malloc told to keep freed memory; "
+        "10th to 90th percentile 18.2–23×"
+    )
+    (shown,) = highlights(rows_to_frame(rows[:3]))
+    assert shown.number == "183×"
+    assert "malloc as the system has it" in shown.detail
+    assert highlights(rows_to_frame(rows[-2:])) == [], "neither an operation alone nor a peer's layer is the scan"
 
 
 # Plots
@@ -723,7 +806,8 @@ def test_the_page_holds_summary_tables_plots_manifest_and_commands(page: str) ->
     assert "Perplexity: source (stand-in for LC64)" in words
     assert page.count("<svg") == 13
     assert "fwpkm-eval reproduce --scale micro" in words
-    assert f"--models {','.join(MODELS)} --scale micro --lengths 16K --needles 256 --passes 1,2 --samples 5" in words
+    assert f"--models {PLAIN},{PKM},{FWPKM} --scale micro --lengths 16K --needles 256 --passes 1,2" in words
+    assert f"--models {FWMLP} --scale micro --lengths 16K --needles 256 --passes 1,2 --samples 5" in words
     assert "fwpkm-eval report DIR" in words
     assert "docs (stand-in for Fineweb-Edu)" in words
     assert "f3f3" in words

@@ -41,6 +41,14 @@ def test_the_worst_arm_comes_first_and_what_the_seeds_hide_is_called_so() -> Non
     assert "better with no-entropy (−1.000" in bits[1]
 
 
+def test_a_clear_gain_is_found_and_only_what_the_seeds_hide_is_unclear() -> None:
+    reference = rows_of("reference", "idw", [0.60, 0.62, 0.61], [3.0, 3.1, 3.05])
+    better = rows_of("top32", "idw", [0.80, 0.82, 0.81], [3.0, 3.2, 3.0])
+    ((needles, text), (bits, _)) = said([*reference, *better])
+    assert (needles, bits) == ("found", "unclear")
+    assert "better with top32 (+20 points" in text
+
+
 def test_seeds_of_an_ablation_are_not_taken_for_those_of_the_needles() -> None:
     way = {"model": "gdn", "length": 4096, "needles": 5, "passes": 1, "write_chunk": "haystack"}
     needles = Row(task="niah", metric="exact_match", value=0.5, n=4, seed=7, unit="fraction", **way)  # type: ignore[arg-type]

@@ -8,9 +8,10 @@ from typing import Any
 import pandas
 import pytest
 
+from fwpkm_eval.reporting.measurements_ablation import Difference, difference
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables import build_tables
-from fwpkm_eval.reporting.tables_ablation import ablation_tables, difference
+from fwpkm_eval.reporting.tables_ablation import ablation_tables, difference_text
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 
 
@@ -50,31 +51,66 @@ def test_differences_are_paired_over_the_seeds() -> None:
     arm = rows_of("no-gate", "idw", {0: 0.7, 1: 0.29, 2: 0.51}, {0: 3.1, 1: 3.2, 2: 3.1})
     tables = ablation_tables(frame(REFERENCE, arm))
     found = table(tables, "ablation-5-needles")
-    assert found["reference"] == ["70% ± 50", "–", "–"]
-    assert found["no-gate"] == ["50% ± 51", "−20 points (−22 to −18)", "worse"]
+    assert found["reference"] == ["70% (20–100)", "–", "–"]
+    assert found["no-gate"] == ["50% (0–100)", "−20 points (−22 to −18)", "worse"]
     bits = table(tables, "ablation-bits")
     assert bits["no-gate"][1:] == ["0.000 (−0.248 to +0.248)", "within the seeds' spread"]
 
 
 def test_words_say_which_way_is_better() -> None:
-    lower = difference({0: 1.0, 1: 1.1}, {0: 2.0, 1: 2.1}, less_is_better=True)
-    higher = difference({0: 1.0, 1: 1.1}, {0: 2.0, 1: 2.1}, less_is_better=False)
+    lower = difference({0: 1.0, 1: 1.1}, {0: 2.0, 1: 2.1}, as_rate=False)
+    higher = difference({0: 1.0, 1: 1.1}, {0: 2.0, 1: 2.1}, as_rate=True)
     assert lower is not None
     assert higher is not None
     assert (lower.verdict, higher.verdict) == ("better", "worse")
 
 
+def test_no_interval_of_a_rate_leaves_what_a_rate_can_be() -> None:
+    lost = difference({0: 0.0, 1: 0.1, 2: 0.0}, {0: 0.9, 1: 0.95, 2: 1.0}, as_rate=True)
+    won = difference({0: 0.9, 1: 0.6}, {0: 0.5, 1: 0.5}, as_rate=True)
+    assert lost is not None
+    assert won is not None
+    assert difference_text(lost, True) == "−92 points (−95 to −73)"
+    assert difference_text(won, True) == "+25 points (−50 to +50)"
+    free = difference({0: 0.9, 1: 0.6}, {0: 0.5, 1: 0.5}, as_rate=False)
+    assert free is not None
+    assert difference_text(free, False) == "+0.250 (−1.656 to +2.156)"
+    full = difference({0: 1.0, 1: 0.4, 2: 1.0}, {0: 1.0, 1: 1.0, 2: 1.0}, as_rate=True)
+    assert full is not None
+    assert (full.high, full.verdict) == (0.0, "within the seeds' spread")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "as_rate", "text"),
+    [
+        (-0.0023, 0.34, True, "+17 points (−0.2 to +34)"),
+        (0.0000049, 0.127, False, "+0.170 (+0.000005 to +0.127)"),
+        (1e-17, 0.2, False, "+0.170 (0.000 to +0.200)"),
+        (0.0, 0.34, True, "+17 points (0 to +34)"),
+        (0.004, 0.34, True, "+17 points (+0.4 to +34)"),
+    ],
+)
+def test_a_bound_that_is_not_0_is_not_written_as_0(low: float, high: float, as_rate: bool, text: str) -> None:
+    assert difference_text(Difference(0.17, low, high, not as_rate, {}), as_rate) == text
+
+
+def test_the_columns_say_what_they_hold() -> None:
+    (found, *_) = ablation_tables(frame(REFERENCE))
+    assert found.columns == ("arm", "idw", "idw: difference", "idw: verdict")
+    assert "±" not in found.note
+
+
 def test_one_seed_says_nothing_of_the_spread_and_no_shared_seed_nothing_at_all() -> None:
-    one = difference({0: 1.0, 5: 9.0}, {0: 2.0, 1: 1.0}, less_is_better=True)
+    one = difference({0: 1.0, 5: 9.0}, {0: 2.0, 1: 1.0}, as_rate=False)
     assert one is not None
     assert (one.mean, one.low, one.high, one.verdict) == (-1.0, None, None, "–")
-    assert difference({0: 1.0}, {1: 1.0}, less_is_better=True) is None
+    assert difference({0: 1.0}, {1: 1.0}, as_rate=False) is None
 
 
 def test_scorings_stand_side_by_side_and_are_compared() -> None:
     dot = rows_of("reference", "dot", {0: 0.95, 1: 0.55, 2: 0.75}, {0: 3.1, 1: 3.4, 2: 3.2})
     tables = ablation_tables(frame(REFERENCE, dot))
-    assert table(tables, "ablation-bits")["reference"][0::3] == ["3.133 ± 0.379", "3.233 ± 0.379"]
+    assert table(tables, "ablation-bits")["reference"][0::3] == ["3.133 (2.754–3.513)", "3.233 (2.854–3.613)"]
     scoring = table(tables, "ablation-scoring")
     assert scoring["reference 5 needles found"] == ["+5 points (+5 to +5)", "better"]
     assert scoring["reference bits per byte"] == ["+0.100 (+0.100 to +0.100)", "worse"]
@@ -86,7 +122,7 @@ def test_an_arm_that_diverged_says_when_and_is_compared_over_the_other_seeds() -
     gone = Row(task="ablation", metric="diverged", value=120, unit="step", arm="no-entropy", score="idw", seed=2)
     found = table(ablation_tables(frame(REFERENCE, arm, [gone])), "ablation-5-needles")
     assert found["no-entropy"] == [
-        "60% ± 254; 1 diverged (after step 120)",
+        "60% (0–100); 1 diverged (after step 120)",
         "−10 points (−10 to −10)",
         "worse",
     ]
@@ -97,7 +133,7 @@ def test_an_arm_that_diverged_says_when_and_is_compared_over_the_other_seeds() -
 def test_text_on_which_a_model_diverged_is_no_number() -> None:
     arm = rows_of("no-gate", "idw", {0: 0.7, 1: 0.3, 2: 0.5}, {0: float("nan"), 1: 3.2, 2: 3.1})
     bits = table(ablation_tables(frame(REFERENCE, arm)), "ablation-bits")
-    assert bits["no-gate"][0] == "3.150 ± 0.635"
+    assert bits["no-gate"][0] == "3.150 (2.515–3.785)"
 
 
 def test_the_report_has_them_and_other_runs_do_not() -> None:

@@ -11,7 +11,9 @@ from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, Measurement, OpSize
 from fwpkm_eval.bench.piece_measure import PieceMeasurement
 from fwpkm_eval.bench.run import BenchResult, Case
 from fwpkm_eval.reporting.plots_speed import speed_plots
+from fwpkm_eval.reporting.summary_speed import speed_findings
 from fwpkm_eval.reporting.table import Table
+from fwpkm_eval.reporting.tables_bench import operation_in_words
 from fwpkm_eval.reporting.tables_speed import bench_tables
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 
@@ -94,3 +96,20 @@ def test_models_and_the_published_share_in_a_column_of_its_own() -> None:
 
 def test_plots_of_ratios_and_of_growth() -> None:
     assert [plot.name for plot in speed_plots(rows_to_frame(measured()))] == ["speed", "speed-scaling"]
+
+
+def test_an_operation_has_one_name_everywhere() -> None:
+    rows = [
+        Row(task="bench", arm=f"lookup/{backend}", backend=backend, metric=metric, value=value, device="cpu", n=3)
+        for backend, metric, value in (
+            ("reference", "forward_seconds", 0.4),
+            ("torch", "forward_seconds", 0.2),
+            ("torch", "speedup_forward", 2.0),
+        )
+    ]
+    (table,) = bench_tables(rows_to_frame(rows))
+    assert line(table, "top-k lookup", "torch")["forward"].startswith("200")
+    assert [finding.text for finding in speed_findings(rows_to_frame(rows))] == [
+        "One by one, forward, against the reference's: top-k lookup 2×."
+    ]
+    assert operation_in_words("lookup/torch") == "top-k lookup, torch"

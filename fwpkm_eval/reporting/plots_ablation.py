@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from fwpkm_eval.ablations import SCORES
 from fwpkm_eval.reporting import style, wording
-from fwpkm_eval.reporting.style import Plot
-from fwpkm_eval.reporting.tables_ablation import (
+from fwpkm_eval.reporting.measurements_ablation import (
     BETTER,
     WITHIN,
     WORSE,
@@ -23,6 +22,7 @@ from fwpkm_eval.reporting.tables_ablation import (
     haystack_size,
     needle_counts,
 )
+from fwpkm_eval.reporting.style import Plot
 
 if TYPE_CHECKING:
     import pandas
@@ -50,10 +50,10 @@ def ablation_plots(frame: pandas.DataFrame) -> list[Plot]:
     results = ablation_results(frame)
     counts, size = needle_counts(results), haystack_size(frame)
     needles = [
-        _Measure(f"{count} needles", _against(found_values(results, count), results, less_is_better=False), 100)
+        _Measure(f"{count} needles", _against(found_values(results, count), results, as_rate=True), 100)
         for count in counts
     ]
-    bits = [_Measure("", _against(bits_values(results), results, less_is_better=True), 1)]
+    bits = [_Measure("", _against(bits_values(results), results, as_rate=False), 1)]
     return [
         *_forest(
             "ablation-needles",
@@ -74,8 +74,8 @@ def ablation_plots(frame: pandas.DataFrame) -> list[Plot]:
     ]
 
 
-def _against(values: Values, results: Results, *, less_is_better: bool) -> dict[tuple[str, str], Difference]:
-    found = {key: against_reference(values, *key, less_is_better=less_is_better) for key in results}
+def _against(values: Values, results: Results, *, as_rate: bool) -> dict[tuple[str, str], Difference]:
+    found = {key: against_reference(values, *key, as_rate=as_rate) for key in results}
     return {key: difference for key, difference in found.items() if difference is not None}
 
 

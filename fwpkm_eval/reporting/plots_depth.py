@@ -72,7 +72,7 @@ def _draw_depths(
     lengths = sorted({length for found in cells for length, _ in found})
     depths = sorted({depth for found in cells for _, depth in found})
     ramp = LinearSegmentedColormap.from_list("recall", ["#f3ead7", "#7fb8c9", "#0071b1", "#0b2f52"], N=40)
-    figure, grid = style.new_figure(len(rows), len(passes), 0.75 + 1.02 * len(rows), sharex=True, sharey=True)
+    figure, grid = style.new_figure(len(rows), len(passes), 1.0 + 1.02 * len(rows), sharex=True, sharey=True)
     for key, line in zip(rows, grid, strict=True):
         for number, axes in zip(passes, line, strict=True):
             found = panels[key].get(number, {})
@@ -99,11 +99,14 @@ def _draw_depths(
             if len(lengths) * len(passes) > 9:
                 axes.tick_params(axis="x", rotation=90)
         model, write_chunk = key
-        style.row_title(line[0], model, wording.writing(write_chunk))
+        style.row_title(line[0], model, wording.writing(write_chunk).removesuffix(" tokens"))
     for number, axes in zip(passes, grid[0], strict=True):
         style.heading(axes, wording.readings(number))
     figure.supxlabel("haystack length, tokens", fontsize=7.5)
-    bar = figure.colorbar(mesh, ax=[axes for line in grid for axes in line], shrink=min(1.0, 1.6 / len(rows)), pad=0.02)
+    # Above the panels, as legends are: titles of rows reach over the edge on the right.
+    panels_of_all = [axes for line in grid for axes in line]
+    bar = figure.colorbar(mesh, ax=panels_of_all, location="top", shrink=0.6, aspect=30, pad=0.05)
+    bar.set_label("needles found", fontsize=7.5)
     bar.solids.set_edgecolor("face")  # type: ignore[union-attr]  # no hair lines between the steps
     bar.set_ticks([0, 50, 100], labels=["0", "50", "100%"])
     bar.outline.set_visible(False)

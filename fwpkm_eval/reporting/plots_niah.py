@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from fwpkm_eval.reporting import captions_niah as captions
 from fwpkm_eval.reporting import style, wording
 from fwpkm_eval.reporting.measurements import (
     Context,
-    Measurement,
     NiahResults,
     Setting,
     alike,
@@ -20,14 +18,12 @@ from fwpkm_eval.reporting.measurements import (
     writes,
 )
 from fwpkm_eval.reporting.plots_depth import depth_plot
+from fwpkm_eval.reporting.plots_lines import Found, draw_line, lifts_of, shift_of
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.table import slug
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Found = Mapping[Setting, Measurement]
 
 
 @dataclass(frozen=True)
@@ -74,10 +70,14 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
     passes = _shared_passes(models)
     figure, grid = style.new_figure(1, len(chunks), 1.75 + 0.13 * -(-len(models) // 2), sharey=True)
     for axes, write_chunk in zip(grid[0], chunks, strict=True):
-        for at, (model, found) in enumerate(models.items()):
-            chosen = {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
-            shift = _shift(at, len(models), lengths)
-            _line(axes, chosen, lambda s: s.length, colours[model], shift)
+        drawn = {
+            model: {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
+            for model, found in models.items()
+        }
+        lifts = lifts_of(list(drawn.values()), lambda s: s.length)
+        for at, (model, chosen) in enumerate(drawn.items()):
+            shift = shift_of(at, len(models), lengths)
+            draw_line(axes, chosen, lambda s: s.length, colours[model], shift, lift=lifts[at])
         style.percent_axis(axes.yaxis)
         style.size_axis(axes.xaxis, lengths, 5)
         axes.set_title(_heading(write_chunk, len(chunks)), fontsize=7)
@@ -90,7 +90,7 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
         slug("niah-models", captions.of_file(results, context)),
         f"All models, {name}: needles found after {wording.readings(passes)}",
         f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.BANDS} "
-        "Points of one length stand side by side so that none hides another.",
+        "Points of one length stand side by side, and so do lines that coincide: none hides another.",
     )
 
 
@@ -117,7 +117,7 @@ def _length_plot(results: NiahResults, context: Context, colours: Mapping[str, s
         return None
     caption = (
         f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.BANDS} "
-        "Points of one length stand side by side so that none hides another."
+        "Points of one length stand side by side, and so do lines that coincide: none hides another."
     )
     return style.finish(_draw(grid, colours), slug("niah-length", captions.of_file(results, context)), title, caption)
 
@@ -144,7 +144,8 @@ def _readings_plot(results: NiahResults, context: Context, colours: Mapping[str,
         slug("niah-readings", captions.of_file(results, context)),
         f"Needles found by readings, {name}",
         f"{captions.meaning(context)} {captions.needles(usual)} {captions.samples(models)} {captions.BANDS} "
-        f"Points of one number of readings stand side by side so that none hides another.{captions.left_out(left_out)}",
+        "Points of one number of readings stand side by side, and so do lines that coincide: none hides another."
+        f"{captions.left_out(left_out)}",
     )
 
 
@@ -190,18 +191,19 @@ def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
             found = {s: m for s, m in grid.models[model].items() if same or s.write_chunk == write_chunk}
             if same:
                 once = {grid.x(setting): setting for setting in found}
-                _line(axes, {setting: found[setting] for setting in once.values()}, grid.x, colours[model])
+                draw_line(axes, {setting: found[setting] for setting in once.values()}, grid.x, colours[model])
             elif not found:
                 style.remark(axes, "not measured")
             else:
-                for at, (value, opacity) in enumerate(zip(lines, style.opacities(len(lines)), strict=True)):
-                    chosen = {setting: m for setting, m in found.items() if grid.line(setting) == value}
+                drawn = [{s: m for s, m in found.items() if grid.line(s) == value} for value in lines]
+                lifts = lifts_of(drawn, grid.x)
+                for at, (chosen, opacity) in enumerate(zip(drawn, style.opacities(len(lines)), strict=True)):
                     marker = style.MARKERS[at % len(style.MARKERS)]
-                    shift = _shift(at, len(lines), x_values)
-                    _line(axes, chosen, grid.x, colours[model], shift, marker, opacity)
+                    shift = shift_of(at, len(lines), x_values)
+                    draw_line(axes, chosen, grid.x, colours[model], shift, marker, opacity, lifts[at])
             style.percent_axis(axes.yaxis)
             style.size_axis(axes.xaxis, x_values, 5)
-        style.row_title(row[0], model, "same after any number of readings" if same and len(lines) > 1 else "")
+        style.row_title(row[0], model, "readings change nothing" if same and len(lines) > 1 else "")
     for axes, write_chunk in zip(panels[0], grid.chunks, strict=True):
         style.heading(axes, _heading(write_chunk, len(grid.chunks)))
     figure.supylabel("needles found", fontsize=7.5)
@@ -209,46 +211,6 @@ def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
     if len(lines) > 1:
         _legend(figure, [grid.line_name(value) for value in lines])
     return figure
-
-
-def _line(
-    axes: Axes,
-    chosen: Found,
-    x: Callable[[Setting], int],
-    colour: str,
-    shift: float = 0.0,
-    marker: str = "o",
-    opacity: float = 1.0,
-) -> None:
-    """One line with its band; ``shift`` moves it sideways, in octaves, so that equal lines are all seen."""
-    if not chosen:
-        return
-    settings = sorted(chosen, key=x)
-    places = [x(setting) * 2**shift for setting in settings]
-    axes.plot(
-        places,
-        [chosen[setting].value * 100 for setting in settings],
-        color=colour,
-        alpha=opacity,
-        marker=marker,
-        markeredgecolor=style.CARD,
-        markeredgewidth=0.5,
-        clip_on=False,
-        zorder=3,
-    )
-    bounded = [(at, m) for at, m in zip(places, (chosen[s] for s in settings), strict=True) if m.low is not None]
-    lows = [(m.low or 0.0) * 100 for _, m in bounded]
-    highs = [(1.0 if m.high is None else m.high) * 100 for _, m in bounded]
-    if len(bounded) > 1:
-        axes.fill_between([at for at, _ in bounded], lows, highs, color=colour, alpha=0.13 * opacity, linewidth=0)
-    elif bounded:
-        axes.vlines([bounded[0][0]], lows, highs, color=colour, alpha=0.5 * opacity, linewidth=1)
-
-
-def _shift(at: int, count: int, places: Sequence[int]) -> float:
-    """How far, in powers of two, line ``at`` of ``count`` is moved: 2.2% of the axis from one to the next."""
-    octaves = math.log2(max(places) / min(places)) if min(places) > 0 else 1.0
-    return 0.022 * max(octaves, 1.0) * (at - (count - 1) / 2)
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:

@@ -1,21 +1,27 @@
-"""The plot of what the operations cost: how many times as fast as the dense reference."""
+"""The plots of what the operations cost: how many times as fast as the dense reference, and as a peer."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import style
 from fwpkm_eval.reporting.style import Plot
-from fwpkm_eval.reporting.tables_speed import ratio_text, speedups
+from fwpkm_eval.reporting.tables_bench import PASSES, operation_in_words
+from fwpkm_eval.reporting.tables_speed import Speedup, ratio_text, speedups
 
 if TYPE_CHECKING:
     import pandas
 
+_OVER_PEER = "over peer "
+"""How ratios to another package's layer begin; all others are to our dense reference."""
+
 
 def speed_plots(frame: pandas.DataFrame) -> list[Plot]:
     """Ratios to the reference, and how the time of a token grows."""
-    return [*_ratio_plot(frame), *_scaling_plot(frame)]
+    return [*_ratio_plots(frame), *_scaling_plot(frame)]
 
 
 def _scaling_plot(frame: pandas.DataFrame) -> list[Plot]:
@@ -47,9 +53,30 @@ def _scaling_plot(frame: pandas.DataFrame) -> list[Plot]:
     ]
 
 
-def _ratio_plot(frame: pandas.DataFrame) -> list[Plot]:
-    """One panel for each part that was timed, one bar for each operation or backend."""
+def _ratio_plots(frame: pandas.DataFrame) -> list[Plot]:
+    """Ratios to the reference, and in a figure of their own those to a peer's layer."""
     found = speedups(frame)
+    peers = [speedup for speedup in found if speedup.what.startswith(_OVER_PEER)]
+    return [
+        *_bars(
+            [speedup for speedup in found if speedup not in peers],
+            "speed",
+            "Speed against the reference",
+            "Ratios from one run on one machine, whose outputs were first checked against each other.",
+            "times as fast as the reference",
+        ),
+        *_bars(
+            [replace(speedup, what=speedup.what.removeprefix(_OVER_PEER)) for speedup in peers],
+            "speed-peer",
+            "Speed of our layer against a peer's",
+            "Ratios from one run on one machine. The peer's algorithm differs in details: outputs do not compare.",
+            "times as fast as the peer's layer",
+        ),
+    ]
+
+
+def _bars(found: Sequence[Speedup], name: str, title: str, caption: str, label: str) -> list[Plot]:
+    """One panel for each part that was timed, one bar for each operation or backend."""
     if not found:
         return []
     ratios = [speedup.ratio for speedup in found]
@@ -74,17 +101,10 @@ def _ratio_plot(frame: pandas.DataFrame) -> list[Plot]:
         style.times_axis(axes.xaxis)
         axes.set_xlim(min(0.8, min(ratios) / 1.5), max(*ratios, 2.0) * 2.2)
         axes.axvline(1, color=style.MUTED, linewidth=0.8)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [operation_in_words(name) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
-        axes.set_title(what or "speed", loc="left", fontweight="bold")
-    grid[-1][0].set_xlabel("times as fast as the reference")
-    return [
-        style.finish(
-            figure,
-            "speed",
-            "Speed against the reference",
-            "Ratios from one run on one machine, whose outputs were first checked against each other.",
-        )
-    ]
+        axes.set_title(PASSES.get(what.replace(" ", "_"), what) or "speed", loc="left", fontweight="bold")
+    grid[-1][0].set_xlabel(label)
+    return [style.finish(figure, name, title, caption)]

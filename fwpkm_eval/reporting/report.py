@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import markupsafe
 
-from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.reporting.explorer import explorer
+from fwpkm_eval.reporting.fact import Fact
 from fwpkm_eval.reporting.highlights import highlights
-from fwpkm_eval.reporting.measurements import GUESS, chunk_order, ordered, writes
 from fwpkm_eval.reporting.page_scripts import load_script, security_policy
 from fwpkm_eval.reporting.plots import colours_of_models
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK, Plot, inline_svg
-from fwpkm_eval.reporting.summary import summarise
+from fwpkm_eval.reporting.summary import rules, summarise
 from fwpkm_eval.reporting.table import Table
-from fwpkm_eval.reporting.tables import scale_of
+from fwpkm_eval.reporting.tables import scale_of_any
+from fwpkm_eval.reporting.tables_published import quotes
 from fwpkm_eval.reporting.trace_page import trace_section
 
 if TYPE_CHECKING:
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("sort.js", "chart.js", "explorer.js")
 """What runs on the page, in this order."""
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One line about the run: a name and its value in words."""
-
-    name: str
-    value: str
 
 
 def render(
@@ -70,8 +61,10 @@ def render(
         unfinished=unfinished,
         highlights=highlights(frame, sets),
         summary=summarise(frame, sets),
+        rules=rules(frame),
+        legend=legend(tables),
         leading=[pair for pair in figures if pair[0] in leading],
-        columns=two_columns([pair for pair in figures if pair[0] not in leading]),
+        plots=[pair for pair in figures if pair[0] not in leading],
         tables=[table for table in tables if not table.detail],
         details=[table for table in tables if table.detail],
         facts=facts(manifest),
@@ -104,22 +97,19 @@ def leading_plots(plots: Sequence[Plot]) -> list[Plot]:
     return [plot for plot in found if plot is not None]
 
 
-def two_columns(
-    figures: Sequence[tuple[Plot, markupsafe.Markup]],
-) -> list[list[tuple[Plot, markupsafe.Markup]]]:
-    """The figures in two columns of about the same height, each put where there is more room so far."""
-    columns: list[list[tuple[Plot, markupsafe.Markup]]] = [[], []]
-    heights = [0.0, 0.0]
-    for plot, svg in figures:
-        shorter = heights.index(min(heights))
-        columns[shorter].append((plot, svg))
-        heights[shorter] += plot.height + 0.25 + len(plot.caption) / 1200  # frame and caption, roughly
-    return [column for column in columns if column]
+def legend(tables: Sequence[Table]) -> str:
+    """How the tables mark what is in them, as far as it is there."""
+    said = []
+    if any(cell.strong for table in tables for row in table.rows for cell in row):
+        said.append("Bold: the best value of its group.")
+    if quotes(tables):
+        said.append("Published numbers stand in columns of their own, in italics.")
+    return " ".join(said)
 
 
 def title(frame: pandas.DataFrame) -> str:
     """``Fast-weight memory, measured: scale micro``."""
-    scale = scale_of(frame)
+    scale = scale_of_any(frame)
     return f"Fast-weight memory, measured{f': scale {scale}' if scale else ''}"
 
 
@@ -162,62 +152,3 @@ def text_facts(manifest: Mapping[str, Any] | None, sets: SetFacts) -> list[Fact]
         ]
         found.append(Fact(sets.title(str(name)), "; ".join(filter(None, parts))))
     return found
-
-
-def commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
-    """How to make the run, and each part of it, again."""
-    found = []
-    if manifest and manifest.get("command"):
-        found.append(Fact("All of it", str(manifest["command"])))
-    found += [*_needle_commands(frame, manifest), *_text_commands(frame, manifest)]
-    if (frame["task"] == "bench").any():
-        found.append(Fact("Speed", "fwpkm-eval bench --what ops"))
-    found.append(Fact("This page, its tables and plots, from the rows in DIR", "fwpkm-eval report DIR"))
-    return found
-
-
-def _needle_commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
-    """One command for each way of asking; what was asked alike shares one."""
-    ways: dict[tuple[str, str, str], tuple[set[str], set[str], set[str]]] = {}
-    rows = frame[(frame["task"] == "niah") & (frame["metric"] == "exact_match") & frame["depth"].isna()]
-    for row in rows.itertuples():
-        if not writes(str(row.model)):
-            continue  # guessing, and models whose rows repeat one answer for every way of reading
-        way = ways.setdefault((str(row.needles), str(row.length), str(row.n)), (set(), set(), set()))
-        for values, value in zip(way, (row.passes, row.write_chunk, row.protocol), strict=True):
-            values.add(str(value))
-    found = []
-    for (needles, length, samples), (passes, chunks, protocols) in ways.items():
-        size = wording.size(int(length))
-        protocol = "".join(f" --protocol {name}" for name in sorted(protocols, reverse=True))
-        found.append(
-            Fact(
-                f"{needles} needles at {size}",
-                f"fwpkm-eval niah{_common(frame, manifest, 'niah')} --lengths {size} --needles {needles} "
-                f"--passes {','.join(sorted(passes, key=int))} --samples {samples} "
-                f"--write-chunk {','.join(sorted(chunks, key=chunk_order))}{protocol}",
-            )
-        )
-    return found
-
-
-def _text_commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> list[Fact]:
-    rows = frame[(frame["task"] == "ppl") & (frame["metric"] == "perplexity")]
-    found = []
-    for tokens, of_size in rows.groupby("n", sort=False):
-        sets = ",".join(dict.fromkeys(of_size["dataset"]))
-        options = f"{_common(frame, manifest, 'ppl')} --sets {sets} --tokens {int(str(tokens))}"
-        found.append(Fact(f"Perplexity on {sets.replace(',', ', ')}", f"fwpkm-eval ppl{options}"))
-    return found
-
-
-def _common(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None, task: str) -> str:
-    """The options that all commands of a task share."""
-    rows = frame[frame["task"] == task]
-    models = [model for model in ordered(rows["model"]) if model not in ("", GUESS)]
-    scale, data = scale_of(frame), str(dict((manifest or {}).get("config") or {}).get("data", "embedded"))
-    options = f" --models {shlex.quote(','.join(models))}"
-    options += f" --scale {shlex.quote(scale)}" if scale else ""
-    options += f" --data {shlex.quote(data)}" if data != "embedded" else ""
-    seeds = sorted({int(seed) for seed in rows["seed"].dropna()} - {0})
-    return options + "".join(f" --seed {seed}" for seed in seeds[:1])

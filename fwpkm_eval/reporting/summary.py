@@ -56,6 +56,19 @@ def summarise(frame: pandas.DataFrame, sets: SetFacts | None = None) -> dict[str
     return {question: findings for question, findings in answers.items() if findings}
 
 
+def rules(frame: pandas.DataFrame) -> str:
+    """What the findings go by, as far as there are such findings."""
+    said = ["Made from the rows, without a hand in it."]
+    rates = sum(len(of) for by_model in niah_results(frame).overall.values() for of in by_model.values())
+    parts = ["two rates are called different only where the 95% interval of their difference leaves out zero"]
+    parts = parts if rates > 1 else []
+    if len(text_results(frame)) > 1:
+        parts.append(f"bits per byte {'' if parts else 'are called different '}only where they differ by at least 0.5%")
+    if parts:
+        said.append(wording.sentence(f"{'; '.join(parts)}."))
+    return " ".join(said)
+
+
 def caveats(
     frame: pandas.DataFrame, needles: NiahResults, texts: dict[TextKey, TextResult], sets: SetFacts
 ) -> list[Finding]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fwpkm_eval.ablations import FROZEN, SCORES
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
-from fwpkm_eval.reporting.tables_ablation import (
+from fwpkm_eval.reporting.measurements_ablation import (
     WITHIN,
     WORSE,
     Difference,
@@ -18,11 +18,11 @@ from fwpkm_eval.reporting.tables_ablation import (
     against_reference,
     bits_values,
     difference,
-    difference_text,
     found_values,
     haystack_size,
     needle_counts,
 )
+from fwpkm_eval.reporting.tables_ablation import difference_text
 
 if TYPE_CHECKING:
     import pandas
@@ -39,12 +39,12 @@ def ablation_findings(frame: pandas.DataFrame) -> list[Finding]:
     for needles in needle_counts(results):
         values = found_values(results, needles)
         what = f"{needles} needles at {size}"
-        findings += _of_measure(what, values, results, less_is_better=False, text=_points)
-    findings += _of_measure("bits per byte of text", bits_values(results), results, less_is_better=True, text=_bits)
+        findings += _of_measure(what, values, results, as_rate=True, text=_points)
+    findings += _of_measure("bits per byte of text", bits_values(results), results, as_rate=False, text=_bits)
     return [*findings, *_scorings(results, size)]
 
 
-def _of_measure(what: str, values: Values, results: Results, *, less_is_better: bool, text: Text) -> list[Finding]:
+def _of_measure(what: str, values: Values, results: Results, *, as_rate: bool, text: Text) -> list[Finding]:
     """One sentence for each scoring: arms whose differences are larger than the seeds' spread, and the others."""
     findings = []
     for score in SCORES:
@@ -53,7 +53,7 @@ def _of_measure(what: str, values: Values, results: Results, *, less_is_better: 
             for arm, of_score in results
             if of_score == score
             and arm != FROZEN  # that writing matters at all is said elsewhere
-            and (against := against_reference(values, arm, score, less_is_better=less_is_better)) is not None
+            and (against := against_reference(values, arm, score, as_rate=as_rate)) is not None
         }
         told = {arm: against for arm, against in found.items() if against.low is not None}
         if not told:
@@ -72,7 +72,7 @@ def _of_measure(what: str, values: Values, results: Results, *, less_is_better: 
         if within:
             parts.append(f"within the seeds' spread: {wording.listing(within)}")
         sentence = f"{wording.sentence(what)}, scoring {score}: {'; '.join(parts)}."
-        findings.append(Finding("found" if worse else "unclear", sentence))
+        findings.append(Finding("found" if worse or better else "unclear", sentence))
     return findings
 
 
@@ -83,10 +83,10 @@ def _scorings(results: Results, size: str) -> list[Finding]:
         return []
     parts = []
     for needles in needle_counts(results):
-        against = difference(dot.found_of(needles), idw.found_of(needles), less_is_better=False)
+        against = difference(dot.found_of(needles), idw.found_of(needles), as_rate=True)
         if against is not None:
             parts.append(f"{needles} needles at {size}: {_points(against)}, {against.verdict}")
-    bits = difference(dot.bits, idw.bits, less_is_better=True)
+    bits = difference(dot.bits, idw.bits, as_rate=False)
     if bits is not None:
         parts.append(f"bits per byte: {_bits(bits)}, {bits.verdict}")
     return [Finding("note", f"Dot-product scoring against inverse distances: {'; '.join(parts)}.")] if parts else []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
+from fwpkm_eval.reporting.tables_bench import OPERATIONS
 from fwpkm_eval.reporting.tables_cost import cost_ratios
 from fwpkm_eval.reporting.tables_speed import ratio_text, speedups
 
@@ -14,13 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
 _PASSES = {"forward": "forward", "forward backward": "forward and backward", "training": "in training"}
-_OPERATIONS = {
-    "lookup": "top-k",
-    "read": "read",
-    "write": "write",
-    "addressing": "addressing step",
-    "pkm": "PKM's read",
-}
+_OPERATIONS = ("lookup", "read", "write", "addressing", "pkm")
 
 
 def speed_findings(frame: pandas.DataFrame) -> list[Finding]:
@@ -38,7 +33,7 @@ def speed_findings(frame: pandas.DataFrame) -> list[Finding]:
             findings.append(Finding("note" if speedup.ratio > 1 else "limit", text))
         elif family in _OPERATIONS:
             if speedup.what == "forward":
-                operations.append((_OPERATIONS[family] + _backend(rest), speedup.ratio))
+                operations.append((OPERATIONS.get(family, family) + _backend(rest), speedup.ratio))
         else:
             text = f"{wording.sentence(speedup.name)} is {wording.times(speedup.ratio)} as fast as the reference"
             text += f" ({speedup.what})." if speedup.what else "."

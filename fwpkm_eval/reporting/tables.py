@@ -16,7 +16,7 @@ from fwpkm_eval.reporting.tables_longbench import longbench_tables
 from fwpkm_eval.reporting.tables_memory import addressing_tables, gate_tables
 from fwpkm_eval.reporting.tables_niah import detail_tables, needle_count_tables, recall_tables
 from fwpkm_eval.reporting.tables_other import other_tables
-from fwpkm_eval.reporting.tables_published import published_tables
+from fwpkm_eval.reporting.tables_published import published_tables, quotes
 from fwpkm_eval.reporting.tables_speed import bench_tables, reading_speed_tables
 from fwpkm_eval.reporting.tables_text import perplexity_tables
 
@@ -29,26 +29,38 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
     sets = sets or SetFacts()
     scale = scale_of(frame)
     exact = niah_results(frame)
-    tables = [
-        *recall_tables(exact, scale, sets),
+    recall, perplexity = recall_tables(exact, scale, sets), perplexity_tables(text_results(frame), scale, sets)
+    cost, bench = cost_tables(frame), bench_tables(frame)
+    quoted = [task for task, made in (("niah", recall), ("ppl", perplexity), ("cost", [*cost, *bench])) if quotes(made)]
+    return [
+        *recall,
         *needle_count_tables(exact),
-        *perplexity_tables(text_results(frame), scale, sets),
+        *perplexity,
         *harness_tables(frame),
         *longbench_tables(frame),
         *continual_tables(frame),
         *ablation_tables(frame),
         *capacity_tables(frame),
         *other_tables(frame),
-        *cost_tables(frame),
-        *bench_tables(frame),
+        *cost,
+        *bench,
         *reading_speed_tables(frame),
         *detail_tables(frame, exact),
         *gate_tables(frame),
         *addressing_tables(frame),
+        *published_tables(quoted),
     ]
-    return [*tables, *published_tables()] if tables else []
 
 
 def scale_of(frame: pandas.DataFrame) -> str:
     """The scale of the models that were measured on text; several are joined with ``+``."""
-    return "+".join(sorted(set(frame[frame["task"].isin(["niah", "ppl"])]["scale"]) - {""}))
+    return _scales(frame[frame["task"].isin(["niah", "ppl"])])
+
+
+def scale_of_any(frame: pandas.DataFrame) -> str:
+    """The same, and where no model was measured on text, the scale of whatever was measured."""
+    return scale_of(frame) or _scales(frame)
+
+
+def _scales(rows: pandas.DataFrame) -> str:
+    return "+".join(sorted(set(rows["scale"]) - {""}))

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.ablations import ARMS, PUBLISHED_SCORING, REFERENCE, SCORES
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.measurements import chunk_order
+from fwpkm_eval.reporting.measurements_ablation import (
+    WITHIN,
+    ArmResult,
+    BySeed,
+    Difference,
+    Results,
+    Values,
+    ablation_results,
+    against_reference,
+    bits_values,
+    difference,
+    found_values,
+    haystack_size,
+    needle_counts,
+    possible,
+)
 from fwpkm_eval.reporting.table import Rows, Table, slug
 from fwpkm_eval.reporting.wording import MISSING
 from fwpkm_eval.runs.intervals import mean_interval
@@ -17,124 +32,8 @@ from fwpkm_eval.runs.intervals import mean_interval
 if TYPE_CHECKING:
     import pandas
 
-WORSE, BETTER, WITHIN = "worse", "better", "within the seeds' spread"
-BySeed = Mapping[int, float]
-Way = tuple[int, str, int]
-"""One way of asking for needles: (needles, write chunk, passes)."""
-
-
-@dataclass
-class ArmResult:
-    """One arm under one scoring. Seeds whose training diverged are in ``diverged`` (with the step) and nowhere else.
-
-    ``found``: exact match by way of asking and seed; ``bits``: bits per byte by seed; ``learned``: digits right at the
-    end of training; ``dropped``: steps of training that were dropped as they diverged.
-    """
-
-    found: dict[Way, dict[int, float]] = field(default_factory=dict)
-    bits: dict[int, float] = field(default_factory=dict)
-    learned: dict[int, float] = field(default_factory=dict)
-    dropped: dict[int, float] = field(default_factory=dict)
-    diverged: dict[int, int] = field(default_factory=dict)
-
-    def found_of(self, needles: int) -> dict[int, float]:
-        """Exact match by seed, the mean of all ways in which this number of needles was asked for."""
-        ways = [by_seed for way, by_seed in self.found.items() if way[0] == needles]
-        seeds = set.intersection(*(set(by_seed) for by_seed in ways)) if ways else set()
-        return {seed: math.fsum(by_seed[seed] for by_seed in ways) / len(ways) for seed in sorted(seeds)}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Arm less reference, seed by seed: the mean, its 95% interval (None with one seed), and whether less is better."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    less_is_better: bool
-    by_seed: Mapping[int, float]
-
-    @property
-    def verdict(self) -> str:
-        """Whether the difference is larger than the spread of the seeds, and which way."""
-        if self.low is None or self.high is None:
-            return MISSING
-        if self.low <= 0 <= self.high:
-            return WITHIN
-        return BETTER if (self.mean < 0) == self.less_is_better else WORSE
-
-
-Results = dict[tuple[str, str], ArmResult]
-"""By (arm, scoring)."""
-Values = Mapping[tuple[str, str], BySeed]
-"""One measure: by (arm, scoring) and seed."""
-
-
-def ablation_results(frame: pandas.DataFrame) -> Results:
-    """The rows of task ``ablation``, by arm and scoring, in the order in which the arms are listed."""
-    rows = frame[frame["task"] == "ablation"]
-    results: Results = {}
-    for row in rows.to_dict("records"):
-        result = results.setdefault((str(row["arm"]), str(row["score"])), ArmResult())
-        seed, value = int(row["seed"]), row["value"]
-        if row["metric"] == "diverged" and row["unit"] == "step":
-            result.diverged[seed] = int(value)
-        if not math.isfinite(value):
-            continue
-        if row["metric"] == "exact_match":
-            way = (int(row["needles"]), str(row["write_chunk"]), int(row["passes"]))
-            result.found.setdefault(way, {})[seed] = value
-        of_arm = {
-            "bits_per_byte": result.bits,
-            "train_answer_accuracy": result.learned,
-            "dropped_steps": result.dropped,
-        }
-        if row["metric"] in of_arm:
-            of_arm[row["metric"]][seed] = value
-    arms, scores = [REFERENCE, *ARMS], [*SCORES]
-    return {
-        key: results[key] for key in sorted(results, key=lambda key: (_place(key[0], arms), _place(key[1], scores)))
-    }
-
-
-def _place(name: str, names: list[str]) -> tuple[int, str]:
-    return (names.index(name) if name in names else len(names), name)
-
-
-def difference(arm: BySeed, reference: BySeed, *, less_is_better: bool) -> Difference | None:
-    """The paired difference over the seeds that both have; None if there are none."""
-    by_seed = {seed: arm[seed] - reference[seed] for seed in sorted(set(arm) & set(reference))}
-    if not by_seed:
-        return None
-    return Difference(*mean_interval(list(by_seed.values())), less_is_better, by_seed)
-
-
-def against_reference(values: Values, arm: str, score: str, *, less_is_better: bool) -> Difference | None:
-    """The difference of one arm to the reference of its scoring; None for the reference itself."""
-    if arm == REFERENCE:
-        return None
-    return difference(values.get((arm, score), {}), values.get((REFERENCE, score), {}), less_is_better=less_is_better)
-
-
-def needle_counts(results: Results) -> list[int]:
-    """The numbers of needles that were asked for, the most first."""
-    return sorted({way[0] for result in results.values() for way in result.found}, reverse=True)
-
-
-def haystack_size(frame: pandas.DataFrame) -> str:
-    """The length of the haystacks, ``4K``; empty if none was read."""
-    length = frame[(frame["task"] == "ablation") & (frame["metric"] == "exact_match")]["length"].dropna()
-    return wording.size(int(length.iloc[0])) if len(length) else ""
-
-
-def found_values(results: Results, needles: int) -> Values:
-    """Exact match of each arm and scoring by seed, the mean of all ways of asking for so many needles."""
-    return {key: result.found_of(needles) for key, result in results.items()}
-
-
-def bits_values(results: Results) -> Values:
-    """Bits per byte of each arm and scoring by seed."""
-    return {key: result.bits for key, result in results.items()}
+NOTHING = 1e-9
+"""What is smaller comes from the rounding of sums and is written as 0."""
 
 
 def ablation_tables(frame: pandas.DataFrame) -> list[Table]:
@@ -174,7 +73,7 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
     for arm in dict.fromkeys(arm for arm, _ in results):
         entries: list[str] = [arm]
         for score in scores:
-            against = against_reference(values, arm, score, less_is_better=not as_rate)
+            against = against_reference(values, arm, score, as_rate=as_rate)
             entries += [
                 _value(values.get((arm, score), {}), results.get((arm, score)), as_rate),
                 difference_text(against, as_rate) if against else MISSING,
@@ -182,15 +81,16 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
             ]
         rows.add(*entries)
     seeds = max((len(by_seed) for by_seed in values.values()), default=0)
-    columns = [column for score in scores for column in (score, f"{score}: difference", f"{score}: larger than seeds")]
+    cut = ", cut off where no rate can be" if as_rate else ""
+    columns = [column for score in scores for column in (score, f"{score}: difference", f"{score}: verdict")]
     return Table(
         name=name,
         title=title,
         columns=("arm", *columns),
         rows=rows.done(),
-        note=f"{note} Mean ± 95% interval over {seeds} seeds (Student's t); differences to the reference are paired "
-        f"over the seeds, and “{WITHIN}” where their interval holds 0. One interval in twenty misses: a lone, small "
-        "difference among many arms is no finding.",
+        note=f"{note} Mean and 95% interval over {seeds} seeds (Student's t{cut}); differences to the reference are "
+        f"paired over the seeds, and “{WITHIN}” where their interval holds 0. One interval in twenty misses: a lone, "
+        "small difference among many arms is no finding.",
     )
 
 
@@ -203,10 +103,10 @@ def _scoring_table(results: Results, counts: Iterable[int]) -> list[Table]:
     for arm in arms:
         idw, dot = results[arm, "idw"], results[arm, "dot"]
         for needles in counts:
-            found = difference(dot.found_of(needles), idw.found_of(needles), less_is_better=False)
+            found = difference(dot.found_of(needles), idw.found_of(needles), as_rate=True)
             if found:
                 rows.add(arm, f"{needles} needles found", difference_text(found, True), found.verdict)
-        bits = difference(dot.bits, idw.bits, less_is_better=True)
+        bits = difference(dot.bits, idw.bits, as_rate=False)
         if bits:
             rows.add(arm, "bits per byte", difference_text(bits, False), bits.verdict)
     if not rows.rows:
@@ -240,7 +140,7 @@ def _way_tables(results: Results, size: str) -> list[Table]:
                 title=f"Ablation: {needles} needles found at {size}, {wording.writing(chunk)}",
                 columns=("arm", "scoring", *(wording.readings(count) for count in passes)),
                 rows=rows.done(),
-                note="Exact match, mean ± 95% interval over the seeds.",
+                note="Exact match, mean and 95% interval over the seeds (cut off where no rate can be).",
                 labels=2,
                 detail=True,
             )
@@ -276,13 +176,16 @@ def _training_table(results: Results) -> Table:
 
 
 def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
-    """``85% ± 6`` or ``2.993 ± 0.021``, and which seeds diverged."""
+    """``85% (79–91)`` or ``2.993 (2.972–3.014)``, and which seeds diverged."""
     parts = []
     if by_seed:
-        mean, _, high = mean_interval(list(by_seed.values()))
-        half = None if high is None else high - mean
+        mean, low, high = mean_interval(list(by_seed.values()))
+        if as_rate:
+            low, high = possible(mean, low, high, 0.0, 1.0)
         shown = wording.percent(mean) if as_rate else f"{mean:.3f}"
-        parts.append(shown if half is None else f"{shown} ± {half * 100:.0f}" if as_rate else f"{shown} ± {half:.3f}")
+        if low is not None and high is not None:
+            shown += f" ({low * 100:.0f}–{high * 100:.0f})" if as_rate else f" ({low:.3f}–{high:.3f})"
+        parts.append(shown)
     if result is not None and result.diverged:
         steps = wording.listing([str(step) for step in result.diverged.values()])
         parts.append(f"{len(result.diverged)} diverged (after step {steps})")
@@ -290,11 +193,18 @@ def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
 
 
 def difference_text(found: Difference, as_rate: bool) -> str:
-    """``−12 points (−20 to −4)`` for rates, ``+0.034 (+0.010 to +0.058)`` for others."""
+    """``−12 points (−20 to −4)`` for rates, ``+0.034 (+0.010 to +0.058)`` for others.
+
+    What is not 0 is not written as 0: ``−0.2``, ``+0.000005``.
+    """
 
     def number(value: float) -> str:
-        text = f"{abs(value) * 100:.0f}" if as_rate else f"{abs(value):.3f}"
-        return text if not float(text) else f"{'−' if value < 0 else '+'}{text}"
+        value, digits = (value * 100, 0) if as_rate else (value, 3)
+        if abs(value) < NOTHING:
+            return f"{0:.{digits}f}"
+        if not float(f"{abs(value):.{digits}f}"):
+            digits = math.ceil(-math.log10(abs(value)))
+        return f"{'−' if value < 0 else '+'}{abs(value):.{digits}f}"
 
     text = number(found.mean) + (" points" if as_rate else "")
     if found.low is None or found.high is None:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 Record = Mapping[Any, Any]
 PASSES = {"forward": "forward", "forward_backward": "forward + backward", "training": "training"}
+OPERATIONS = {
+    "lookup": "top-k lookup",
+    "addressing": "addressing step",
+    "pkm": "PKM's read",
+}
+"""Operations by another name than their arms have: the same in tables, plots and sentences."""
 _PUBLISHED_SHARE = "35%"
 _PER_TOKEN = "seconds_per_token_forward"
 _SCAN_METRICS = ("{}_seconds", "tokens_per_second_{}", "peak_bytes_above_inputs_{}", "peak_bytes_{}")
@@ -96,7 +102,7 @@ def _piece_table(records: Sequence[Record]) -> list[Table]:
         if "forward_seconds" not in line:
             continue
         rows.add(
-            arm.partition("/")[0],
+            OPERATIONS.get(arm.partition("/")[0], arm.partition("/")[0]),
             arm.partition("/")[2],
             _seconds(line["forward_seconds"]),
             _ratio(line.get("speedup_forward")),
@@ -213,6 +219,14 @@ def _model_table(records: Sequence[Record]) -> list[Table]:
             "direction compares.",
         )
     ]
+
+
+def operation_in_words(arm: str) -> str:
+    """``top-k lookup, torch`` for ``lookup/torch``; a layer is told by its package alone."""
+    family, _, rest = arm.partition("/")
+    if family == "layer":
+        return rest
+    return ", ".join(filter(None, (OPERATIONS.get(family, family), rest)))
 
 
 def _by_arm(records: Iterable[Record]) -> dict[str, dict[str, Record]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.table import Rows, Table, slug
+from fwpkm_eval.reporting.tables_harness import PREFIX
 from fwpkm_eval.reporting.tables_speed import absent
 from fwpkm_eval.reporting.wording import MISSING
 
@@ -26,7 +27,7 @@ def other_tables(frame: pandas.DataFrame) -> list[Table]:
     """A table for each unknown task: models and settings that differ, metric, value, interval, number of samples."""
     tables = []
     for task in dict.fromkeys(frame["task"]):
-        if task in OURS:
+        if task in OURS or str(task).startswith(PREFIX):
             continue
         of_task = frame[frame["task"] == task]
         told = [name for name in _SETTINGS if of_task[name].nunique(dropna=False) > 1 or name == "dataset"]

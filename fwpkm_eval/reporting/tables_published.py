@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from fwpkm_eval.reporting import published, wording
 from fwpkm_eval.reporting.published import Published
 from fwpkm_eval.reporting.table import Rows, Table
 from fwpkm_eval.reporting.wording import MISSING
 
 
-def published_tables() -> list[Table]:
-    """What the paper says about the tasks measured here, and apart from it what a secondary report says."""
-    return [
-        _table("published", "Published numbers quoted here", published.PUBLISHED),
-        _table("secondary", "A secondary report, never confirmed by the paper", published.SECONDARY_REPORT),
+def published_tables(quoted: Collection[str]) -> list[Table]:
+    """What the paper says about the tasks whose tables quote it, and apart from it what a secondary report says."""
+    paper, other = (
+        tuple(number for number in numbers if number.task in quoted)
+        for numbers in (published.PUBLISHED, published.SECONDARY_REPORT)
+    )
+    tables = [
+        _table("published", "Published numbers quoted here", paper),
+        _table("secondary", "A secondary report, never confirmed by the paper", other),
     ]
+    return [table for table in tables if table.rows]
+
+
+def quotes(tables: Iterable[Table]) -> bool:
+    """Whether some table has a published number in it."""
+    return any(
+        theirs and cell.text not in ("", MISSING)
+        for table in tables
+        for row in table.rows
+        for cell, theirs in zip(row, table.published, strict=True)
+    )
 
 
 def _table(name: str, title: str, numbers: tuple[Published, ...]) -> Table:

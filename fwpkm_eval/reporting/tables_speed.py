@@ -87,11 +87,21 @@ def reading_speed_tables(frame: pandas.DataFrame) -> list[Table]:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast as the reference ``name`` is, in ``what`` (``forward``, say)."""
+    """How many times as fast as the reference ``name`` is, in ``what`` (``forward``, say).
+
+    ``low`` and ``high``: over the 10th and 90th percentiles of the calls, None if not told. ``arm``, ``size``,
+    ``scale`` and ``device`` are the row's own entries; ``name`` holds only those of them that tell rows apart.
+    """
 
     name: str
     what: str
     ratio: float
+    low: float | None = None
+    high: float | None = None
+    arm: str = ""
+    size: str = ""
+    scale: str = ""
+    device: str = ""
 
 
 def speedups(frame: pandas.DataFrame) -> list[Speedup]:
@@ -106,7 +116,19 @@ def speedups(frame: pandas.DataFrame) -> list[Speedup]:
             if text and not any(text in part for part in parts):
                 parts.append(f"scale {text}" if name == "scale" else text)
         what = str(record["metric"]).replace("speedup", "").replace("over_reference", "").replace("_", " ")
-        found.append(Speedup(", ".join(parts) or "the operation", " ".join(what.split()), record["value"]))
+        found.append(
+            Speedup(
+                name=", ".join(parts) or "the operation",
+                what=" ".join(what.split()),
+                ratio=record["value"],
+                low=None if absent(record["ci_low"]) else record["ci_low"],
+                high=None if absent(record["ci_high"]) else record["ci_high"],
+                arm=str(record["arm"]),
+                size=str(record["dataset"]),
+                scale=str(record["scale"]),
+                device=str(record["device"]),
+            )
+        )
     return found
 
 

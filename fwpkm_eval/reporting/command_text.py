@@ -1,0 +1,97 @@
+"""One command line of a report: what all commands share, and how values are written in them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.fact import Fact
+from fwpkm_eval.reporting.measurements import GUESS, ordered
+
+if TYPE_CHECKING:
+    import pandas
+
+PLACE = "DIR"
+"""Where a command puts its results: a new folder for each."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What commands are made from: all rows, and the settings that the manifest keeps of the run."""
+
+    frame: pandas.DataFrame
+    config: Mapping[str, Any]
+
+    def rows(self, task: str, metric: str = "") -> pandas.DataFrame:
+        """The rows of a task, or of one metric of it."""
+        of_task = self.frame[self.frame["task"] == task]
+        return of_task[of_task["metric"] == metric] if metric else of_task
+
+    def settings(self, command: str) -> Mapping[str, Any]:
+        """The manifest's settings if the run was made by this command alone."""
+        return self.config if command in (self.config.get("command"), self.config.get("task")) else {}
+
+
+def fact_of(run: Run, name: str, command: str, models: Iterable[str], task: str, options: Mapping[str, Any]) -> Fact:
+    """A command with what all share: models, scale, text, type and the first seed; further seeds are named."""
+    rows = run.rows(task)
+    named = [model for model in ordered(models) if model not in ("", GUESS)]
+    rows = rows[rows["model"].isin(named)] if named else rows
+    scales, types = sorted(set(rows["scale"]) - {""}), sorted(set(rows["dtype"]) - {""})
+    seeds = sorted({int(seed) for seed in rows["seed"].dropna()})
+    data = str(run.config.get("data", "embedded"))
+    line = line_of(
+        command,
+        {
+            "models": ",".join(named),
+            "scale": scales[0] if len(scales) == 1 else "",
+            **options,
+            "data": unless(data, "embedded"),
+            "dtype": unless(types[0], "float32") if len(types) == 1 else "",
+            "seed": unless(str(seeds[0]), "0") if seeds else "",
+        },
+    )
+    if len(seeds) > 1 and "seeds" not in options:
+        name += f" (again with --seed {wording.listing([str(seed) for seed in seeds[1:]])})"
+    return Fact(name, line)
+
+
+def line_of(command: str, options: Mapping[str, Any]) -> str:
+    """The command: options without a value are left out, True is a flag, a list an option given several times."""
+    words = ["fwpkm-eval", command]
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value:
+            for each in [value] if isinstance(value, (str, int)) else value:
+                words += [f"--{name}", str(each)]
+    return shlex.join([*words, "--out", PLACE])
+
+
+def size_text(value: Any) -> str:
+    """``4K`` for 4096, nothing for what is missing."""
+    return "" if _absent(value) else wording.size(int(value))
+
+
+def number_text(value: Any) -> str:
+    """``3`` for 3.0, nothing for what is missing."""
+    return "" if _absent(value) else str(int(value))
+
+
+def _absent(value: Any) -> bool:
+    import pandas
+
+    return value is None or bool(pandas.isna(value))
+
+
+def unless(value: Any, default: Any) -> str:
+    """The value in text, nothing where it is what the command has anyway."""
+    return "" if value is None or value == default else str(value)
+
+
+def listed(numbers: Iterable[Any]) -> str:
+    """Each number once, by size: ``16,32``."""
+    return ",".join(str(number) for number in sorted({int(number) for number in numbers}))

@@ -1,0 +1,153 @@
+"""The ablation's results by arm and scoring, and differences to the reference, paired over the seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fwpkm_eval.ablations import ARMS, REFERENCE, SCORES
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.wording import MISSING
+from fwpkm_eval.runs.intervals import mean_interval
+
+if TYPE_CHECKING:
+    import pandas
+
+WORSE, BETTER, WITHIN = "worse", "better", "within the seeds' spread"
+BySeed = Mapping[int, float]
+Way = tuple[int, str, int]
+"""One way of asking for needles: (needles, write chunk, passes)."""
+
+
+@dataclass
+class ArmResult:
+    """One arm under one scoring. Seeds whose training diverged are in ``diverged`` (with the step) and nowhere else.
+
+    ``found``: exact match by way of asking and seed; ``bits``: bits per byte by seed; ``learned``: digits right at the
+    end of training; ``dropped``: steps of training that were dropped as they diverged.
+    """
+
+    found: dict[Way, dict[int, float]] = field(default_factory=dict)
+    bits: dict[int, float] = field(default_factory=dict)
+    learned: dict[int, float] = field(default_factory=dict)
+    dropped: dict[int, float] = field(default_factory=dict)
+    diverged: dict[int, int] = field(default_factory=dict)
+
+    def found_of(self, needles: int) -> dict[int, float]:
+        """Exact match by seed, the mean of all ways in which this number of needles was asked for."""
+        ways = [by_seed for way, by_seed in self.found.items() if way[0] == needles]
+        seeds = set.intersection(*(set(by_seed) for by_seed in ways)) if ways else set()
+        return {seed: math.fsum(by_seed[seed] for by_seed in ways) / len(ways) for seed in sorted(seeds)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Arm less reference, seed by seed: the mean, its 95% interval (None with one seed), and whether less is better."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    less_is_better: bool
+    by_seed: Mapping[int, float]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the difference is larger than the spread of the seeds, and which way."""
+        if self.low is None or self.high is None:
+            return MISSING
+        if self.low <= 0 <= self.high:
+            return WITHIN
+        return BETTER if (self.mean < 0) == self.less_is_better else WORSE
+
+
+Results = dict[tuple[str, str], ArmResult]
+"""By (arm, scoring)."""
+Values = Mapping[tuple[str, str], BySeed]
+"""One measure: by (arm, scoring) and seed."""
+
+
+def ablation_results(frame: pandas.DataFrame) -> Results:
+    """The rows of task ``ablation``, by arm and scoring, in the order in which the arms are listed."""
+    rows = frame[frame["task"] == "ablation"]
+    results: Results = {}
+    for row in rows.to_dict("records"):
+        result = results.setdefault((str(row["arm"]), str(row["score"])), ArmResult())
+        seed, value = int(row["seed"]), row["value"]
+        if row["metric"] == "diverged" and row["unit"] == "step":
+            result.diverged[seed] = int(value)
+        if not math.isfinite(value):
+            continue
+        if row["metric"] == "exact_match":
+            way = (int(row["needles"]), str(row["write_chunk"]), int(row["passes"]))
+            result.found.setdefault(way, {})[seed] = value
+        of_arm = {
+            "bits_per_byte": result.bits,
+            "train_answer_accuracy": result.learned,
+            "dropped_steps": result.dropped,
+        }
+        if row["metric"] in of_arm:
+            of_arm[row["metric"]][seed] = value
+    arms, scores = [REFERENCE, *ARMS], [*SCORES]
+    return {
+        key: results[key] for key in sorted(results, key=lambda key: (_place(key[0], arms), _place(key[1], scores)))
+    }
+
+
+def _place(name: str, names: list[str]) -> tuple[int, str]:
+    return (names.index(name) if name in names else len(names), name)
+
+
+def difference(arm: BySeed, reference: BySeed, *, as_rate: bool) -> Difference | None:
+    """The paired difference over the seeds that both have; None if there are none.
+
+    Of rates more is better, and no interval goes beyond what they can be beside the reference's mean ``r``: from
+    ``-r`` (the arm finds nothing) to ``1 - r`` (it finds all). Of other values less is better.
+    """
+    by_seed = {seed: arm[seed] - reference[seed] for seed in sorted(set(arm) & set(reference))}
+    if not by_seed:
+        return None
+    mean, low, high = mean_interval(list(by_seed.values()))
+    if as_rate:
+        against = math.fsum(reference[seed] for seed in by_seed) / len(by_seed)
+        low, high = possible(mean, low, high, min(-against, 0.0), max(1 - against, 0.0))
+    return Difference(mean, low, high, not as_rate, by_seed)
+
+
+def possible(
+    mean: float, low: float | None, high: float | None, least: float, most: float
+) -> tuple[float | None, float | None]:
+    """An interval around ``mean`` without what lies below ``least`` or above ``most``."""
+    return (
+        None if low is None else min(max(low, least), mean),
+        None if high is None else max(min(high, most), mean),
+    )
+
+
+def against_reference(values: Values, arm: str, score: str, *, as_rate: bool) -> Difference | None:
+    """The difference of one arm to the reference of its scoring; None for the reference itself."""
+    if arm == REFERENCE:
+        return None
+    return difference(values.get((arm, score), {}), values.get((REFERENCE, score), {}), as_rate=as_rate)
+
+
+def needle_counts(results: Results) -> list[int]:
+    """The numbers of needles that were asked for, the most first."""
+    return sorted({way[0] for result in results.values() for way in result.found}, reverse=True)
+
+
+def haystack_size(frame: pandas.DataFrame) -> str:
+    """The length of the haystacks, ``4K``; empty if none was read."""
+    length = frame[(frame["task"] == "ablation") & (frame["metric"] == "exact_match")]["length"].dropna()
+    return wording.size(int(length.iloc[0])) if len(length) else ""
+
+
+def found_values(results: Results, needles: int) -> Values:
+    """Exact match of each arm and scoring by seed, the mean of all ways of asking for so many needles."""
+    return {key: result.found_of(needles) for key, result in results.items()}
+
+
+def bits_values(results: Results) -> Values:
+    """Bits per byte of each arm and scoring by seed."""
+    return {key: result.bits for key, result in results.items()}
