@@ -19,6 +19,7 @@ from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.engine import Job, run_jobs
 from fwpkm_eval.runs.execute import execute
 from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs, perplexity_job, read_source
+from fwpkm_eval.runs.manifest import check_or_create
 from fwpkm_eval.runs.rows import Row, read_rows_csv
 from fwpkm_eval.tasks import niah
 from fwpkm_eval.tasks.niah import NiahSettings
@@ -141,6 +142,28 @@ def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
     capsys.readouterr()
     assert run(*command, "--samples", "2") == 2
     assert "holds another run: samples is 1 there and 2 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["niah"], ["ppl"], ["continual"], ["gates"], ["trace"], ["reproduce"], ["ablate"], ["capacity"]]
+)
+def test_a_folder_of_another_run_is_refused_before_any_text_is_read(
+    command: list[str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(*which: str) -> None:
+        raise AssertionError(f"{which} was read")
+
+    for module in ("fwpkm_eval.data", "fwpkm_eval.data.embedded", "fwpkm_eval.runs.plan"):
+        monkeypatch.setattr(f"{module}.load_set", read)
+    check_or_create(tmp_path, {"command": "another"})
+    if command[0] not in ("ablate", "capacity"):
+        command = [*command, "--models", str(folder / "fwpkm")]
+    assert run(*command, "--out", str(tmp_path)) == 2
+    assert 'holds another run: command is "another" there' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("without_workers")

@@ -90,20 +90,36 @@ def command(
     from fwpkm_eval.ablations import ablation_plan, models_to_train
     from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
-    from fwpkm_eval.runs.ablation import plan_ablation
+    from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.runs.rows import rows_to_frame
 
     out = out or Path("runs") / f"ablation-{scale}"
+    all_seeds = range(seed, seed + seeds)
+    plan = fit_to_data(_changed(ablation_plan(scale), steps, length, samples, tokens), data)
+    config = {
+        "command": "ablate",
+        "scale": scale,
+        "model": model or plan.model,
+        "arms": sorted(arms),
+        "scores": sorted(scores),
+        "seeds": list(all_seeds),
+        "data": data,
+        "recipe": plan.recipe.to_dict(),
+        "plan": {name: value for name, value in asdict(plan).items() if name != "recipe"},
+    }
+    if not dry_run:
+        check_free(out, config)
     planned = plan_ablation(
-        _changed(ablation_plan(scale), steps, length, samples, tokens),
+        plan,
         models_to_train(arms, scores),
-        range(seed, seed + seeds),
+        all_seeds,
         scale=scale,
         data=data,
         checkpoints=out / "checkpoints",
         model=model,
     )
-    jobs, plan = planned.jobs, planned.plan
+    jobs = planned.jobs
     if dry_run:
         for job in jobs:
             click.echo(job.label)
@@ -112,23 +128,13 @@ def command(
     measured = run_cells(
         jobs,
         out=out,
-        config={
-            "command": "ablate",
-            "scale": scale,
-            "model": model or plan.model,
-            "arms": sorted(arms),
-            "scores": sorted(scores),
-            "seeds": list(range(seed, seed + seeds)),
-            "data": data,
-            "recipe": plan.recipe.to_dict(),
-            "plan": {name: value for name, value in asdict(plan).items() if name != "recipe"},
-        },
+        config=config,
         models=[],
         texts=planned.texts,
         seed=seed,
         workers=workers,
         quiet=quiet,
-        seeds=range(seed, seed + seeds),
+        seeds=all_seeds,
     )
     if as_json:
         print_rows(measured.rows)

@@ -88,7 +88,8 @@ def command(
     from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.reporting.tables_capacity import capacity_tables
-    from fwpkm_eval.runs.ablation import plan_ablation
+    from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.runs.rows import rows_to_frame
 
     plan = capacity_plan(scale)
@@ -102,6 +103,19 @@ def command(
     sizes = sizes_of(model_config(plan.model, scale, **plan.overrides), subkeys, value_dims)
     out = out or Path("runs") / f"capacity-{scale}"
     all_seeds = range(seed, seed + seeds)
+    plan = fit_to_data(plan, data)
+    config = {
+        "command": TASK,
+        "scale": scale,
+        "score": score,
+        "sizes": [size.name for size in sizes],
+        "seeds": list(all_seeds),
+        "data": data,
+        "recipe": plan.recipe.to_dict(),
+        "plan": {name: value for name, value in asdict(plan).items() if name != "recipe"},
+    }
+    if not dry_run:
+        check_free(out, config)
     planned = plan_ablation(
         plan,
         models_of(sizes, score),
@@ -119,16 +133,7 @@ def command(
     measured = run_cells(
         planned.jobs,
         out=out,
-        config={
-            "command": TASK,
-            "scale": scale,
-            "score": score,
-            "sizes": [size.name for size in sizes],
-            "seeds": list(all_seeds),
-            "data": data,
-            "recipe": planned.plan.recipe.to_dict(),
-            "plan": {name: value for name, value in asdict(planned.plan).items() if name != "recipe"},
-        },
+        config=config,
         models=[],
         texts=planned.texts,
         seed=seed,

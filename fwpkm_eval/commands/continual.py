@@ -55,6 +55,7 @@ def command(
     from fwpkm_eval.data import default_sets, load_set
     from fwpkm_eval.reporting.tables_continual import continual_tables
     from fwpkm_eval.runs.jobs import TextSource, biggest_first
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.runs.measures import continual_job
     from fwpkm_eval.runs.rows import rows_to_frame
     from fwpkm_eval.tasks.continual import PILE_DOMAINS, ContinualSettings, check_domain
@@ -66,6 +67,17 @@ def command(
     there = default_sets(data)
     pile = [name for name in PILE_DOMAINS if name in there]
     names = [name.strip() for name in domains.split(",")] if domains else pile or there
+    config = {
+        "command": "continual",
+        "scale": scale,
+        "models": [source.name for source in found],
+        "data": data,
+        "domains": list(dict.fromkeys(names)),
+        "device": device,
+        "dtype": dtype,
+        **asdict(settings),
+    }
+    check_free(out, config)
     texts = [TextSource(data, load_set(data, name, "test")) for name in dict.fromkeys(names)]
     for text in texts:
         for source in found:
@@ -73,16 +85,7 @@ def command(
     measured = run_cells(
         biggest_first(continual_job(source, texts, settings) for source in found),
         out=out,
-        config={
-            "command": "continual",
-            "scale": scale,
-            "models": [source.name for source in found],
-            "data": data,
-            "domains": [text.text_set.name for text in texts],
-            "device": device,
-            "dtype": dtype,
-            **asdict(settings),
-        },
+        config=config,
         models=found,
         texts=texts,
         seed=seed,

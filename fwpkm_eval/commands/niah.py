@@ -123,6 +123,7 @@ def command(
     from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
     from fwpkm_eval.data import default_haystack, load_set
     from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.tasks.niah import NiahSettings, check_fit
 
     settings = NiahSettings(
@@ -139,23 +140,26 @@ def command(
         value_length=value_length,
     )
     found = sources.find_sources(models, scale, device, dtype)
-    text = TextSource(data, load_set(data, haystack or default_haystack(data), "test"))
+    haystack = haystack or default_haystack(data)
+    config = {
+        "command": "niah",
+        "scale": scale,
+        "models": [source.name for source in found],
+        "data": data,
+        "haystack": haystack,
+        "device": device,
+        "dtype": dtype,
+        **asdict(settings),
+    }
+    check_free(out, config)
+    text = TextSource(data, load_set(data, haystack, "test"))
     for source in found:
         check_fit(text.text_set, settings, tokenizer_of(source.config))
     jobs = [job for source in found for job in niah_jobs(source, text, settings)]
     measured = run_cells(
         [*biggest_first(jobs), guess_job(text, settings)],
         out=out,
-        config={
-            "command": "niah",
-            "scale": scale,
-            "models": [source.name for source in found],
-            "data": data,
-            "haystack": text.text_set.name,
-            "device": device,
-            "dtype": dtype,
-            **asdict(settings),
-        },
+        config=config,
         models=found,
         texts=[text],
         seed=seed,

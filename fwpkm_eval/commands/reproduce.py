@@ -87,7 +87,7 @@ def command(
     """
     from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
     from fwpkm_eval.runs.engine import usable_workers
-    from fwpkm_eval.runs.manifest import check_or_create
+    from fwpkm_eval.runs.manifest import check_free, check_or_create
     from fwpkm_eval.runs.plan import plan_of
 
     plan = plan_of(scale)
@@ -114,6 +114,7 @@ def command(
         planned = _within(plan, planned, budget, workers)
         _show_plan(plan, planned, workers or usable_workers(len(planned.jobs)))
         return
+    check_free(out, config)
     by_seed = [names] * seeds
     if retrain:
         check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=all_seeds)

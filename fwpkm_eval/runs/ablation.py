@@ -93,11 +93,10 @@ def ablation_jobs(
 
 @dataclass(frozen=True)
 class PlannedAblation:
-    """The cells of a scale's ablations, the texts that they are measured on, and the plan as it fits the data."""
+    """The cells of a scale's ablations, and the texts that they are measured on."""
 
     jobs: list[Job]
     texts: list[TextSource]
-    plan: AblationPlan
 
 
 def plan_ablation(
@@ -113,13 +112,11 @@ def plan_ablation(
 ) -> PlannedAblation:
     """Cells as `ablation_jobs` makes them, on the sets that `data` has. Raises UserError for what cannot be, before any
     text is read where it can."""
-    from fwpkm_eval.data import default_haystack, default_sets, load_set
+    from fwpkm_eval.data import default_haystack, load_set
 
     for one in models:
         ablated_config(model or plan.model, scale, plan, one)
-    sets = default_sets(data)
-    if plan.text not in sets:  # a folder of the user's own
-        plan = replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
+    plan = fit_to_data(plan, data)
     haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
     text = TextSource(data, load_set(data, plan.text, "test"))
     jobs = ablation_jobs(
@@ -133,7 +130,17 @@ def plan_ablation(
         checkpoints=checkpoints.absolute(),
         task=task,
     )
-    return PlannedAblation(jobs, [haystack, text], plan)
+    return PlannedAblation(jobs, [haystack, text])
+
+
+def fit_to_data(plan: AblationPlan, data: str) -> AblationPlan:
+    """The plan on the sets that ``data`` has, without reading them: a folder of the user's own has other sets."""
+    from fwpkm_eval.data import default_sets
+
+    sets = default_sets(data)
+    if plan.text in sets:
+        return plan
+    return replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
 
 
 def _training_sets(data: str) -> tuple[str, ...]:
