@@ -14,12 +14,14 @@ from tiny_models import tiny_checkpoint
 
 import fwpkm_eval
 from fwpkm_eval import api, cli
+from fwpkm_eval.commands.measure import print_plan
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.runs.cells import CellStore
+from fwpkm_eval.runs.cells import Cell, CellStore
 from fwpkm_eval.runs.engine import Job, run_jobs
 from fwpkm_eval.runs.execute import execute
 from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs, perplexity_job, read_source
 from fwpkm_eval.runs.manifest import check_or_create
+from fwpkm_eval.runs.plan import Plan
 from fwpkm_eval.runs.rows import Row, read_rows_csv
 from fwpkm_eval.tasks import niah
 from fwpkm_eval.tasks.niah import NiahSettings
@@ -334,6 +336,36 @@ def test_reproduce_plans_the_ablation_only_if_asked(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("no-lookahead, ") for line in lines) == 6
     assert lines[-1].startswith("54 cells")
+    assert " minutes with " in lines[-1]
+
+
+def test_reproduce_takes_as_many_seeds_for_the_ablation_as_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for seeds in (1, 2, 4):
+        assert run("reproduce", "--dry-run", "--only", "ablation", "--seeds", str(seeds)) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"{18 * seeds} cells")
+    assert run("reproduce", "--help") == 0
+    assert "default: 1; for the ablation 3" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", ["ablate", "capacity"])
+def test_dry_runs_of_trainings_say_how_long_they_would_take(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--dry-run", "--seeds", "1", "--workers", "1", "--steps", "1") == 0
+    *cells, total, models = capsys.readouterr().out.splitlines()
+    assert cells[0].split() == ["cell", "tokens", "seconds", "on", "a", "core"]
+    assert total.startswith(f"{len(cells) - 1} cells, ")
+    assert total.endswith(" minutes with 1 worker")
+    assert models == f"{len(cells) - 1} models to train and measure, 1 step each"
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_second", "words"), [(100.0, "about 3 seconds"), (1.0, "about 5.0 minutes"), (0.01, "about 8.3 hours")]
+)
+def test_a_plans_time_is_said_in_a_fitting_unit(
+    tokens_per_second: float, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan(models=(), tokens={"": 1}, needles=(), tokens_per_second={"": tokens_per_second})
+    print_plan(plan, [Job(Cell("ppl", PLAIN, {}), "text", 300)], 1)
+    assert f"1 cell, 300 tokens: {words} with 1 worker\n" in capsys.readouterr().out
 
 
 def test_load_model_and_evaluate(folder: Path) -> None:

@@ -88,7 +88,7 @@ def command(
     that was stopped goes on where it was, within a training too.
     """
     from fwpkm_eval.ablations import ablation_plan, models_to_train
-    from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.commands.measure import counted, end, print_plan, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
     from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
     from fwpkm_eval.runs.manifest import check_free
@@ -121,9 +121,11 @@ def command(
     )
     jobs = planned.jobs
     if dry_run:
-        for job in jobs:
-            click.echo(job.label)
-        click.echo(f"{len(jobs)} models to train and measure, {plan.recipe.steps} steps each")
+        from fwpkm_eval.runs.engine import usable_workers
+        from fwpkm_eval.runs.plan import plan_of
+
+        print_plan(plan_of(scale), jobs, workers or usable_workers(len(jobs)))
+        click.echo(f"{counted(len(jobs), 'model')} to train and measure, {counted(plan.recipe.steps, 'step')} each")
         return
     measured = run_cells(
         jobs,

@@ -85,7 +85,7 @@ def command(
     the results go to runs/capacity-SCALE. A run that was stopped goes on where it was, within a training too.
     """
     from fwpkm_eval.capacity import TASK, capacity_plan, models_of, sizes_of
-    from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.commands.measure import counted, end, print_plan, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.reporting.tables_capacity import capacity_tables
     from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
@@ -126,9 +126,13 @@ def command(
         task=TASK,
     )
     if dry_run:
-        for job in planned.jobs:
-            click.echo(job.label)
-        click.echo(f"{len(planned.jobs)} models to train and measure, {plan.recipe.steps} steps each")
+        from fwpkm_eval.runs.engine import usable_workers
+        from fwpkm_eval.runs.plan import plan_of
+
+        print_plan(plan_of(scale), planned.jobs, workers or usable_workers(len(planned.jobs)))
+        click.echo(
+            f"{counted(len(planned.jobs), 'model')} to train and measure, {counted(plan.recipe.steps, 'step')} each"
+        )
         return
     measured = run_cells(
         planned.jobs,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.reporting.table import Table
     from fwpkm_eval.runs.engine import Crew, Job, Outcome
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
+    from fwpkm_eval.runs.plan import Plan
     from fwpkm_eval.runs.rows import Row
 
 
@@ -147,6 +148,28 @@ def print_rows(rows: Sequence[Row]) -> None:
 def print_table(header: Sequence[str], lines: Sequence[Sequence[object]], right: Sequence[str]) -> None:
     """A table on standard output, or a word that there is nothing to show."""
     click.echo(aligned(header, lines, right) if lines else "nothing was measured")
+
+
+def print_plan(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
+    """The cells that would be run, and about how long they would take."""
+    from fwpkm_eval.runs.plan import estimated_seconds, estimated_total
+
+    lines = [(job.label, f"{job.work:,}", f"{estimated_seconds(plan, job):.0f}") for job in jobs if job.work]
+    print_table(("cell", "tokens", "seconds on a core"), lines, right=("tokens", "seconds on a core"))
+    time = _in_words(estimated_total(plan, jobs, workers))
+    tokens = sum(job.work for job in jobs)
+    click.echo(f"{counted(len(lines), 'cell')}, {tokens:,} tokens: about {time} with {counted(workers, 'worker')}")
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 60:
+        return counted(round(seconds), "second")
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def print_tables(tables: Sequence[Table], *, details: bool = False) -> None:

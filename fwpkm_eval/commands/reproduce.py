@@ -24,7 +24,7 @@ TASKS = ("ppl", "niah", "gates", "addressing", "cost", "trace")
 ABLATION = "ablation"
 ALL_TASKS = (*TASKS, ABLATION)
 ABLATION_SEEDS = 3
-"""Differences are held against the spread of the seeds: fewer would not do."""
+"""Unless told otherwise: differences are held against the spread of the seeds, which fewer do not show."""
 
 
 def _tasks(text: str) -> tuple[str, ...]:
@@ -47,10 +47,11 @@ def _tasks(text: str) -> tuple[str, ...]:
 )
 @click.option(
     "--seeds",
+    "given_seeds",
     type=click.IntRange(1, 1000),
-    default=1,
-    show_default=True,
-    help="Seeds, from --seed on: other needles for each; with --retrain another training for each, too.",
+    default=None,
+    help="Seeds, from --seed on: other needles for each; with --retrain another training for each, too. "
+    f"[default: 1; for the ablation {ABLATION_SEEDS}]",
 )
 @click.option(
     "--budget",
@@ -66,7 +67,7 @@ def command(
     scale: str,
     models: Sequence[str | Path] | None,
     only: tuple[str, ...],
-    seeds: int,
+    given_seeds: int | None,
     budget: float | None,
     retrain: bool,
     dry_run: bool,
@@ -85,7 +86,7 @@ def command(
     Uses the checkpoints that are shipped, or trains them with --retrain. Without --out the results go to
     runs/SCALE. A run that was stopped goes on where it was; what is finished is not measured again.
     """
-    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
+    from fwpkm_eval.commands.measure import end, print_plan, print_rows, report_on, run_cells
     from fwpkm_eval.runs.engine import usable_workers
     from fwpkm_eval.runs.manifest import check_free, check_or_create
     from fwpkm_eval.runs.plan import plan_of
@@ -93,6 +94,8 @@ def command(
     plan = plan_of(scale)
     out = out or Path("runs") / scale
     names = list(models or plan.models)
+    seeds = given_seeds or 1
+    ablation_seeds = given_seeds or ABLATION_SEEDS
     config = {
         "command": "reproduce",
         "scale": scale,
@@ -100,7 +103,7 @@ def command(
         "only": sorted(only),
         "retrain": retrain,
         **({} if budget is None else {"budget_seconds": budget}),
-        **({} if seeds == 1 else {"seeds": seeds}),
+        **({} if seeds == 1 and (given_seeds is None or ABLATION not in only) else {"seeds": seeds}),
         "data": data,
         "seed": seed,
         "device": device,
@@ -110,9 +113,11 @@ def command(
     all_seeds = range(seed, seed + seeds)
     if dry_run:
         configured = [_as_configured(names, scale)] * seeds
-        planned = _plan_all(plan, configured, all_seeds, only, scale=scale, data=data, out=out, retrain=retrain)
+        planned = _plan_all(
+            plan, configured, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, retrain=retrain
+        )
         planned = _within(plan, planned, budget, workers)
-        _show_plan(plan, planned, workers or usable_workers(len(planned.jobs)))
+        print_plan(plan, planned.jobs, workers or usable_workers(len(planned.jobs)))
         return
     check_free(out, config)
     by_seed = [names] * seeds
@@ -123,7 +128,7 @@ def command(
             at_once = workers or usable_workers(len(names))
             by_seed.append(_train(names, scale, out / "checkpoints", data, at_once, quiet, device, one))
     found = [sources.find_sources(of_seed, scale, device, dtype) for of_seed in by_seed]
-    planned = _plan_all(plan, found, all_seeds, only, scale=scale, data=data, out=out, retrain=retrain)
+    planned = _plan_all(plan, found, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, retrain=retrain)
     planned = _within(plan, planned, budget, workers)
     measured = run_cells(
         planned.jobs,
@@ -148,6 +153,7 @@ def _plan_all(
     plan: Plan,
     models: Sequence[Sequence[ModelSource]],
     seeds: Sequence[int],
+    ablation_seeds: int,
     only: Sequence[str],
     *,
     scale: str,
@@ -172,10 +178,10 @@ def _plan_all(
     jobs = biggest_first(jobs)
     if ABLATION in only:
         trained = models_to_train(tuple(ARMS), SCORES)
-        ablation_seeds = range(seeds[0], seeds[0] + max(len(seeds), ABLATION_SEEDS))
         checkpoints = out / "checkpoints" / ABLATION
+        from_first = range(seeds[0], seeds[0] + ablation_seeds)
         ablated = plan_ablation(
-            ablation_plan(scale), trained, ablation_seeds, scale=scale, data=data, checkpoints=checkpoints
+            ablation_plan(scale), trained, from_first, scale=scale, data=data, checkpoints=checkpoints
         )
         jobs = [*ablated.jobs, *jobs]
         texts |= {text.text_set.name: text for text in ablated.texts}
@@ -222,17 +228,6 @@ def _as_configured(names: Sequence[str | Path], scale: str) -> list[ModelSource]
         read_source(name) if isinstance(name, Path) else ModelSource(Path(name), model_config(name, scale), "")
         for name in names
     ]
-
-
-def _show_plan(plan: Plan, planned: Planned, workers: int) -> None:
-    from fwpkm_eval.commands.measure import print_table
-    from fwpkm_eval.runs.plan import estimated_seconds, estimated_total
-
-    lines = [(job.label, f"{job.work:,}", f"{estimated_seconds(plan, job):.0f}") for job in planned.jobs if job.work]
-    print_table(("cell", "tokens", "seconds on a core"), lines, right=("tokens", "seconds on a core"))
-    minutes = estimated_total(plan, planned.jobs, workers) / 60
-    tokens = sum(job.work for job in planned.jobs)
-    click.echo(f"{len(lines)} cells, {tokens:,} tokens: about {minutes:.1f} minutes with {workers} workers")
 
 
 def _print_summary(out: Path, rows: Sequence[Any]) -> None:
