@@ -347,6 +347,24 @@ def test_reproduce_takes_as_many_seeds_for_the_ablation_as_it_is_told(capsys: py
     assert "default: 1; for the ablation 3" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "without_it"),
+    [
+        ("reproduce", "runs/SCALE"),
+        ("ablate", "runs/ablation-SCALE"),
+        ("capacity", "runs/capacity-SCALE"),
+        ("niah", "only print"),
+        ("bench", "only print"),
+    ],
+)
+def test_help_says_what_a_command_does_without_out(
+    command: str, without_it: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, "--help") == 0
+    words = f"a run goes on where it stopped. [default: {without_it}]"
+    assert "".join(words.split()) in "".join(capsys.readouterr().out.split())  # wrapped anywhere
+
+
 @pytest.mark.parametrize("command", ["ablate", "capacity"])
 def test_dry_runs_of_trainings_say_how_long_they_would_take(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--dry-run", "--seeds", "1", "--workers", "1", "--steps", "1") == 0

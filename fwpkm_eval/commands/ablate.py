@@ -55,7 +55,7 @@ def _scores(text: str) -> tuple[str, ...]:
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
 @options.data
 @options.seed
-@options.out
+@options.out_folder("runs/ablation-SCALE")
 @options.engine
 @options.shard
 @options.memory_limit

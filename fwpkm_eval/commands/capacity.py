@@ -53,7 +53,7 @@ def _listed(numbers: tuple[int, ...]) -> str:
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
 @options.data
 @options.seed
-@options.out
+@options.out_folder("runs/capacity-SCALE")
 @options.engine
 @options.shard
 @options.memory_limit

@@ -62,7 +62,7 @@ def _tasks(text: str) -> tuple[str, ...]:
 )
 @click.option("--retrain", is_flag=True, help="Train every model anew first, into DIR/checkpoints.")
 @click.option("--dry-run", is_flag=True, help="Show the cells and how long they would take, and run nothing.")
-@options.measuring
+@options.measuring_into("runs/SCALE")
 def command(
     scale: str,
     models: Sequence[str | Path] | None,
