@@ -61,9 +61,13 @@ def command(
     from fwpkm_eval.tasks.continual import PILE_DOMAINS, ContinualSettings, check_domain
 
     settings = ContinualSettings(adapt, test, segment, write_chunk, test_writes, seed)
-    found = [source for source in sources.find_sources(models, scale, device, dtype) if source.has_fast_weights]
+    named = sources.find_sources(models, scale, device, dtype)
+    found = [source for source in named if source.has_fast_weights]
     if not found:
         raise UserError("no model here has a memory that adapts: name one with fwpkm or fwmlp, such as gdn+swa:fwpkm")
+    if models is not None and len(found) < len(named):
+        left_out = ", ".join(source.name for source in named if not source.has_fast_weights)
+        click.echo(f"left out, as nothing in them adapts (no fast weights): {left_out}", err=True)
     there = default_sets(data)
     pile = [name for name in PILE_DOMAINS if name in there]
     names = [name.strip() for name in domains.split(",")] if domains else pile or there
