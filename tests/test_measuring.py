@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,8 @@ def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
     assert run(*command) == 0
     table = capsys.readouterr().out
     assert table.count("closed-book") == table.count("open-book") == 4
+    assert re.search(r"exact match, 1 reading +2 readings +right digits", table)
+    assert table.count("% (") == 8 * 2  # each rate of exact match with its interval
     rows = read_rows_csv(out / "rows.csv")
     assert {row.model for row in rows} == {FWPKM, PLAIN, "guess"}
     assert {row.write_chunk for row in rows} == {"haystack", "64"}
@@ -212,6 +215,8 @@ def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["set", "model"]
     assert lines[1].split()[:3] == ["notes", FWPKM, "frozen"]
+    assert "documents" in lines[0]
+    assert re.search(r" [123] of 3 ", lines[1])
     assert len(lines) == 2
 
 

@@ -145,8 +145,10 @@ def _show(rows: Sequence[Row]) -> None:
         cost = next(iter(measured.values()))
         speed = f"{(cost.tokens or 0) / cost.seconds:,.0f}" if cost.seconds else "–"
         numbers = [_number(measured.get(metric)) for metric in ("bits_per_byte", "nats_per_token", "perplexity")]
-        table.append((dataset, model, arm or "–", *numbers, f"{cost.tokens:,}", speed))
-    header = ("set", "model", "arm", "bits per byte", "nats per token", "perplexity", "tokens", "tokens/s")
+        documents = measured.get("documents_read")
+        read = "–" if documents is None else f"{documents.value:.0f} of {documents.n}"
+        table.append((dataset, model, arm or "–", *numbers, f"{cost.tokens:,}", read, speed))
+    header = ("set", "model", "arm", "bits per byte", "nats per token", "perplexity", "tokens", "documents", "tokens/s")
     print_table(header, table, right=header[3:])
 
 
