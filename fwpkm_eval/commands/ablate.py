@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -55,6 +55,8 @@ def _scores(text: str) -> tuple[str, ...]:
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
 @options.data
 @options.seed
+@options.device
+@options.dtype
 @options.out_folder("runs/ablation-SCALE")
 @options.engine
 @options.shard
@@ -75,6 +77,8 @@ def command(
     dry_run: bool,
     data: str,
     seed: int,
+    device: str,
+    dtype: str,
     out: Path | None,
     engine: str,
     workers: int | None,
@@ -89,6 +93,7 @@ def command(
     """
     from fwpkm_eval.ablations import ablation_plan, models_to_train
     from fwpkm_eval.commands.measure import counted, end, print_plan, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
     from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
     from fwpkm_eval.runs.manifest import check_free
@@ -106,8 +111,12 @@ def command(
         "seeds": list(all_seeds),
         "data": data,
         "recipe": plan.recipe.to_dict(),
-        "plan": {name: value for name, value in asdict(plan).items() if name != "recipe"},
+        "plan": plan.to_config(),
     }
+    where = resolve_device(device)
+    # Left out as long as they are what every run had before there was a choice: those go on.
+    config |= {} if where.type == "cpu" else {"device": where.type}
+    config |= {} if dtype == "float32" else {"dtype": dtype}
     if not dry_run:
         check_free(out, config)
     planned = plan_ablation(
@@ -117,6 +126,8 @@ def command(
         scale=scale,
         data=data,
         checkpoints=out / "checkpoints",
+        device=str(where),
+        dtype=dtype,
         model=model,
     )
     jobs = planned.jobs
@@ -124,7 +135,7 @@ def command(
         from fwpkm_eval.runs.engine import usable_workers
         from fwpkm_eval.runs.plan import plan_of
 
-        print_plan(plan_of(scale), jobs, workers or usable_workers(len(jobs)))
+        print_plan(plan_of(scale), jobs, workers or usable_workers(len(jobs), device=where.type))
         click.echo(f"{counted(len(jobs), 'model')} to train and measure, {counted(plan.recipe.steps, 'step')} each")
         return
     measured = run_cells(
@@ -137,6 +148,7 @@ def command(
         workers=workers,
         quiet=quiet,
         seeds=all_seeds,
+        device=where.type,
     )
     if as_json:
         print_rows(measured.rows)

@@ -45,12 +45,14 @@ def run_cells(
     quiet: bool,
     seeds: Sequence[int] = (),
     crew: Crew | None = None,
+    device: str | None = None,
 ) -> Measured:
     """Runs the jobs and keeps manifest, cells and rows.csv in ``out`` (None: keeps nothing).
 
     ``--engine`` and ``--shard`` of the running command say who runs them, and which part; ``crew``, if given, says who
     runs them whatever the engine. The rows are those of all jobs that are finished, also of other parts. ``seeds``:
-    those of a run that has more than one. Raises UserError, before anything is run, if ``out`` holds another run.
+    those of a run that has more than one; ``device``: where the jobs run (None: where the models say).
+    Raises UserError, before anything is run, if ``out`` holds another run.
     """
     from fwpkm_eval.commands.options import how_to_run
     from fwpkm_eval.runs.cells import CellStore
@@ -69,7 +71,7 @@ def run_cells(
             data={text.text_set.name: _described(text) for text in texts},
             weights={model.name: model.weights_hash for model in models},
         )
-    device = models[0].device if models else "cpu"
+    device = device or (models[0].device if models else "cpu")
     how = how_to_run()
     mine = how.shard.select(jobs)
     if crew is not None:

@@ -111,11 +111,10 @@ def command(
         "plan": _as_json(asdict(plan)),
     }
     all_seeds = range(seed, seed + seeds)
+    how: dict[str, Any] = {"retrain": retrain, "device": device, "dtype": dtype}
     if dry_run:
         configured = [_as_configured(names, scale)] * seeds
-        planned = _plan_all(
-            plan, configured, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, retrain=retrain
-        )
+        planned = _plan_all(plan, configured, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, **how)
         planned = _within(plan, planned, budget, workers)
         print_plan(plan, planned.jobs, workers or usable_workers(len(planned.jobs)))
         return
@@ -128,7 +127,7 @@ def command(
             at_once = workers or usable_workers(len(names))
             by_seed.append(_train(names, scale, out / "checkpoints", data, at_once, quiet, device, one))
     found = [sources.find_sources(of_seed, scale, device, dtype) for of_seed in by_seed]
-    planned = _plan_all(plan, found, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, retrain=retrain)
+    planned = _plan_all(plan, found, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, **how)
     planned = _within(plan, planned, budget, workers)
     measured = run_cells(
         planned.jobs,
@@ -160,6 +159,8 @@ def _plan_all(
     data: str,
     out: Path,
     retrain: bool,
+    device: str,
+    dtype: str,
 ) -> Planned:
     """The plan for each seed's models. Models that all seeds share are read once: a seed changes only their needles."""
     from fwpkm_eval.ablations import ARMS, SCORES, ablation_plan, models_to_train
@@ -181,7 +182,14 @@ def _plan_all(
         checkpoints = out / "checkpoints" / ABLATION
         from_first = range(seeds[0], seeds[0] + ablation_seeds)
         ablated = plan_ablation(
-            ablation_plan(scale), trained, from_first, scale=scale, data=data, checkpoints=checkpoints
+            ablation_plan(scale),
+            trained,
+            from_first,
+            scale=scale,
+            data=data,
+            checkpoints=checkpoints,
+            device=device,
+            dtype=dtype,
         )
         jobs = [*ablated.jobs, *jobs]
         texts |= {text.text_set.name: text for text in ablated.texts}
