@@ -9,7 +9,7 @@ Source of the arms: arXiv 2601.00671v2, ablation study; heads, top-k and query c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.errors import UserError, unknown
@@ -84,6 +84,16 @@ class AblationPlan:
     protocols: tuple[str, ...] = ("open-book",)
     text: str = "source"
     tokens: int = 64 * 1024
+
+    def to_config(self) -> dict[str, Any]:
+        """What a run's manifest holds of it beside the recipe.
+
+        The protocols only where they are not the default: runs from before there was a choice go on.
+        """
+        config = {name: value for name, value in asdict(self).items() if name != "recipe"}
+        if config["protocols"] == AblationPlan.protocols:
+            del config["protocols"]
+        return config
 
 
 def ablation_plan(scale: str) -> AblationPlan:

@@ -5,6 +5,7 @@ A command's module is imported only when that command is called, so that ``--hel
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -44,6 +45,8 @@ COMMANDS = {
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as a process killed by SIGPIPE
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What a write to an open file fails with for the user's reasons; the error does not name the file then."""
 
 
 class LazyGroup(click.Group):
@@ -115,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _discard_further_output()
     except OSError as error:
         if error.filename is None:
-            raise
+            return _refuse_lost_output(error)
         return _refuse(f"cannot use {str(error.filename)!r}: {error.strerror}", error)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -129,6 +132,15 @@ def _refuse(message: str, error: Exception) -> int:
     return EXIT_USER_ERROR
 
 
+def _refuse_lost_output(error: OSError) -> int:
+    """Output that cannot be written is the user's to correct; any other error without a file's name is a fault."""
+    if error.errno not in CANNOT_WRITE:
+        raise error
+    code = _refuse(f"cannot write output: {error.strerror}", error)
+    _discard_further_output()
+    return code
+
+
 def _with_help_hint(error: click.ClickException) -> str:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{error.format_message()} (see {error.ctx.command_path} --help)"
@@ -136,7 +148,7 @@ def _with_help_hint(error: click.ClickException) -> str:
 
 
 def _discard_further_output() -> int:
-    """Points stdout at nothing, so that Python's flush at exit does not complain about the closed pipe."""
+    """Points stdout at nothing, so that Python's flush at exit does not complain about the closed pipe or full disk."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)

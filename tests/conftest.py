@@ -24,6 +24,14 @@ if str(Path(__file__).parent) not in sys.path:
     sys.path.append(str(Path(__file__).parent))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests keep is theirs, and so is what they find: neither from nor in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FWPKM_EVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def poisoned_memory() -> Iterator[None]:
     """Fills uninitialised tensors with NaN (integers: their largest value): whoever reads one is found out.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import platform
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from fwpkm_eval import cli, malloc
-from fwpkm_eval.bench import correctness, memory, ops, peers, rows, run, show, worker
+from fwpkm_eval.bench import correctness, memory, ops, peers, rows, run, session, show, worker
 from fwpkm_eval.bench.correctness import Agreement
 from fwpkm_eval.bench.ops import COPYING, IN_PLACE, REFERENCE, Measurement, OpSize
 from fwpkm_eval.bench.run import BenchResult, Case
@@ -345,11 +344,24 @@ def test_a_killed_measurement_is_one_line_and_a_failed_one_is_a_fault(monkeypatc
 # --- the command
 
 
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The command measures here, but the peer's layer not at all; returns what is measured as it is."""
+    done: list[tuple[Any, ...]] = []
+
+    def runner(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
+        done.append((job["what"], job.get("arm") or job.get("backend"), allocator))
+        return here({**job, "budget": 0.01}, allocator)
+
+    monkeypatch.setattr(session, "run_in_process_of_its_own", runner)
+    monkeypatch.setattr(peers, "peer_version", lambda: None)
+    return done
+
+
 def test_the_command_measures_stores_and_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ops, "op_size", lambda *asked: SMALL)
-    monkeypatch.setattr(run, "run_ops", functools.partial(run.run_ops, runner=here))
+    in_this_process(monkeypatch)
     out = tmp_path / "bench"
     assert cli.main(["bench", "--repeats", "1", "--out", str(out)]) == 0
     shown = capsys.readouterr()
@@ -367,12 +379,37 @@ def test_the_command_measures_stores_and_shows(
     assert read_rows_csv(out / "rows.csv") == stored
 
 
+def test_a_command_that_is_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ops, "op_size", lambda *asked: SMALL)
+    done = in_this_process(monkeypatch)
+    measure, stop_after = session.run_in_process_of_its_own, 6
+
+    def stopped(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
+        if len(done) == stop_after:
+            raise KeyboardInterrupt
+        return measure(job, allocator)
+
+    monkeypatch.setattr(session, "run_in_process_of_its_own", stopped)
+    command = ["bench", "--repeats", "1", "--out", str(tmp_path / "bench")]
+    assert cli.main(command) == 130
+    first = list(done)
+    assert [each[0] for each in first] == ["check", *["forward"] * 3, *["forward_backward"] * 2]
+    stop_after = -1
+    assert cli.main(command) == 0
+    again = capsys.readouterr().err
+    assert "[2/20] scan/reference, forward, default malloc: found finished" in again
+    assert "[7/20] scan/reference, training, default malloc\n" in again
+    assert len(done) == len(set(done)) == 20  # nothing was measured twice
+
+
 def test_the_command_fails_if_an_arm_does_not_agree(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(closed_form, "write_scale", _double(closed_form.write_scale))
     monkeypatch.setattr(ops, "op_size", lambda *asked: SMALL)
-    monkeypatch.setattr(run, "run_ops", functools.partial(run.run_ops, runner=here))
+    in_this_process(monkeypatch)
     assert cli.main(["bench", "--repeats", "1", "--quiet", "--json"]) == 1
     shown = capsys.readouterr()
     timed = {row["arm"] for row in json.loads(shown.out) if row["metric"].endswith("seconds")}

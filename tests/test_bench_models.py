@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from fwpkm_eval import cli
-from fwpkm_eval.bench import models, stopwatch, worker
+from fwpkm_eval.bench import models, session, stopwatch, worker
 from fwpkm_eval.bench.models import ModelCase, ModelSpeed, model_rows, run_models
 from fwpkm_eval.runs.rows import read_rows_csv
 
@@ -55,7 +54,7 @@ def test_models_are_trained_and_read() -> None:
 def test_the_command_stores_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(models, "run_models", functools.partial(run_models, runner=here))
+    monkeypatch.setattr(session, "run_in_process_of_its_own", here)
     asked = ["bench", "--what", "models", "--models", "gdn,gdn:fwpkm@1", "--length", "130", "--repeats", "3"]
     assert cli.main([*asked, "--threads", "1", "--out", str(tmp_path / "out"), "--quiet"]) == 0
     shown = capsys.readouterr().out

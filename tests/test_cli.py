@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -182,6 +183,32 @@ def test_an_interrupt_ends_with_130_and_one_line(
     add_command(probe)
     assert cli.main(["probe"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("command", [["--help"], ["models"]])
+def test_output_that_finds_no_room_is_one_line_and_exit_code_2(command: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "fwpkm_eval", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write output: No space left on device\n"
+
+
+def test_a_system_error_that_is_not_about_room_keeps_its_traceback(
+    add_command: Callable[[Callable[[], None]], None],
+) -> None:
+    def probe() -> None:
+        raise OSError(errno.ENOTCONN, "a fault")
+
+    add_command(probe)
+    with pytest.raises(OSError, match="a fault"):
+        cli.main(["probe"])
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

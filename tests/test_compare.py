@@ -12,6 +12,7 @@ import pytest
 from fwpkm_eval import cli
 from fwpkm_eval.reporting.compare import compare_rows, setup_differences
 from fwpkm_eval.reporting.directions import direction, is_timing
+from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.rows import Row, write_rows_csv
 
 EXACT = Row(model="gdn", task="niah", metric="exact_match", value=0.5, ci_low=0.4, ci_high=0.6, n=20, length=4096)
@@ -123,7 +124,7 @@ def test_the_command_and_its_exit_codes(tmp_path: Path, capsys: pytest.CaptureFi
     ("arguments", "message"),
     [
         (["nowhere", "nowhere"], "no such folder: 'nowhere'"),
-        ([".", "."], "cannot read rows.csv"),
+        ([".", "."], ". holds no results"),
         ([".", ".", "--fail-if-worse", "a bit"], "'a bit' is no share"),
     ],
 )
@@ -139,3 +140,16 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_folder_without_results_and_one_with_cells_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there, empty, cells = tmp_path / "there", tmp_path / "empty", tmp_path / "cells"
+    empty.mkdir()
+    write_rows_csv([SHARE], there / "rows.csv")
+    CellStore(cells).save("0" * 20, {"settings": {}, "rows": [SHARE], "version": "1"})
+    for pair in ((empty, there), (there, empty)):
+        assert cli.main(["compare", *map(str, pair)]) == 2
+        said = capsys.readouterr().err
+        assert said == f"error: {empty} holds no results: neither finished cells nor rows.csv\n"
+    assert cli.main(["compare", str(there), str(cells)]) == 0
+    assert "equal: 1, different: 0" in capsys.readouterr().out

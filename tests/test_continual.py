@@ -162,7 +162,9 @@ def test_the_domains_of_the_pile_are_taken_where_they_are(
 ) -> None:
     out = tmp_path / "run"
     assert run(folder, "fwpkm,plain", "--out", str(out)) == 0
-    assert "after dm_mathematics" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "after dm_mathematics" in shown.out
+    assert "left out, as nothing in them adapts (no fast weights): gdn+swa\n" in shown.err
     found = read_rows_csv(out / "rows.csv")
     assert {row.task for row in found} == {"continual"}
     assert {row.model for row in found} == {"gdn+swa:fwpkm@1"}

@@ -305,6 +305,35 @@ def test_a_model_of_lm_evals_own_is_one_more_row(capsys: pytest.CaptureFixture[s
     assert {(row["model"], row["n"], row["weights_hash"]) for row in rows} == {("dummy", 1, "")}
 
 
+def test_git_is_not_heard_outside_of_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    arguments = ["lm-eval", "--model", "dummy", "--model-args", "", "--tasks", "fwpkm_niah", "--limit", "1"]
+    assert cli.main([*arguments, "--task-args", "length=300", "--quiet"]) == 0
+    assert "git" not in capfd.readouterr().err
+    assert lm_eval.evaluator.get_git_commit_hash is lm_eval.loggers.utils.get_git_commit_hash  # as it was
+
+
+def test_what_a_model_of_lm_evals_needs_is_named_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fwpkm_eval.harness import subjects
+
+    def not_installed(name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers.models")
+
+    monkeypatch.setattr("lm_eval.api.registry.get_model", not_installed)
+    monkeypatch.setattr(subjects, "_is_installed", lambda package: package in ("torch", "peft"))
+    assert cli.main(["lm-eval", "--model", "hf", "--model-args", "pretrained=x", "--tasks", "fwpkm_niah"]) == 2
+    said = capsys.readouterr().err
+    assert "needs the package transformers: pip install 'transformers>=" in said
+    assert "'accelerate>=" in said
+    assert "peft" not in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

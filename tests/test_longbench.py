@@ -189,6 +189,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert "Answer perplexity: hotpotqa" in printed
     assert "mine" not in printed
+    assert f"hotpotqa: {len(load_questions(str(folder / 'data'), 'hotpotqa').questions)} questions\n" in printed
     rows = read_rows_csv(out / "rows.csv")
     assert {(row.task, row.length) for row in rows} == {("longbench", 64)}
     assert {(row.model, row.write_chunk) for row in rows} == {("gdn+swa", ""), ("gdn+swa:fwpkm@1", "haystack")}

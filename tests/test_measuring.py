@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from tiny_models import tiny_checkpoint
 
 import fwpkm_eval
 from fwpkm_eval import api, cli
+from fwpkm_eval.commands.measure import print_plan
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.runs.cells import CellStore
+from fwpkm_eval.runs.cells import Cell, CellStore
 from fwpkm_eval.runs.engine import Job, run_jobs
 from fwpkm_eval.runs.execute import execute
 from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs, perplexity_job, read_source
+from fwpkm_eval.runs.manifest import check_or_create
+from fwpkm_eval.runs.plan import Plan
 from fwpkm_eval.runs.rows import Row, read_rows_csv
 from fwpkm_eval.tasks import niah
 from fwpkm_eval.tasks.niah import NiahSettings
@@ -127,6 +131,8 @@ def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
     assert run(*command) == 0
     table = capsys.readouterr().out
     assert table.count("closed-book") == table.count("open-book") == 4
+    assert re.search(r"exact match, 1 reading +2 readings +right digits", table)
+    assert table.count("% (") == 8 * 2  # each rate of exact match with its interval
     rows = read_rows_csv(out / "rows.csv")
     assert {row.model for row in rows} == {FWPKM, PLAIN, "guess"}
     assert {row.write_chunk for row in rows} == {"haystack", "64"}
@@ -141,6 +147,28 @@ def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
     capsys.readouterr()
     assert run(*command, "--samples", "2") == 2
     assert "holds another run: samples is 1 there and 2 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["niah"], ["ppl"], ["continual"], ["gates"], ["trace"], ["reproduce"], ["ablate"], ["capacity"]]
+)
+def test_a_folder_of_another_run_is_refused_before_any_text_is_read(
+    command: list[str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(*which: str) -> None:
+        raise AssertionError(f"{which} was read")
+
+    for module in ("fwpkm_eval.data", "fwpkm_eval.data.embedded", "fwpkm_eval.runs.plan"):
+        monkeypatch.setattr(f"{module}.load_set", read)
+    check_or_create(tmp_path, {"command": "another"})
+    if command[0] not in ("ablate", "capacity"):
+        command = [*command, "--models", str(folder / "fwpkm")]
+    assert run(*command, "--out", str(tmp_path)) == 2
+    assert 'holds another run: command is "another" there' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("without_workers")
@@ -187,6 +215,8 @@ def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["set", "model"]
     assert lines[1].split()[:3] == ["notes", FWPKM, "frozen"]
+    assert "documents" in lines[0]
+    assert re.search(r" [123] of 3 ", lines[1])
     assert len(lines) == 2
 
 
@@ -311,6 +341,54 @@ def test_reproduce_plans_the_ablation_only_if_asked(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("no-lookahead, ") for line in lines) == 6
     assert lines[-1].startswith("54 cells")
+    assert " minutes with " in lines[-1]
+
+
+def test_reproduce_takes_as_many_seeds_for_the_ablation_as_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for seeds in (1, 2, 4):
+        assert run("reproduce", "--dry-run", "--only", "ablation", "--seeds", str(seeds)) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"{18 * seeds} cells")
+    assert run("reproduce", "--help") == 0
+    assert "default: 1; for the ablation 3" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "without_it"),
+    [
+        ("reproduce", "runs/SCALE"),
+        ("ablate", "runs/ablation-SCALE"),
+        ("capacity", "runs/capacity-SCALE"),
+        ("niah", "only print"),
+        ("bench", "only print"),
+    ],
+)
+def test_help_says_what_a_command_does_without_out(
+    command: str, without_it: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, "--help") == 0
+    words = f"a run goes on where it stopped. [default: {without_it}]"
+    assert "".join(words.split()) in "".join(capsys.readouterr().out.split())  # wrapped anywhere
+
+
+@pytest.mark.parametrize("command", ["ablate", "capacity"])
+def test_dry_runs_of_trainings_say_how_long_they_would_take(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--dry-run", "--seeds", "1", "--workers", "1", "--steps", "1") == 0
+    *cells, total, models = capsys.readouterr().out.splitlines()
+    assert cells[0].split() == ["cell", "tokens", "seconds", "on", "a", "core"]
+    assert total.startswith(f"{len(cells) - 1} cells, ")
+    assert total.endswith(" minutes with 1 worker")
+    assert models == f"{len(cells) - 1} models to train and measure, 1 step each"
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_second", "words"), [(100.0, "about 3 seconds"), (1.0, "about 5.0 minutes"), (0.01, "about 8.3 hours")]
+)
+def test_a_plans_time_is_said_in_a_fitting_unit(
+    tokens_per_second: float, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan(models=(), tokens={"": 1}, needles=(), tokens_per_second={"": tokens_per_second})
+    print_plan(plan, [Job(Cell("ppl", PLAIN, {}), "text", 300)], 1)
+    assert f"1 cell, 300 tokens: {words} with 1 worker\n" in capsys.readouterr().out
 
 
 def test_load_model_and_evaluate(folder: Path) -> None:

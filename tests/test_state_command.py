@@ -67,6 +67,33 @@ def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "the write log" in text
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["save", "--model", "model", "--text", "secret.txt", "--quiet"],
+        ["reset", "state"],
+        ["forget", "state", "--label", "secret"],
+    ],
+)
+def test_a_state_is_replaced_only_if_told_so(
+    command: list[str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    out = tmp_path / "state"
+    out.write_text("with a write log")
+    capsys.readouterr()
+    assert cli.main(["state", *command, "--out", str(out)]) == 2
+    said_why = f"error: {out} is there already: choose another --out, or replace it with --force\n"
+    assert capsys.readouterr().err == said_why
+    assert out.read_text() == "with a write log"
+    said(capsys, "state", *command, "--out", out, "--force")
+    assert read_state(out).config.name == "gdn+swa:fwpkm@0,1"
+
+
 def test_forget_by_label_and_by_span_are_the_same(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

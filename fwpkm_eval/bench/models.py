@@ -13,7 +13,7 @@ from typing import Any
 
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.rows import percentiles
-from fwpkm_eval.bench.worker import Runner, run_in_process_of_its_own
+from fwpkm_eval.bench.worker import Runner, Together, run_in_process_of_its_own
 from fwpkm_eval.runs.rows import Row
 
 PASSES = ("training", "reading")
@@ -53,13 +53,16 @@ def run_models(
     budget: float,
     runner: Runner = run_in_process_of_its_own,
     tell: Callable[[str], None] = lambda line: None,
+    together: Together = lambda jobs: None,
 ) -> list[ModelSpeed]:
     """Each model in a process of its own, with malloc told to keep freed memory."""
+    common = {"what": "model", "threads": threads, "repeats": repeats, "budget": budget}
+    jobs = [{**common, "case": dataclasses.asdict(case), "size": {"name": case.name}} for case in cases]
+    together([(job, "tuned") for job in jobs])
     found = []
-    for case in cases:
+    for case, job in zip(cases, jobs, strict=True):
         tell(f"{case.name} at scale {case.scale}, {case.batch} x {case.length} tokens")
-        job = {"what": "model", "case": dataclasses.asdict(case), "size": {"name": case.name}, "threads": threads}
-        result = runner({**job, "repeats": repeats, "budget": budget}, "tuned")
+        result = runner(job, "tuned")
         found.append(ModelSpeed(**{**result, "case": ModelCase(**result["case"])}))
     return found
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.ops import TINY, Measurement, OpSize, timed
 from fwpkm_eval.bench.stopwatch import stopwatch
-from fwpkm_eval.bench.worker import Runner, run_in_process_of_its_own
+from fwpkm_eval.bench.worker import Runner, Together, run_in_process_of_its_own
 from fwpkm_eval.memory_limit import available_memory, is_out_of_memory, limit_memory
 from fwpkm_eval.runs.rows import Row
 
@@ -58,26 +58,37 @@ def run_peers(
     budget: float,
     runner: Runner = run_in_process_of_its_own,
     tell: Callable[[str], None] = lambda line: None,
+    remark: Callable[[str], None] = lambda line: None,
+    together: Together = lambda jobs: None,
 ) -> list[LayerSpeed]:
-    """Our layer, then the peer's; nothing where it is not installed. A pass that needs too much memory is left out."""
+    """Our layer beside the peer's, pass by pass; nothing where it is not installed.
+
+    A pass that needs too much memory is left out, and ``remark`` is told so.
+    """
     version = peer_version()
     if version is None:
-        tell(f"{PEER} is not installed: no ratio to it (pip install 'fwpkm-eval[peers]')")
+        remark(f"{PEER} is not installed: no ratio to it (pip install 'fwpkm-eval[peers]')")
         return []
-    found = []
-    for layer, of_version in ((OURS, __version__), (PEER, version)):
-        measured = {}
-        for what in PASSES:
-            tell(f"layer of {layer} {of_version}, {what}")
-            job = {"what": "layer", "layer": layer, "pass": what, "size": asdict(size), "threads": threads}
-            # As the system has it: a malloc that keeps freed memory would hide what a call takes.
-            result = runner({**job, "repeats": repeats, "budget": budget}, "default")
+    found = [LayerSpeed(OURS, __version__, size, {}), LayerSpeed(PEER, version, size, {})]
+    common = {"what": "layer", "size": asdict(size), "threads": threads, "repeats": repeats, "budget": budget}
+    for what in PASSES:
+        jobs = [{**common, "layer": speed.layer, "pass": what} for speed in found]
+        # As the system has it: a malloc that keeps freed memory would hide what a call takes.
+        together([(job, "default") for job in jobs])
+        for speed, job in zip(found, jobs, strict=True):
+            name = f"layer of {speed.layer} {speed.version}, {what}"
+            tell(name)
+            result = runner(job, "default")
             if "failed" in result:
-                tell(f"layer of {layer} {of_version}, {what}: not measured, {result['failed']}")
+                remark(f"{name}: not measured, {result['failed']}")
             else:
-                measured[what] = Measurement(**result)
-        found.append(LayerSpeed(layer, of_version, size, measured))
+                speed.measured[what] = Measurement(**result)
     return found
+
+
+def steps_of_peers() -> int:
+    """How many jobs `run_peers` has."""
+    return 0 if peer_version() is None else 2 * len(PASSES)
 
 
 def measure_layer(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from fwpkm_eval.bench.correctness import TOLERANCE, Agreement
 from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, Arm, Measurement, OpSize, arms_on
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND, PieceMeasurement
-from fwpkm_eval.bench.worker import ALLOCATORS, Runner, run_in_process_of_its_own
+from fwpkm_eval.bench.worker import ALLOCATORS, Runner, Together, run_in_process_of_its_own
 
 SECONDS_A_MEASUREMENT = 20.0
 """After about so long a measurement ends, with three calls or more."""
@@ -85,6 +85,7 @@ def run_ops(
     runner: Runner = run_in_process_of_its_own,
     budget: float = SECONDS_A_MEASUREMENT,
     tell: Callable[[str], None] = lambda line: None,
+    together: Together = lambda jobs: None,
 ) -> BenchResult:
     """Checks every arm at `size`, then times the reference and the arms that agree.
 
@@ -94,6 +95,7 @@ def run_ops(
         scaling: also times the in-place arm, if it agrees, over numbers of slots and of tokens.
         budget: seconds after which a measurement ends, with three calls or fewer `repeats` at least.
         tell: gets a line before each step.
+        together: gets the jobs, with their allocators, that are held against one another, before the first of them.
     """
     started, load = time.monotonic(), _load()
     common = {"threads": threads, "repeats": repeats, "budget": budget}
@@ -103,24 +105,44 @@ def run_ops(
     result = BenchResult(size, Agreement(**found))
     sound = [arm for arm in arms_on(size.device).values() if arm.name not in result.failures]
 
-    def measure(at: OpSize, arm: Arm, what: str, allocator: str) -> Measurement:
-        job = {"what": what, "arm": arm.name, "size": dataclasses.asdict(at), "seed": result.agreement.seed}
-        return Measurement(**runner(job | common, allocator))
+    def job(at: OpSize, case: Case) -> dict[str, Any]:
+        what = {"what": case.what, "arm": case.arm.name, "size": dataclasses.asdict(at), "seed": result.agreement.seed}
+        return what | common
 
-    # A GPU's memory is not malloc's.
-    for allocator in ALLOCATORS if size.device == "cpu" else ALLOCATORS[:1]:
-        for arm in sound:
-            for what in arm.passes:
-                tell(f"{arm.name}, {what}, {allocator} malloc")
-                result.measured[Case(arm, what, allocator)] = measure(size, arm, what, allocator)
-    add_pieces(result, runner, common, tell)
+    cases = cases_of(size, sound)
+    # Those that are held against one another come one after the other: a run that is stopped then has most of them.
+    for pair in {(case.allocator, case.what): None for case in cases}:
+        of_pair = [case for case in cases if (case.allocator, case.what) == pair]
+        together([(job(size, case), case.allocator) for case in of_pair])
+        for case in of_pair:
+            tell(f"{case.arm.name}, {case.what}, {case.allocator} malloc")
+            result.measured[case] = Measurement(**runner(job(size, case), case.allocator))
+    result.measured = {case: result.measured[case] for case in cases}
+    add_pieces(result, runner, common, tell, together)
     if scaling and IN_PLACE in sound:
-        for other in scaling_sizes(size):
+        # The size itself is measured once more among the others.
+        jobs = [(other, job(other, SCALING_CASE) | {"part": "scaling"}) for other in scaling_sizes(size)]
+        together([(one, SCALING_CASE.allocator) for _, one in jobs])
+        for other, one in jobs:
             tell(f"{SCALING_CASE.arm.name}, {SCALING_CASE.what}: {other}")
-            result.scaling.append((other, measure(other, SCALING_CASE.arm, SCALING_CASE.what, SCALING_CASE.allocator)))
+            found = runner(one, SCALING_CASE.allocator)
+            result.scaling.append((other, Measurement(**found)))
     result.load = (load, _load())
     result.seconds = time.monotonic() - started
     return result
+
+
+def cases_of(size: OpSize, arms: Iterable[Arm]) -> list[Case]:
+    """What is timed of these arms."""
+    # A GPU's memory is not malloc's.
+    allocators = ALLOCATORS if size.device == "cpu" else ALLOCATORS[:1]
+    return [Case(arm, what, allocator) for allocator in allocators for arm in arms for what in arm.passes]
+
+
+def steps_of_ops(size: OpSize, scaling: bool) -> int:
+    """How many jobs `run_ops` has if all arms agree."""
+    timed = len(cases_of(size, arms_on(size.device).values()))
+    return 1 + timed + 2 + len(backends_on(size.device)) + (len(scaling_sizes(size)) if scaling else 0)
 
 
 def backends_on(device: str) -> tuple[str, ...]:
@@ -128,16 +150,24 @@ def backends_on(device: str) -> tuple[str, ...]:
     return ("torch",) if device == "cpu" else ("torch", "triton")
 
 
-def add_pieces(result: BenchResult, runner: Runner, common: dict[str, Any], tell: Callable[[str], None]) -> None:
+def add_pieces(
+    result: BenchResult,
+    runner: Runner,
+    common: dict[str, Any],
+    tell: Callable[[str], None],
+    together: Together = lambda jobs: None,
+) -> None:
     """The operations one by one: the agreement, then the reference and each backend in a process of its own."""
     job = {"size": dataclasses.asdict(result.size), "seed": result.agreement.seed, **common}
     job["budget"] = SECONDS_A_PIECE
     tell("check of the single operations against the reference")
     backends = backends_on(result.size.device)
     result.piece_errors = runner({**job, "what": "check-pieces", "backends": backends}, "default")
-    for backend in (REFERENCE_BACKEND, *backends):
+    jobs = {name: {**job, "what": "pieces", "backend": name} for name in (REFERENCE_BACKEND, *backends)}
+    together([(one, "tuned") for one in jobs.values()])
+    for backend, one in jobs.items():
         tell(f"single operations, {backend}, tuned malloc")
-        found = runner({**job, "what": "pieces", "backend": backend}, "tuned")
+        found = runner(one, "tuned")
         # The bandwidth of the reference's process would do as well; the last one stays.
         result.bandwidth = found["bandwidth"]
         for name, what, measured in found["measured"]:

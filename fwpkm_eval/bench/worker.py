@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from fwpkm_eval.malloc import tuned_environment
 
 Runner = Callable[[Mapping[str, Any], str], dict[str, Any]]
 """Does a job under an allocator, one of `ALLOCATORS`, and returns its result."""
+
+Together = Callable[[Sequence[tuple[Mapping[str, Any], str]]], None]
+"""Is told which jobs, each with its allocator, are held against one another, before the first of them is done."""
 
 ALLOCATORS = ("default", "tuned")
 """malloc as the system has it, or told to keep freed memory, as this package's own commands run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -55,7 +55,9 @@ def _scores(text: str) -> tuple[str, ...]:
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
 @options.data
 @options.seed
-@options.out
+@options.device
+@options.dtype
+@options.out_folder("runs/ablation-SCALE")
 @options.engine
 @options.shard
 @options.memory_limit
@@ -75,6 +77,8 @@ def command(
     dry_run: bool,
     data: str,
     seed: int,
+    device: str,
+    dtype: str,
     out: Path | None,
     engine: str,
     workers: int | None,
@@ -88,47 +92,63 @@ def command(
     that was stopped goes on where it was, within a training too.
     """
     from fwpkm_eval.ablations import ablation_plan, models_to_train
-    from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.commands.measure import counted, end, print_plan, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
-    from fwpkm_eval.runs.ablation import plan_ablation
+    from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.runs.rows import rows_to_frame
 
     out = out or Path("runs") / f"ablation-{scale}"
+    all_seeds = range(seed, seed + seeds)
+    plan = fit_to_data(_changed(ablation_plan(scale), steps, length, samples, tokens), data)
+    config = {
+        "command": "ablate",
+        "scale": scale,
+        "model": model or plan.model,
+        "arms": sorted(arms),
+        "scores": sorted(scores),
+        "seeds": list(all_seeds),
+        "data": data,
+        "recipe": plan.recipe.to_dict(),
+        "plan": plan.to_config(),
+    }
+    where = resolve_device(device)
+    # Left out as long as they are what every run had before there was a choice: those go on.
+    config |= {} if where.type == "cpu" else {"device": where.type}
+    config |= {} if dtype == "float32" else {"dtype": dtype}
+    if not dry_run:
+        check_free(out, config)
     planned = plan_ablation(
-        _changed(ablation_plan(scale), steps, length, samples, tokens),
+        plan,
         models_to_train(arms, scores),
-        range(seed, seed + seeds),
+        all_seeds,
         scale=scale,
         data=data,
         checkpoints=out / "checkpoints",
+        device=str(where),
+        dtype=dtype,
         model=model,
     )
-    jobs, plan = planned.jobs, planned.plan
+    jobs = planned.jobs
     if dry_run:
-        for job in jobs:
-            click.echo(job.label)
-        click.echo(f"{len(jobs)} models to train and measure, {plan.recipe.steps} steps each")
+        from fwpkm_eval.runs.engine import usable_workers
+        from fwpkm_eval.runs.plan import plan_of
+
+        print_plan(plan_of(scale), jobs, workers or usable_workers(len(jobs), device=where.type))
+        click.echo(f"{counted(len(jobs), 'model')} to train and measure, {counted(plan.recipe.steps, 'step')} each")
         return
     measured = run_cells(
         jobs,
         out=out,
-        config={
-            "command": "ablate",
-            "scale": scale,
-            "model": model or plan.model,
-            "arms": sorted(arms),
-            "scores": sorted(scores),
-            "seeds": list(range(seed, seed + seeds)),
-            "data": data,
-            "recipe": plan.recipe.to_dict(),
-            "plan": {name: value for name, value in asdict(plan).items() if name != "recipe"},
-        },
+        config=config,
         models=[],
         texts=planned.texts,
         seed=seed,
         workers=workers,
         quiet=quiet,
-        seeds=range(seed, seed + seeds),
+        seeds=all_seeds,
+        device=where.type,
     )
     if as_json:
         print_rows(measured.rows)

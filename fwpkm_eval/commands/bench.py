@@ -93,12 +93,14 @@ def command(
     Outputs, fast weights and gradients of the operations are checked against the reference first; what does not agree
     is not timed. Every measurement has a process of its own, once with malloc as the system has it and once told to
     keep freed memory, as this program's own commands run. Models are timed beside the first of them, the backbone.
+    A run with --out that was stopped goes on where it was; what stands in one ratio is measured in one run.
     """
     from fwpkm_eval.bench.models import ModelCase, model_rows, run_models
     from fwpkm_eval.bench.ops import op_size
-    from fwpkm_eval.bench.peers import peer_rows, run_peers
+    from fwpkm_eval.bench.peers import peer_rows, run_peers, steps_of_peers
     from fwpkm_eval.bench.rows import bench_rows
-    from fwpkm_eval.bench.run import SECONDS_A_MEASUREMENT, run_ops
+    from fwpkm_eval.bench.run import SECONDS_A_MEASUREMENT, run_ops, steps_of_ops
+    from fwpkm_eval.bench.session import Session
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reference_models.config import model_config
 
@@ -114,20 +116,24 @@ def command(
             config |= {"models": names, "length": cases[0].length}
         check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], device={"device": where})
 
-    def tell(line: str) -> None:
+    def say(line: str) -> None:
         if not quiet:
             click.echo(line, err=True)
 
+    planned = steps_of_ops(chosen, scaling) + steps_of_peers() if "ops" in what else 0
+    session = Session(out, planned + (len(cases) if "models" in what else 0), say, where)
+    common: dict[str, Any] = {"threads": threads, "repeats": repeats}
+    common |= {"runner": session, "tell": session.tell, "together": session.together}
     result, rows = None, []
     peers: list[LayerSpeed] = []
     if "ops" in what:
-        result = run_ops(chosen, threads=threads, repeats=repeats, scaling=scaling, tell=tell)
+        result = run_ops(chosen, scaling=scaling, **common)
         rows += bench_rows(result)
-        peers = run_peers(chosen, threads=threads, repeats=repeats, budget=SECONDS_A_MEASUREMENT, tell=tell)
+        peers = run_peers(chosen, budget=SECONDS_A_MEASUREMENT, remark=say, **common)
         rows += peer_rows(peers)
     speeds = []
     if "models" in what:
-        speeds = run_models(cases, threads=threads, repeats=repeats, budget=SECONDS_A_MEASUREMENT, tell=tell)
+        speeds = run_models(cases, budget=SECONDS_A_MEASUREMENT, **common)
         rows += model_rows(speeds)
     if out is not None:
         _store(out, rows, result)

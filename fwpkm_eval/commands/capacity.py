@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -53,7 +53,9 @@ def _listed(numbers: tuple[int, ...]) -> str:
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
 @options.data
 @options.seed
-@options.out
+@options.device
+@options.dtype
+@options.out_folder("runs/capacity-SCALE")
 @options.engine
 @options.shard
 @options.memory_limit
@@ -73,6 +75,8 @@ def command(
     dry_run: bool,
     data: str,
     seed: int,
+    device: str,
+    dtype: str,
     out: Path | None,
     engine: str,
     workers: int | None,
@@ -85,10 +89,12 @@ def command(
     the results go to runs/capacity-SCALE. A run that was stopped goes on where it was, within a training too.
     """
     from fwpkm_eval.capacity import TASK, capacity_plan, models_of, sizes_of
-    from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.commands.measure import counted, end, print_plan, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.reporting.tables_capacity import capacity_tables
-    from fwpkm_eval.runs.ablation import plan_ablation
+    from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.runs.rows import rows_to_frame
 
     plan = capacity_plan(scale)
@@ -102,6 +108,23 @@ def command(
     sizes = sizes_of(model_config(plan.model, scale, **plan.overrides), subkeys, value_dims)
     out = out or Path("runs") / f"capacity-{scale}"
     all_seeds = range(seed, seed + seeds)
+    plan = fit_to_data(plan, data)
+    config = {
+        "command": TASK,
+        "scale": scale,
+        "score": score,
+        "sizes": [size.name for size in sizes],
+        "seeds": list(all_seeds),
+        "data": data,
+        "recipe": plan.recipe.to_dict(),
+        "plan": plan.to_config(),
+    }
+    where = resolve_device(device)
+    # Left out as long as they are what every run had before there was a choice: those go on.
+    config |= {} if where.type == "cpu" else {"device": where.type}
+    config |= {} if dtype == "float32" else {"dtype": dtype}
+    if not dry_run:
+        check_free(out, config)
     planned = plan_ablation(
         plan,
         models_of(sizes, score),
@@ -109,32 +132,30 @@ def command(
         scale=scale,
         data=data,
         checkpoints=out / "checkpoints",
+        device=str(where),
+        dtype=dtype,
         task=TASK,
     )
     if dry_run:
-        for job in planned.jobs:
-            click.echo(job.label)
-        click.echo(f"{len(planned.jobs)} models to train and measure, {plan.recipe.steps} steps each")
+        from fwpkm_eval.runs.engine import usable_workers
+        from fwpkm_eval.runs.plan import plan_of
+
+        print_plan(plan_of(scale), planned.jobs, workers or usable_workers(len(planned.jobs), device=where.type))
+        click.echo(
+            f"{counted(len(planned.jobs), 'model')} to train and measure, {counted(plan.recipe.steps, 'step')} each"
+        )
         return
     measured = run_cells(
         planned.jobs,
         out=out,
-        config={
-            "command": TASK,
-            "scale": scale,
-            "score": score,
-            "sizes": [size.name for size in sizes],
-            "seeds": list(all_seeds),
-            "data": data,
-            "recipe": planned.plan.recipe.to_dict(),
-            "plan": {name: value for name, value in asdict(planned.plan).items() if name != "recipe"},
-        },
+        config=config,
         models=[],
         texts=planned.texts,
         seed=seed,
         workers=workers,
         quiet=quiet,
         seeds=all_seeds,
+        device=where.type,
     )
     if as_json:
         print_rows(measured.rows)

@@ -70,11 +70,13 @@ def command(before: Path, after: Path, fail_if_worse: float | None, timings: boo
 
 
 def _rows(folder: Path) -> list[Row]:
+    from fwpkm_eval.reporting.gather import ROWS, gather
     from fwpkm_eval.runs.rows import read_rows_csv
 
     if not folder.is_dir():
         raise UserError(f"no such folder: {str(folder)!r}; give the --out folder of a run")
-    return read_rows_csv(folder / "rows.csv")
+    # A run that was stopped has its finished cells alone; a folder without any is refused there.
+    return read_rows_csv(folder / ROWS) if (folder / ROWS).exists() else gather(folder).rows
 
 
 def _show(found: Comparison, shown: list[Change], most: int) -> None:

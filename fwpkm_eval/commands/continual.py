@@ -55,19 +55,35 @@ def command(
     from fwpkm_eval.data import default_sets, load_set
     from fwpkm_eval.reporting.tables_continual import continual_tables
     from fwpkm_eval.runs.jobs import TextSource, biggest_first
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.runs.measures import continual_job
     from fwpkm_eval.runs.rows import rows_to_frame
     from fwpkm_eval.tasks.continual import PILE_DOMAINS, ContinualSettings, check_domain
 
     settings = ContinualSettings(adapt, test, segment, write_chunk, test_writes, seed)
-    found = [source for source in sources.find_sources(models, scale, device, dtype) if source.has_fast_weights]
+    named = sources.find_sources(models, scale, device, dtype)
+    found = [source for source in named if source.has_fast_weights]
     if not found:
         raise UserError(
             "no model here has a memory that adapts: name one with fwpkm, fwmlp or lact, such as gdn+swa:fwpkm"
         )
+    if models is not None and len(found) < len(named):
+        left_out = ", ".join(source.name for source in named if not source.has_fast_weights)
+        click.echo(f"left out, as nothing in them adapts (no fast weights): {left_out}", err=True)
     there = default_sets(data)
     pile = [name for name in PILE_DOMAINS if name in there]
     names = [name.strip() for name in domains.split(",")] if domains else pile or there
+    config = {
+        "command": "continual",
+        "scale": scale,
+        "models": [source.name for source in found],
+        "data": data,
+        "domains": list(dict.fromkeys(names)),
+        "device": device,
+        "dtype": dtype,
+        **asdict(settings),
+    }
+    check_free(out, config)
     texts = [TextSource(data, load_set(data, name, "test")) for name in dict.fromkeys(names)]
     for text in texts:
         for source in found:
@@ -75,16 +91,7 @@ def command(
     measured = run_cells(
         biggest_first(continual_job(source, texts, settings) for source in found),
         out=out,
-        config={
-            "command": "continual",
-            "scale": scale,
-            "models": [source.name for source in found],
-            "data": data,
-            "domains": [text.text_set.name for text in texts],
-            "device": device,
-            "dtype": dtype,
-            **asdict(settings),
-        },
+        config=config,
         models=found,
         texts=texts,
         seed=seed,

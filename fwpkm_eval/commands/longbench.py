@@ -68,7 +68,7 @@ def command(
 
     --data is a folder with <set>.jsonl, as in LongBench: context, input and answers in each line.
     """
-    from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.commands.measure import counted, end, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.data.questions import PUBLISHED, load_questions, question_sets
     from fwpkm_eval.reporting.tables_longbench import longbench_tables
     from fwpkm_eval.runs.jobs import TextSource, biggest_first
@@ -88,7 +88,9 @@ def command(
     )
     there = question_sets(data)
     names = [name.strip() for name in sets.split(",")] if sets else [n for n in PUBLISHED if n in there] or there
-    texts = [TextSource(data, load_questions(data, name)) for name in dict.fromkeys(names)]
+    loaded = [load_questions(data, name) for name in dict.fromkeys(names)]
+    asked = {one.name: len(one.questions[: settings.questions]) for one in loaded}
+    texts = [TextSource(data, one) for one in loaded]
     found = sources.find_sources(models, scale, device, dtype)
     measured = run_cells(
         biggest_first(longbench_job(source, text, settings) for text in texts for source in found),
@@ -113,5 +115,7 @@ def command(
         print_rows(measured.rows)
     else:
         print_tables(longbench_tables(rows_to_frame(measured.rows)), details=True)
+        for name, number in asked.items():
+            click.echo(f"{name}: {counted(number, 'question')}")
     report_on(out, measured, as_json)
     end(measured)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.reporting.table import Table
     from fwpkm_eval.runs.engine import Crew, Job, Outcome
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
+    from fwpkm_eval.runs.plan import Plan
     from fwpkm_eval.runs.rows import Row
 
 
@@ -44,12 +45,14 @@ def run_cells(
     quiet: bool,
     seeds: Sequence[int] = (),
     crew: Crew | None = None,
+    device: str | None = None,
 ) -> Measured:
     """Runs the jobs and keeps manifest, cells and rows.csv in ``out`` (None: keeps nothing).
 
     ``--engine`` and ``--shard`` of the running command say who runs them, and which part; ``crew``, if given, says who
     runs them whatever the engine. The rows are those of all jobs that are finished, also of other parts. ``seeds``:
-    those of a run that has more than one. Raises UserError, before anything is run, if ``out`` holds another run.
+    those of a run that has more than one; ``device``: where the jobs run (None: where the models say).
+    Raises UserError, before anything is run, if ``out`` holds another run.
     """
     from fwpkm_eval.commands.options import how_to_run
     from fwpkm_eval.runs.cells import CellStore
@@ -68,7 +71,7 @@ def run_cells(
             data={text.text_set.name: _described(text) for text in texts},
             weights={model.name: model.weights_hash for model in models},
         )
-    device = models[0].device if models else "cpu"
+    device = device or (models[0].device if models else "cpu")
     how = how_to_run()
     mine = how.shard.select(jobs)
     if crew is not None:
@@ -147,6 +150,28 @@ def print_rows(rows: Sequence[Row]) -> None:
 def print_table(header: Sequence[str], lines: Sequence[Sequence[object]], right: Sequence[str]) -> None:
     """A table on standard output, or a word that there is nothing to show."""
     click.echo(aligned(header, lines, right) if lines else "nothing was measured")
+
+
+def print_plan(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
+    """The cells that would be run, and about how long they would take."""
+    from fwpkm_eval.runs.plan import estimated_seconds, estimated_total
+
+    lines = [(job.label, f"{job.work:,}", f"{estimated_seconds(plan, job):.0f}") for job in jobs if job.work]
+    print_table(("cell", "tokens", "seconds on a core"), lines, right=("tokens", "seconds on a core"))
+    time = _in_words(estimated_total(plan, jobs, workers))
+    tokens = sum(job.work for job in jobs)
+    click.echo(f"{counted(len(lines), 'cell')}, {tokens:,} tokens: about {time} with {counted(workers, 'worker')}")
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 60:
+        return counted(round(seconds), "second")
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def print_tables(tables: Sequence[Table], *, details: bool = False) -> None:

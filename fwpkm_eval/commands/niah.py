@@ -123,6 +123,7 @@ def command(
     from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
     from fwpkm_eval.data import default_haystack, load_set
     from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.tasks.niah import NiahSettings, check_fit
 
     settings = NiahSettings(
@@ -139,23 +140,26 @@ def command(
         value_length=value_length,
     )
     found = sources.find_sources(models, scale, device, dtype)
-    text = TextSource(data, load_set(data, haystack or default_haystack(data), "test"))
+    haystack = haystack or default_haystack(data)
+    config = {
+        "command": "niah",
+        "scale": scale,
+        "models": [source.name for source in found],
+        "data": data,
+        "haystack": haystack,
+        "device": device,
+        "dtype": dtype,
+        **asdict(settings),
+    }
+    check_free(out, config)
+    text = TextSource(data, load_set(data, haystack, "test"))
     for source in found:
         check_fit(text.text_set, settings, tokenizer_of(source.config))
     jobs = [job for source in found for job in niah_jobs(source, text, settings)]
     measured = run_cells(
         [*biggest_first(jobs), guess_job(text, settings)],
         out=out,
-        config={
-            "command": "niah",
-            "scale": scale,
-            "models": [source.name for source in found],
-            "data": data,
-            "haystack": text.text_set.name,
-            "device": device,
-            "dtype": dtype,
-            **asdict(settings),
-        },
+        config=config,
         models=found,
         texts=[text],
         seed=seed,
@@ -173,8 +177,8 @@ def command(
 
 
 def _show(rows: Sequence[Row], models: Sequence[str], passes: Sequence[int]) -> None:
-    """A line for each way of reading: exact match and right digits after each number of passes, and speed."""
-    from fwpkm_eval.commands.measure import print_table
+    """A line for each way of reading: exact match with its interval and right digits by number of passes, and speed."""
+    from fwpkm_eval.commands.measure import counted, print_table
 
     lines: dict[tuple[str, ...], dict[tuple[str, int], Row]] = {}
     measured_ones = [row for row in rows if row.model in models and row.depth is None]
@@ -186,25 +190,25 @@ def _show(rows: Sequence[Row], models: Sequence[str], passes: Sequence[int]) -> 
     table = []
     for reading, measured in lines.items():
         cost = next(iter(measured.values()))
-        exact, digits = (
-            [_percent(measured.get((metric, count))) for count in passes]
-            for metric in ("exact_match", "digit_accuracy")
-        )
+        exact = [_with_interval(measured.get(("exact_match", count))) for count in passes]
+        digits = " ".join(_percent(measured.get(("digit_accuracy", count))) for count in passes)
         speed = f"{(cost.tokens or 0) / cost.seconds:,.0f}" if cost.seconds else "–"
-        table.append((*reading, str(cost.n), " ".join(exact), " ".join(digits), speed))
-    after = " ".join(f"{count:>4}" for count in passes)
+        table.append((*reading, str(cost.n), *exact, digits, speed))
     header = (
-        "model",
-        "length",
-        "needles",
-        "written",
-        "protocol",
-        "n",
-        f"exact match after {after} passes",
-        "right digits",
-        "tokens/s",
+        *("model", "length", "needles", "written", "protocol", "n"),
+        *(f"{'exact match, ' if count == passes[0] else ''}{counted(count, 'reading')}" for count in passes),
+        *("right digits", "tokens/s"),
     )
-    print_table(header, table, right=("length", "needles", "n", header[6], "right digits", "tokens/s"))
+    print_table(header, table, right=("length", "needles", *header[5:]))
+    if table:
+        click.echo("exact match with its 95% interval over n haystacks; right digits after the same readings")
+
+
+def _with_interval(row: Row | None) -> str:
+    shown = _percent(row).strip()
+    if row is None or row.ci_low is None or row.ci_high is None:
+        return shown
+    return f"{shown} ({100 * row.ci_low:.0f}–{100 * row.ci_high:.0f}%)"
 
 
 def _percent(row: Row | None) -> str:

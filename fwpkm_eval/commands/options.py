@@ -134,13 +134,20 @@ dtype = click.option(
     show_default=True,
     help="Type of weights and activations; fast weights are never below float32.",
 )
-out = click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=None,
-    metavar="DIR",
-    help="Folder for rows, tables, plots, report; a run goes on where it stopped. [default: only print]",
-)
+
+
+def out_folder(default: str) -> Callable[[Command], Command]:
+    """``--out`` of a command that says what it does without one."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=None,
+        metavar="DIR",
+        help=f"Folder for rows, tables, plots, report; a run goes on where it stopped. [default: {default}]",
+    )
+
+
+out = out_folder("only print")
 
 
 def _kept(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -212,8 +219,20 @@ quiet = click.option("--quiet", is_flag=True, help="No progress lines.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
-def measuring(command: Command) -> Command:
-    """The options of a command that runs models: data, seed, device, dtype, out, engine, shard, workers, …"""
-    for option in reversed((data, seed, device, dtype, out, engine, shard, memory_limit, workers, quiet, as_json)):
-        command = option(command)
-    return command
+def measuring_into(default: str) -> Callable[[Command], Command]:
+    """The options of a command that runs models: data, seed, device, dtype, out, engine, shard, workers, …
+
+    ``default``: what it does without ``--out``.
+    """
+    of_out = out_folder(default)
+    taken = (data, seed, device, dtype, of_out, engine, shard, memory_limit, workers, quiet, as_json)
+
+    def add(command: Command) -> Command:
+        for option in reversed(taken):
+            command = option(command)
+        return command
+
+    return add
+
+
+measuring = measuring_into("only print")

@@ -78,6 +78,7 @@ def command(
     from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
     from fwpkm_eval.data import default_sets, load_set
     from fwpkm_eval.runs.jobs import TextSource, biggest_first
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.tasks.perplexity import PerplexitySettings
 
     settings = PerplexitySettings(
@@ -85,22 +86,24 @@ def command(
     )
     found = sources.find_sources(models, scale, device, dtype)
     names = [name.strip() for name in sets.split(",")] if sets else default_sets(data)
+    config = {
+        "command": "ppl",
+        "scale": scale,
+        "models": [source.name for source in found],
+        "data": data,
+        "sets": list(dict.fromkeys(names)),
+        "device": device,
+        "dtype": dtype,
+        **asdict(settings),
+        "frozen": frozen,
+    }
+    check_free(out, config)
     texts = [TextSource(data, load_set(data, name, "test")) for name in dict.fromkeys(names)]
     jobs = [job for text in texts for source in found for job in _jobs(source, text, settings, frozen)]
     measured = run_cells(
         biggest_first(jobs),
         out=out,
-        config={
-            "command": "ppl",
-            "scale": scale,
-            "models": [source.name for source in found],
-            "data": data,
-            "sets": [text.text_set.name for text in texts],
-            "device": device,
-            "dtype": dtype,
-            **asdict(settings),
-            "frozen": frozen,
-        },
+        config=config,
         models=found,
         texts=texts,
         seed=seed,
@@ -142,8 +145,10 @@ def _show(rows: Sequence[Row]) -> None:
         cost = next(iter(measured.values()))
         speed = f"{(cost.tokens or 0) / cost.seconds:,.0f}" if cost.seconds else "–"
         numbers = [_number(measured.get(metric)) for metric in ("bits_per_byte", "nats_per_token", "perplexity")]
-        table.append((dataset, model, arm or "–", *numbers, f"{cost.tokens:,}", speed))
-    header = ("set", "model", "arm", "bits per byte", "nats per token", "perplexity", "tokens", "tokens/s")
+        documents = measured.get("documents_read")
+        read = "–" if documents is None else f"{documents.value:.0f} of {documents.n}"
+        table.append((dataset, model, arm or "–", *numbers, f"{cost.tokens:,}", read, speed))
+    header = ("set", "model", "arm", "bits per byte", "nats per token", "perplexity", "tokens", "documents", "tokens/s")
     print_table(header, table, right=header[3:])
 
 

@@ -64,11 +64,23 @@ def measure_on_texts(
     from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.data import default_sets, load_set
     from fwpkm_eval.runs.jobs import TextSource, biggest_first
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.runs.rows import rows_to_frame
 
     found = sources.find_sources(common.models, common.scale, common.device, common.dtype)
     names = [part.strip() for part in common.sets.split(",")] if common.sets else default_sets(common.data)
     names = list(dict.fromkeys(names))[: 1 if first_set_only else None]
+    config = {
+        "command": name,
+        "scale": common.scale,
+        "models": [source.name for source in found],
+        "data": common.data,
+        "sets": names,
+        "device": common.device,
+        "dtype": common.dtype,
+        **settings,
+    }
+    check_free(common.out, config)
     texts = [TextSource(common.data, load_set(common.data, one, "test")) for one in names]
     jobs = [job for text in texts for source in found for job in make_jobs(source, text)]
     if not jobs:
@@ -76,16 +88,7 @@ def measure_on_texts(
     measured = run_cells(
         biggest_first(jobs),
         out=common.out,
-        config={
-            "command": name,
-            "scale": common.scale,
-            "models": [source.name for source in found],
-            "data": common.data,
-            "sets": names,
-            "device": common.device,
-            "dtype": common.dtype,
-            **settings,
-        },
+        config=config,
         models=found,
         texts=texts,
         seed=common.seed,

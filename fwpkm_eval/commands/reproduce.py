@@ -24,7 +24,7 @@ TASKS = ("ppl", "niah", "gates", "addressing", "cost", "trace")
 ABLATION = "ablation"
 ALL_TASKS = (*TASKS, ABLATION)
 ABLATION_SEEDS = 3
-"""Differences are held against the spread of the seeds: fewer would not do."""
+"""Unless told otherwise: differences are held against the spread of the seeds, which fewer do not show."""
 
 
 def _tasks(text: str) -> tuple[str, ...]:
@@ -47,10 +47,11 @@ def _tasks(text: str) -> tuple[str, ...]:
 )
 @click.option(
     "--seeds",
+    "given_seeds",
     type=click.IntRange(1, 1000),
-    default=1,
-    show_default=True,
-    help="Seeds, from --seed on: other needles for each; with --retrain another training for each, too.",
+    default=None,
+    help="Seeds, from --seed on: other needles for each; with --retrain another training for each, too. "
+    f"[default: 1; for the ablation {ABLATION_SEEDS}]",
 )
 @click.option(
     "--budget",
@@ -61,12 +62,12 @@ def _tasks(text: str) -> tuple[str, ...]:
 )
 @click.option("--retrain", is_flag=True, help="Train every model anew first, into DIR/checkpoints.")
 @click.option("--dry-run", is_flag=True, help="Show the cells and how long they would take, and run nothing.")
-@options.measuring
+@options.measuring_into("runs/SCALE")
 def command(
     scale: str,
     models: Sequence[str | Path] | None,
     only: tuple[str, ...],
-    seeds: int,
+    given_seeds: int | None,
     budget: float | None,
     retrain: bool,
     dry_run: bool,
@@ -85,14 +86,16 @@ def command(
     Uses the checkpoints that are shipped, or trains them with --retrain. Without --out the results go to
     runs/SCALE. A run that was stopped goes on where it was; what is finished is not measured again.
     """
-    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
+    from fwpkm_eval.commands.measure import end, print_plan, print_rows, report_on, run_cells
     from fwpkm_eval.runs.engine import usable_workers
-    from fwpkm_eval.runs.manifest import check_or_create
+    from fwpkm_eval.runs.manifest import check_free, check_or_create
     from fwpkm_eval.runs.plan import plan_of
 
     plan = plan_of(scale)
     out = out or Path("runs") / scale
     names = list(models or plan.models)
+    seeds = given_seeds or 1
+    ablation_seeds = given_seeds or ABLATION_SEEDS
     config = {
         "command": "reproduce",
         "scale": scale,
@@ -100,7 +103,7 @@ def command(
         "only": sorted(only),
         "retrain": retrain,
         **({} if budget is None else {"budget_seconds": budget}),
-        **({} if seeds == 1 else {"seeds": seeds}),
+        **({} if seeds == 1 and (given_seeds is None or ABLATION not in only) else {"seeds": seeds}),
         "data": data,
         "seed": seed,
         "device": device,
@@ -108,12 +111,14 @@ def command(
         "plan": _as_json(asdict(plan)),
     }
     all_seeds = range(seed, seed + seeds)
+    how: dict[str, Any] = {"retrain": retrain, "device": device, "dtype": dtype}
     if dry_run:
         configured = [_as_configured(names, scale)] * seeds
-        planned = _plan_all(plan, configured, all_seeds, only, scale=scale, data=data, out=out, retrain=retrain)
+        planned = _plan_all(plan, configured, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, **how)
         planned = _within(plan, planned, budget, workers)
-        _show_plan(plan, planned, workers or usable_workers(len(planned.jobs)))
+        print_plan(plan, planned.jobs, workers or usable_workers(len(planned.jobs)))
         return
+    check_free(out, config)
     by_seed = [names] * seeds
     if retrain:
         check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=all_seeds)
@@ -122,7 +127,7 @@ def command(
             at_once = workers or usable_workers(len(names))
             by_seed.append(_train(names, scale, out / "checkpoints", data, at_once, quiet, device, one))
     found = [sources.find_sources(of_seed, scale, device, dtype) for of_seed in by_seed]
-    planned = _plan_all(plan, found, all_seeds, only, scale=scale, data=data, out=out, retrain=retrain)
+    planned = _plan_all(plan, found, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, **how)
     planned = _within(plan, planned, budget, workers)
     measured = run_cells(
         planned.jobs,
@@ -147,12 +152,15 @@ def _plan_all(
     plan: Plan,
     models: Sequence[Sequence[ModelSource]],
     seeds: Sequence[int],
+    ablation_seeds: int,
     only: Sequence[str],
     *,
     scale: str,
     data: str,
     out: Path,
     retrain: bool,
+    device: str,
+    dtype: str,
 ) -> Planned:
     """The plan for each seed's models. Models that all seeds share are read once: a seed changes only their needles."""
     from fwpkm_eval.ablations import ARMS, SCORES, ablation_plan, models_to_train
@@ -171,10 +179,17 @@ def _plan_all(
     jobs = biggest_first(jobs)
     if ABLATION in only:
         trained = models_to_train(tuple(ARMS), SCORES)
-        ablation_seeds = range(seeds[0], seeds[0] + max(len(seeds), ABLATION_SEEDS))
         checkpoints = out / "checkpoints" / ABLATION
+        from_first = range(seeds[0], seeds[0] + ablation_seeds)
         ablated = plan_ablation(
-            ablation_plan(scale), trained, ablation_seeds, scale=scale, data=data, checkpoints=checkpoints
+            ablation_plan(scale),
+            trained,
+            from_first,
+            scale=scale,
+            data=data,
+            checkpoints=checkpoints,
+            device=device,
+            dtype=dtype,
         )
         jobs = [*ablated.jobs, *jobs]
         texts |= {text.text_set.name: text for text in ablated.texts}
@@ -221,17 +236,6 @@ def _as_configured(names: Sequence[str | Path], scale: str) -> list[ModelSource]
         read_source(name) if isinstance(name, Path) else ModelSource(Path(name), model_config(name, scale), "")
         for name in names
     ]
-
-
-def _show_plan(plan: Plan, planned: Planned, workers: int) -> None:
-    from fwpkm_eval.commands.measure import print_table
-    from fwpkm_eval.runs.plan import estimated_seconds, estimated_total
-
-    lines = [(job.label, f"{job.work:,}", f"{estimated_seconds(plan, job):.0f}") for job in planned.jobs if job.work]
-    print_table(("cell", "tokens", "seconds on a core"), lines, right=("tokens", "seconds on a core"))
-    minutes = estimated_total(plan, planned.jobs, workers) / 60
-    tokens = sum(job.work for job in planned.jobs)
-    click.echo(f"{len(lines)} cells, {tokens:,} tokens: about {minutes:.1f} minutes with {workers} workers")
 
 
 def _print_summary(out: Path, rows: Sequence[Any]) -> None:

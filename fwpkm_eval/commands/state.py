@@ -33,6 +33,7 @@ def _span(text: str) -> tuple[int, int]:
 
 
 model_option = click.option("--model", required=True, metavar="NAME|DIR", help="A shipped model's name, or a folder.")
+force_option = click.option("--force", is_flag=True, help="Replace the file, should it be there.")
 out_option = click.option("--out", type=FILE, required=True, metavar="FILE", help="The state file to write.")
 
 
@@ -42,6 +43,12 @@ def command() -> None:
 
     A state file belongs to one model, whose weights' hash it holds.
     """
+
+
+def _check_new(out: Path, force: bool) -> None:
+    """Raises UserError for a file that would be replaced without a word: its write log cannot be had again."""
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already: choose another --out, or replace it with --force")
 
 
 @command.command(name="save")
@@ -70,6 +77,7 @@ def command() -> None:
 @click.option("--from", "origin", type=EXISTING, default=None, metavar="FILE", help="Read on from this state.")
 @click.option("--log", is_flag=True, help="Keep all that is written, so that it can be forgotten exactly.")
 @out_option
+@force_option
 @options.device
 @options.quiet
 def save(
@@ -82,10 +90,12 @@ def save(
     origin: Path | None,
     log: bool,
     out: Path,
+    force: bool,
     device: str,
     quiet: bool,
 ) -> None:
     """Have a model read text, and save the state it is in after that."""
+    _check_new(out, force)
     from fwpkm_eval.api import load_model, tokenizer_of
     from fwpkm_eval.reference_models.state_files import check_same_model, load_state, read_state, save_state
     from fwpkm_eval.reference_models.write_log import keep_log
@@ -196,8 +206,10 @@ def diff(a: Path, b: Path, top: int, as_json: bool) -> None:
 @command.command(name="reset")
 @click.argument("state", type=EXISTING)
 @out_option
-def reset(state: Path, out: Path) -> None:
+@force_option
+def reset(state: Path, out: Path, force: bool) -> None:
     """Write the state in which the same model has read nothing."""
+    _check_new(out, force)
     from fwpkm_eval.reference_models.state_files import read_state, write_state
 
     write_state(out, read_state(state).reset())
@@ -218,8 +230,11 @@ def reset(state: Path, out: Path) -> None:
     help="Leave the steps of the keys, which hold no contents, or undo them, too.",
 )
 @out_option
+@force_option
 @options.device
-def forget(state: Path, span: tuple[int, int] | None, label: str | None, keys: Any, out: Path, device: str) -> None:
+def forget(
+    state: Path, span: tuple[int, int] | None, label: str | None, keys: Any, out: Path, force: bool, device: str
+) -> None:
     """Undo exactly what a span of tokens wrote, in every reading of it, by replaying the state's write log.
 
     The state must have been saved with --log, on the same kind of device. The result is the memory in which
@@ -230,6 +245,7 @@ def forget(state: Path, span: tuple[int, int] | None, label: str | None, keys: A
     from fwpkm_eval.reference_models.state_diff import diff_states
     from fwpkm_eval.reference_models.state_files import read_state, write_state
 
+    _check_new(out, force)
     if (span is None) == (label is None):
         raise UserError("say what to forget: either --span A:B or --label NAME")
     stored = read_state(state)

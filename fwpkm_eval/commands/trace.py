@@ -92,6 +92,7 @@ def command(
     from fwpkm_eval.commands.trace_view import show_trace
     from fwpkm_eval.data import default_haystack, load_set
     from fwpkm_eval.runs.jobs import TextSource, trace_job
+    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.tasks.niah import check_fit
     from fwpkm_eval.tasks.trace import TraceSettings
     from fwpkm_eval.tasks.trace_types import Trace
@@ -105,22 +106,25 @@ def command(
     for source in found:
         if not source.config.spec.layers("fwpkm"):
             raise UserError(f"{source.name} has no FwPKM and so no slots to trace: name a model such as gdn+swa:fwpkm")
-    text = TextSource(data, load_set(data, haystack or default_haystack(data), "test"))
+    haystack = haystack or default_haystack(data)
+    config = {
+        "command": "trace",
+        "scale": scale,
+        "models": [source.name for source in found],
+        "data": data,
+        "haystack": haystack,
+        "device": device,
+        "dtype": dtype,
+        **asdict(settings),
+    }
+    check_free(out, config)
+    text = TextSource(data, load_set(data, haystack, "test"))
     for source in found:
         check_fit(text.text_set, settings.niah(), tokenizer_of(source.config))
     measured = run_cells(
         [trace_job(source, text, settings) for source in found],
         out=out,
-        config={
-            "command": "trace",
-            "scale": scale,
-            "models": [source.name for source in found],
-            "data": data,
-            "haystack": text.text_set.name,
-            "device": device,
-            "dtype": dtype,
-            **asdict(settings),
-        },
+        config=config,
         models=found,
         texts=[text],
         seed=seed,

@@ -20,6 +20,7 @@ import functools
 import inspect
 import os
 import platform
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -96,7 +97,10 @@ def available_sets() -> list[SetInfo]:
 
 @functools.cache
 def load_set(name: str, split: str) -> TextSet:
-    """Build one split of one set (about a second). Raises UserError for names that are not known."""
+    """Build one split of one set, in about a second; `manual`, which takes some, is kept in the cache.
+
+    Raises UserError for names that are not known.
+    """
     if name not in _SETS:
         raise unknown("set", name, _SETS)
     splits, stands_in_for, what = _SETS[name]
@@ -268,6 +272,17 @@ def _without_shared(documents: Iterable[Document], passages: PassageIndex) -> tu
 
 
 def _manual_documents() -> tuple[Document, ...]:
+    """Through the cache: printing the pages and cutting them takes seconds, in every process that reads them."""
+    from fwpkm_eval.data import kept_text, manual, overlap, types
+
+    try:
+        code = [*kept_text.facts_of_code(sys.modules[__name__], manual, overlap, types)]
+    except OSError:
+        return _make_manual()
+    return kept_text.kept_documents("manual", [*code, *kept_text.facts_of_python(_library())], _make_manual)
+
+
+def _make_manual() -> tuple[Document, ...]:
     from fwpkm_eval.data.manual import manual_documents
 
     training = PassageIndex(

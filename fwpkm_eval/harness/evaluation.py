@@ -80,7 +80,7 @@ def run_task(subject: Subject, loaded: Loaded, settings: RunSettings) -> dict[st
     tokens_before = getattr(subject.lm, "tokens_read", None)
     started = time.perf_counter()
     # lm-eval prints progress of its resampling on standard output, and resamples in processes of its own.
-    with contextlib.redirect_stdout(sys.stderr), _environment(DISABLE_MULTIPROC="1"):
+    with contextlib.redirect_stdout(sys.stderr), _environment(DISABLE_MULTIPROC="1"), _git_not_asked():
         results = lm_eval.simple_evaluate(
             model=subject.lm,
             tasks=loaded.objects,
@@ -184,6 +184,26 @@ class _NotNeeded:
             groups |= {inner.name: inner for inner in group.get_all_groups()}
             single |= {task.task_name: task for task in group.get_all_tasks()}
         return {"tasks": single, "groups": groups, "group_map": {g.name: g.child_names for g in groups.values()}}
+
+
+@contextlib.contextmanager
+def _git_not_asked() -> Iterator[None]:
+    """lm-eval asks git for the commit of the working folder, and git complains where that is in no checkout.
+
+    The answer is not used: the manifest names the commit of this code, whatever the folder.
+    """
+    from lm_eval import evaluator
+
+    name = "get_git_commit_hash"
+    asking = getattr(evaluator, name, None)
+    if asking is None:  # another version, which asks in another way
+        yield
+        return
+    setattr(evaluator, name, lambda: None)
+    try:
+        yield
+    finally:
+        setattr(evaluator, name, asking)
 
 
 @contextlib.contextmanager

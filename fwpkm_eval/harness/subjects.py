@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import Requirement
 
 import fwpkm_eval
 from fwpkm_eval.errors import UserError, unknown
@@ -52,6 +55,28 @@ def our_subject(source: ModelSource, settings: ReadingSettings, *, quiet: bool =
     return Subject(source.name, lm, fields, identity, source)
 
 
+def _wanted(model: str, error: ImportError) -> str:
+    """What is not installed, and the command that installs what lm-eval says this model needs."""
+    if error.name is None:
+        return f"a package: {error}"
+    package = error.name.partition(".")[0]
+    needed = [Requirement(line) for line in importlib.metadata.requires("lm_eval") or ()]
+    extra = {"huggingface": "hf"}.get(model, model.partition("-")[0])
+    of_model = [one for one in needed if one.marker is not None and one.marker.evaluate({"extra": extra})]
+    stated = [f"{one.name}{one.specifier}" for one in of_model if one.name == package] or [package]
+    missing = [f"{one.name}{one.specifier}" for one in of_model if not _is_installed(one.name)]
+    command = " ".join(f"'{one}'" for one in dict.fromkeys([*stated, *missing]))
+    return f"the package {package}: pip install {command}"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def other_subject(name: str, arguments: str, batch_size: str | None, device: str | None) -> Subject:
     """A model that lm-eval brings (``hf``, ``vllm``, …) with lm-eval's ``model_args``; its row is named by both.
 
@@ -66,7 +91,7 @@ def other_subject(name: str, arguments: str, batch_size: str | None, device: str
     try:
         lm = get_model(name).create_from_arg_string(arguments, options)
     except ImportError as error:
-        raise UserError(f"lm-eval's model {name} needs the package {error.name or error}") from error
+        raise UserError(f"lm-eval's model {name} needs {_wanted(name, error)}") from error
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"lm-eval's model {name} cannot be loaded: {type(error).__name__}: {reason}") from error

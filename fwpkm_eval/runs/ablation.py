@@ -45,16 +45,25 @@ def ablation_jobs(
     text: TextSource,
     checkpoints: Path,
     task: str = TASK,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> list[Job]:
-    """A cell of ``task`` for each model and seed, seed by seed. Raises UserError for what cannot be trained or read."""
+    """A cell of ``task`` for each model and seed, seed by seed. Raises UserError for what cannot be trained or read.
+
+    Models are trained and measured on ``device``. ``dtype`` is of the weights when measured; training has its own.
+    """
     from fwpkm_eval.api import tokenizer_of
     from fwpkm_eval.data import load_set
-    from fwpkm_eval.devices import resolve_device
+    from fwpkm_eval.devices import resolve_device, resolve_dtype
     from fwpkm_eval.kernels.backends import resolve_backend
+    from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
     from fwpkm_eval.tasks.niah import NIAH_VERSION, check_fit, readings_per_sample
     from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
 
     training = [load_set(haystack.data, name, "train") for name in plan.recipe.sets]
+    where = resolve_device(device)
+    elsewhere = "" if where.type == "cpu" else f"-{where.type}"
+    delta_rule = delta_rule_backend(where, resolve_dtype(dtype))
     jobs = []
     for seed in seeds:
         recipe = replace(plan.recipe, seed=seed)
@@ -74,10 +83,11 @@ def ablation_jobs(
                 "data": named(text.text_set),
                 "niah": asdict(niah),
                 "ppl": asdict(reading),
-                "device": "cpu",
-                "dtype": "float32",
-                "backend": resolve_backend("auto", resolve_device("cpu")),
+                "device": where.type,
+                "dtype": dtype,
+                "backend": resolve_backend("auto", where),
                 "versions": [ABLATION_VERSION, NIAH_VERSION, PERPLEXITY_VERSION],
+                **({} if delta_rule == "torch" else {"delta_rule": delta_rule}),
             }
             readings = [readings_per_sample(niah, has_fast_weights=True, write_chunk=c) for c in plan.write_chunks]
             if trained.frozen_too:
@@ -85,19 +95,20 @@ def ablation_jobs(
             work = recipe.steps * recipe.tokens * recipe.rows * TRAINED_TOKEN
             work += len(plan.needles) * plan.samples * plan.length * sum(readings)
             work += plan.tokens * (2 if trained.frozen_too else 1)
-            folder = checkpoints / f"{trained.arm.replace(', ', '-').replace(' ', '')}-{trained.score}-seed{seed}"
+            name = f"{trained.arm.replace(', ', '-').replace(' ', '')}-{trained.score}-seed{seed}{elsewhere}"
+            folder = checkpoints / name
             label = f"{trained.arm}, {trained.score}, seed {seed}"
-            jobs.append(Job(Cell(task, config.name, settings), label, work, haystack.data, str(folder)))
+            cell = Cell(task, config.name, settings)
+            jobs.append(Job(cell, label, work, haystack.data, str(folder), str(where)))
     return jobs
 
 
 @dataclass(frozen=True)
 class PlannedAblation:
-    """The cells of a scale's ablations, the texts that they are measured on, and the plan as it fits the data."""
+    """The cells of a scale's ablations, and the texts that they are measured on."""
 
     jobs: list[Job]
     texts: list[TextSource]
-    plan: AblationPlan
 
 
 def plan_ablation(
@@ -110,16 +121,16 @@ def plan_ablation(
     checkpoints: Path,
     model: str | None = None,
     task: str = TASK,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> PlannedAblation:
     """Cells as `ablation_jobs` makes them, on the sets that `data` has. Raises UserError for what cannot be, before any
     text is read where it can."""
-    from fwpkm_eval.data import default_haystack, default_sets, load_set
+    from fwpkm_eval.data import default_haystack, load_set
 
     for one in models:
         ablated_config(model or plan.model, scale, plan, one)
-    sets = default_sets(data)
-    if plan.text not in sets:  # a folder of the user's own
-        plan = replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
+    plan = fit_to_data(plan, data)
     haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
     text = TextSource(data, load_set(data, plan.text, "test"))
     jobs = ablation_jobs(
@@ -132,8 +143,20 @@ def plan_ablation(
         text=text,
         checkpoints=checkpoints.absolute(),
         task=task,
+        device=device,
+        dtype=dtype,
     )
-    return PlannedAblation(jobs, [haystack, text], plan)
+    return PlannedAblation(jobs, [haystack, text])
+
+
+def fit_to_data(plan: AblationPlan, data: str) -> AblationPlan:
+    """The plan on the sets that ``data`` has, without reading them: a folder of the user's own has other sets."""
+    from fwpkm_eval.data import default_sets
+
+    sets = default_sets(data)
+    if plan.text in sets:
+        return plan
+    return replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
 
 
 def _training_sets(data: str) -> tuple[str, ...]:
@@ -172,7 +195,7 @@ def measure_ablation(
 
     A training that diverges gives one row, metric ``diverged`` with the last good step as its value.
     """
-    from fwpkm_eval.reference_models.checkpoint import load_checkpoint
+    from fwpkm_eval.api import load_model
     from fwpkm_eval.reference_models.config import ModelConfig
     from fwpkm_eval.tasks.niah import NiahSettings
     from fwpkm_eval.tasks.perplexity import PerplexitySettings
@@ -184,10 +207,10 @@ def measure_ablation(
     config, recipe = ModelConfig.from_dict(settings["config"]), Recipe.from_dict(settings["recipe"])
     arms = [settings["arm"], *([FROZEN] if settings["frozen_too"] else [])]
     try:
-        _train(config, recipe, folder, job.data, report)
+        _train(config, recipe, folder, job, report)
     except Diverged as problem:
         return _diverged_rows(job.cell.task, config, settings, arms, problem.step)
-    model = load_checkpoint(folder)
+    model = load_model(folder, device=job.device, dtype=settings["dtype"])
     needles = NiahSettings(**with_tuples(settings["niah"]))
     reading = PerplexitySettings(**settings["ppl"])
     rows = []
@@ -201,13 +224,15 @@ def measure_ablation(
     return rows
 
 
-def _train(config: ModelConfig, recipe: Recipe, folder: Path, data: str, report: Report) -> None:
-    """Trains into `folder`, going on where a killed run stopped; a finished checkpoint of the same run is kept."""
+def _train(config: ModelConfig, recipe: Recipe, folder: Path, job: Job, report: Report) -> None:
+    """Trains on the job's device into `folder`, going on where a killed run stopped; a finished checkpoint is kept."""
+    from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reference_models.checkpoint import DESCRIPTION, read_description
     from fwpkm_eval.training.loggers import loggers
+    from fwpkm_eval.training.parallel import Ranks
     from fwpkm_eval.training.trainer import Trainer
 
-    trainer = Trainer(config, recipe, folder, data)
+    trainer = Trainer(config, recipe, folder, job.data, ranks=Ranks(resolve_device(job.device)))
     if (folder / DESCRIPTION).exists():
         about = read_description(folder)
         there = {key: dict(about.get("training") or {}).get(key) for key in ("recipe", "data_hash")}

@@ -52,7 +52,7 @@ def check_or_create(
     """
     out = Path(out)
     path = out / MANIFEST
-    wanted = json.loads(canonical_json(tidy(config)))
+    wanted = _as_stored(config)
     facts: dict[str, Any] = {
         "command": tidy(shlex.join(_without_secrets(command))),
         "seeds": sorted(set(seeds)),
@@ -70,14 +70,32 @@ def check_or_create(
     manifest = load_manifest(out)
     if manifest is None:
         raise UserError(f"{path} came and went while this run started: try again")
-    found = differences(manifest.get("config"), wanted)
-    if found:
-        named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        raise UserError(f"{out} holds another run: {named}; choose another --out or the same settings")
+    _refuse_another(out, manifest, wanted)
     manifest |= {name: fact or manifest.get(name) for name, fact in facts.items()}
     manifest |= {"resumed": [*manifest.get("resumed", []), _now()], "finished": None}
     write_whole(path, _to_text(manifest))
     return manifest
+
+
+def check_free(out: Path | None, config: Mapping[str, Any]) -> None:
+    """Raises UserError as `check_or_create` would, and claims nothing: for before any text is read. None: no folder."""
+    if out is not None:
+        _check_folder(out)
+        manifest = load_manifest(out)
+        if manifest is not None:
+            _refuse_another(out, manifest, _as_stored(config))
+
+
+def _as_stored(config: Mapping[str, Any]) -> Any:
+    return json.loads(canonical_json(tidy(config)))
+
+
+def _refuse_another(out: Path, manifest: Mapping[str, Any], wanted: Any) -> None:
+    found = differences(manifest.get("config"), wanted)
+    if found:
+        found.sort(key=lambda line: not line.startswith("command "))  # it explains all the others
+        named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        raise UserError(f"{out} holds another run: {named}; choose another --out or the same settings")
 
 
 def update_manifest(out: Path, *, finished: bool = False, **entries: Any) -> dict[str, Any]:

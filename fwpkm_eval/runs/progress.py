@@ -166,11 +166,12 @@ class _Meter:
             parts.append(f"{rate / 1000:.1f}K tokens/s")
             left = max(self.work - self.tokens, 0) / rate
             if self.cells_done < self.cells:
-                parts.append(f"{_clock(left)} left")
+                parts.append(f"{clock(left)} left")
         return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """``4:05`` or ``1:04:05``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
