@@ -195,6 +195,8 @@ def test_output_that_finds_no_room_is_one_line_and_exit_code_2(command: list[str
             stderr=subprocess.PIPE,
             text=True,
             check=False,
+            # Buffered, as it is by default: what is left in the buffer must not be complained of once more at exit.
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )
     assert done.returncode == 2
     assert done.stderr == "error: cannot write output: No space left on device\n"
