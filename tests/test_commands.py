@@ -95,7 +95,7 @@ def test_data_list_of_a_folder_says_what_is_missing_and_where_to_get_it(
     text = capsys.readouterr().out
     assert re.search(r"^lambada +test +3 +", text, re.MULTILINE)
     missing = text.partition("Not here:")[2]
-    assert "LC64: from LongCrawl64" in missing
+    assert "LC64: from hf://datasets/clankur/longcrawl64" in missing
     assert "Fineweb-Edu: from HuggingFaceFW/fineweb-edu" in missing
     assert "LAMBADA" not in missing
 

@@ -55,6 +55,7 @@ def run_cells(
     Raises UserError, before anything is run, if ``out`` holds another run.
     """
     from fwpkm_eval.commands.options import how_to_run
+    from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.runs.cells import CellStore
     from fwpkm_eval.runs.engine import run_jobs, usable_workers
     from fwpkm_eval.runs.execute import execute
@@ -82,7 +83,7 @@ def run_cells(
         cluster = RayCrew(execute)
         crew, room = cluster, cluster.room
     else:
-        room = usable_workers(len(mine), device="cpu" if device in ("auto", "cpu") else device)
+        room = usable_workers(len(mine), device=resolve_device(device).type)
     with _folder(out) as folder:
         store = CellStore(folder)
         outcome = run_jobs(
