@@ -70,7 +70,7 @@ BOTH_WAYS: Mapping[str, tuple[int | str, ...]] = {
     "lact": ("haystack", 1024),
     "fwmlp": (1024,),
 }
-MANY_NEEDLES: Mapping[str, tuple[int | str, ...]] = BOTH_WAYS | {"fwmlp": ()}
+MANY_NEEDLES: Mapping[str, tuple[int | str, ...]] = {**BOTH_WAYS, "fwmlp": ()}
 
 PLANS: dict[str, Plan] = {
     "micro": Plan(
