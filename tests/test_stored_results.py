@@ -67,8 +67,8 @@ def test_a_stored_run_is_finished_and_its_rows_are_those_of_its_cells(name: str)
         assert results.rows == read_rows_csv(RESULTS / name / "rows.csv")
 
 
-def micro() -> pandas.DataFrame:
-    return rows_to_frame(read_rows_csv(RESULTS / "micro" / "rows.csv"))
+def rows_of(name: str = "micro") -> pandas.DataFrame:
+    return rows_to_frame(read_rows_csv(RESULTS / name / "rows.csv"))
 
 
 def readme_lines() -> dict[str, list[str]]:
@@ -78,7 +78,7 @@ def readme_lines() -> dict[str, list[str]]:
     return {row[0].strip(): [cell.strip().strip("*") for cell in row[1:]] for row in rows}
 
 
-MODELS = ("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwmlp@1,3", "gdn+swa:fwpkm@1,3")
+MODELS = ("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3")
 
 
 def best(frame: pandas.DataFrame, model: str) -> str:
@@ -93,16 +93,18 @@ def best(frame: pandas.DataFrame, model: str) -> str:
 @pytest.mark.parametrize(
     ("label", "length", "needles", "protocol", "chunk"),
     [
+        ("control: needles, 512, open book, a write every 1,024 (n = 20)", 512, 5, "open-book", "1024"),
         ("needles, 4K, closed book, one write a reading (n = 20)", 4096, 5, "closed-book", "haystack"),
         ("needles, 4K, closed book, a write every 1,024 (n = 20)", 4096, 5, "closed-book", "1024"),
         ("needles, 32K, open book, a write every 1,024 (n = 5)", 32768, 5, "open-book", "1024"),
+        ("needles, 128K, open book, a write every 1,024 (n = 5)", 131072, 5, "open-book", "1024"),
         ("one of 256 needles, 16K, closed book, one write a reading (n = 5)", 16384, 256, "closed-book", "haystack"),
     ],
 )
 def test_readme_tells_the_needles_of_the_stored_run(
     label: str, length: int, needles: int, protocol: str, chunk: str
 ) -> None:
-    frame = micro()
+    frame = rows_of("needles-128k" if length == 131072 else "micro")
     frame = frame[(frame["task"] == "niah") & (frame["metric"] == "exact_match") & frame["depth"].isna()]
     asked = {"length": length, "needles": needles, "protocol": protocol, "write_chunk": chunk}
     for column, value in asked.items():
@@ -111,7 +113,7 @@ def test_readme_tells_the_needles_of_the_stored_run(
 
 
 def test_readme_tells_the_bits_per_byte_of_the_stored_run() -> None:
-    frame = micro()
+    frame = rows_of()
     frame = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & (frame["dataset"] == "source")]
     for label, arm in (("bits per byte, `source` (stand-in for LC64)", ""), ("the same, writes off", "frozen")):
         found = frame[frame["arm"] == arm].set_index("model")["value"]
