@@ -404,11 +404,33 @@ def test_small_models_are_trained_on_such_questions_and_the_published_ones_were_
     assert published.differences("ppl", "micro", False, model, model) == ["a model of scale micro"]
 
 
+def test_the_best_rival_with_fast_weights_is_named_and_its_readings_told() -> None:
+    """A report on FwPKM does not hide another memory that does as well, or better."""
+    found = {"base:fwpkm@2": (10, 10), "base:lact@2": (0, 20), "base:fwmlp@2": (0, 0)}
+    rows = [
+        needle(model, right, passes=n) for model, pair in found.items() for n, right in zip((1, 4), pair, strict=True)
+    ]
+    rival = highlights(rows_to_frame(rows))[1]
+    assert (rival.number, rival.text) == ("100%", "by base:lact@2, the best other model with fast weights")
+    texts = [f.text for f in summarise(rows_to_frame(rows))["What do re-readings and more frequent writes buy?"]]
+    more = "base:lact@2 with one write per reading: going from one reading to 4 finds more"
+    assert any(text.startswith(more) for text in texts)
+    assert not any("fwmlp" in text for text in texts)
+
+
 @pytest.mark.parametrize(
     ("short", "length", "said"),
     [
-        (0, 512, "base and base:pkm@2 find none at 512 with the haystack in sight either: in this training they did"),
-        (3, 512, "base:pkm@2 finds none at 512 with the haystack in sight either: in this training it did not learn"),
+        (
+            0,
+            512,
+            "base and base:pkm@2 find none at 512 tokens with the haystack in sight either: in this training they did",
+        ),
+        (
+            3,
+            512,
+            "base:pkm@2 finds none at 512 tokens with the haystack in sight either: in this training it did not learn",
+        ),
         (0, 4096, "No haystack shorter than 4K tokens was asked: base and base:pkm@2 may not have learned to answer"),
     ],
 )

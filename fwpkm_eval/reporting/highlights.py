@@ -41,7 +41,7 @@ class Highlight:
 
 
 def highlights(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[Highlight]:
-    """Up to four numbers for the top of the page; the settings they come from are named beside them."""
+    """A few numbers for the top of the page; the settings they come from are named beside them."""
     sets = sets or SetFacts()
     return [
         *_recall_highlights(niah_results(frame)),
@@ -69,6 +69,14 @@ def _recall_highlights(results: NiahResults) -> list[Highlight]:
             f"the longest length tried; {how}; {_interval(best)}",
         )
     ]
+    others = {model: best_at(of, length) for model, of in models.items() if writes(model) and model != main}
+    measured = {model: rate for model, rate in others.items() if rate is not None}
+    if measured:
+        rival = max(measured, key=lambda model: measured[model].value)
+        text = f"by {rival}, the best other model with fast weights"
+        shown.append(
+            Highlight(wording.percent(measured[rival].value), text, f"its best setting; {_interval(measured[rival])}")
+        )
     plain = {model: best_at(of, length) for model, of in models.items() if not writes(model)}
     top = max((m for m in plain.values() if m), key=lambda m: m.value, default=None)
     if top is not None:

@@ -126,7 +126,7 @@ def control_findings(results: NiahResults) -> list[Finding]:
         return [Finding("note", text)]
     one = len(none) == 1
     text = (
-        f"{who} find{'s' if one else ''} none at {length} with the haystack in sight either: in this training "
+        f"{who} find{'s' if one else ''} none at {length} tokens with the haystack in sight either: in this training "
         f"{'it' if one else 'they'} did not learn to answer, so that 0% at other lengths says nothing of how far "
         f"{'it remembers' if one else 'they remember'}."
     )
@@ -149,10 +149,13 @@ def rereading_findings(results: NiahResults) -> list[Finding]:
     return findings
 
 
-def _main_kind(models: Mapping[str, object]) -> list[str]:
-    """The models with FwPKM, or if there are none all with fast weights."""
+def _main_kind(models: Mapping[str, Mapping[Setting, Measurement]]) -> list[str]:
+    """The models with FwPKM, then others with fast weights that found anything; if there are none with FwPKM, all."""
     with_fwpkm = [model for model in models if "fwpkm" in published.memories_of(spec_of(model))]
-    return with_fwpkm or [model for model in models if writes(model)]
+    others = [model for model in models if writes(model) and model not in with_fwpkm]
+    if not with_fwpkm:
+        return others
+    return with_fwpkm + [model for model in others if any(m.value > 0 for m in models[model].values())]
 
 
 def _rereading_findings(model: str, write_chunk: str, lines: Mapping[int, Mapping[int, Measurement]]) -> list[Finding]:
