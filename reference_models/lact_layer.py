@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwpkm_eval.kernels.lact import RATES, lact_scan
+from fwpkm_eval.kernels.lact import RATES, SHAPES, lact_scan
 from fwpkm_eval.kernels.stream import DenseMemory
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.memory_layers import DenseLayer, MemoryState
@@ -20,6 +20,8 @@ class LaCTLayer(DenseLayer):
     Not the gate but η = softplus(Linear_r(RMSNorm_r(h))), a rate for each of the three weights, weighs a token's write;
     the bias of Linear_r starts where η is the base rate.
     """
+
+    shapes = SHAPES
 
     def __init__(self, model: ModelConfig) -> None:
         config, back = model.lact, model.backbone

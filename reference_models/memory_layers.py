@@ -7,14 +7,15 @@ Shapes: B batch, T tokens, D hidden, dk key width, dv value width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwpkm_eval.kernels.fwmlp import WEIGHT_NAMES, FwMLPRule, fwmlp_scan
+from fwpkm_eval.kernels.fwmlp import SHAPES, WEIGHT_NAMES, FwMLPRule, fwmlp_scan
 from fwpkm_eval.kernels.fwpkm import fwpkm_scan
 from fwpkm_eval.kernels.lact import LaCTRule
 from fwpkm_eval.kernels.pkm import pkm_read
@@ -194,9 +195,13 @@ class FwPKMLayer(FastWeightLayer):
 
 
 class DenseLayer(FastWeightLayer):
-    """What FwMLP and LaCT share beyond that: fast weights that are drawn from a seed, all of them."""
+    """What FwMLP and LaCT share beyond that: fast weights that are drawn from a seed, all of them.
+
+    shapes: of each fast weight, in the words in, hidden and out.
+    """
 
     config: FwMLPConfig | LaCTConfig
+    shapes: ClassVar[Mapping[str, Sequence[str]]]
 
     def keep(self, memory: DenseMemory, result: DenseScanResult, chunk_size: int) -> Tensor:
         """Carries the weights on, detached; returns what was read."""
@@ -214,6 +219,8 @@ class DenseLayer(FastWeightLayer):
 
 class FwMLPLayer(DenseLayer):
     """The dense fast-weight MLP in FwPKM's place; its write is not weighted by the gate."""
+
+    shapes = SHAPES
 
     def __init__(self, model: ModelConfig) -> None:
         config = model.fwmlp

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from fwpkm_eval.reference_models.config import ModelConfig
-from fwpkm_eval.reference_models.lact_layer import LaCTLayer
 from fwpkm_eval.reference_models.language_model import LanguageModel
-from fwpkm_eval.reference_models.memory_layers import FwMLPLayer, FwPKMLayer, PKMLayer
+from fwpkm_eval.reference_models.memory_layers import DenseLayer, FwPKMLayer, PKMLayer
 
 
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
@@ -24,12 +25,9 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
             c, keys = layer.memory.config, layer.memory.first_keys.numel()
             total += keys + c.subkeys**2 * c.value_dim
             active += keys + c.heads * c.topk * c.value_dim
-        elif isinstance(layer.memory, FwMLPLayer):
-            f = layer.memory.config
-            dense = 2 * f.hidden * (f.input_dim + 1) + f.output_dim * (f.hidden + 1)
-            total, active = total + dense, active + dense
-        elif isinstance(layer.memory, LaCTLayer):
-            m = layer.memory.config
-            dense = m.hidden * (2 * m.input_dim + m.output_dim)
+        elif isinstance(layer.memory, DenseLayer):
+            d = layer.memory.config
+            sizes = {"in": d.input_dim, "hidden": d.hidden, "out": d.output_dim}
+            dense = sum(math.prod(sizes[word] for word in words) for words in layer.memory.shapes.values())
             total, active = total + dense, active + dense
     return total, active

@@ -55,7 +55,7 @@ def test_what_is_finished_is_not_measured_again(bench: Bench) -> None:
     assert bench.said == ["[1/2] ours: found finished", "[2/2] theirs: found finished"]
 
 
-def test_sides_of_a_ratio_are_of_one_run(bench: Bench) -> None:
+def test_sides_of_a_ratio_are_of_one_run(bench: Bench, tmp_path: Path) -> None:
     bench.run(OURS)  # and stopped
     bench.run(OURS, THEIRS)
     assert bench.done == ["ours", "theirs"]
@@ -63,10 +63,11 @@ def test_sides_of_a_ratio_are_of_one_run(bench: Bench) -> None:
     bench.run(OURS)
     assert bench.done == []
     # Both are there, but one was taken by a later run.
-    (bench.out / session.FOLDER / "cells").rename(bench.out / "aside")  # type: ignore[operator]
+    cells = tmp_path / session.FOLDER / "cells"
+    cells.rename(tmp_path / "aside")
     bench.run(THEIRS)
-    for cell in (bench.out / "aside").iterdir():  # type: ignore[operator]
-        there = bench.out / session.FOLDER / "cells" / cell.name  # type: ignore[operator]
+    for cell in (tmp_path / "aside").iterdir():
+        there = cells / cell.name
         if not there.exists():
             cell.rename(there)
     bench.run(OURS, THEIRS)

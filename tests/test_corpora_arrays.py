@@ -65,7 +65,7 @@ def test_it_goes_on_from_any_document(tmp_path: Path) -> None:
     for number, record in enumerate(records):
         rows = LongCrawlRows(TokenArray(str(copy)), "test", bytes)
         assert list(rows.records(record.after)) == records[number + 1 :]
-        assert rows.where.endswith("(1 blocks of 4 rows missing)")
+        assert rows.where.endswith("(1 block of 4 rows missing)")
 
 
 @pytest.mark.parametrize("lacking", ["0_0", "0_1", "0_2"])
@@ -73,7 +73,7 @@ def test_a_block_that_lacks_a_chunk_is_left_out_and_counted(tmp_path: Path, lack
     copy = copy_of(tmp_path, FILES, **{lacking: None})
     source = longcrawl_source(str(copy), "test", decode=bytes)
     assert texts(list(source.records(None))) == TEXTS[4:]
-    assert source.where == f"{copy} (1 blocks of 4 rows missing)"
+    assert source.where == f"{copy} (1 block of 4 rows missing)"
 
 
 def test_a_copy_without_any_chunk(tmp_path: Path) -> None:
@@ -115,7 +115,8 @@ def test_a_damaged_chunk(tmp_path: Path, content: bytes) -> None:
         (b"[]", "does not describe an array"),
         (zarr_files(TOKENS, dtype="<u4")[".zarray"], "it has dtype '<u4'; rows of <u2 in zarr's format 2 are wanted"),
         (zarr_files(TOKENS, zarr_format=3)[".zarray"], "it has zarr_format 3"),
-        (zarr_files(TOKENS, shape=[10])[".zarray"], r"it has shape and chunks \[10, 4, 64\]"),
+        (zarr_files(TOKENS, shape=[10])[".zarray"], r"it has shape \[10\] and chunks \[4, 64\]"),
+        (zarr_files(TOKENS, shape=[2, 5, 150], chunks=[4])[".zarray"], r"it has shape \[2, 5, 150\] and chunks \[4\]"),
         (zarr_files(TOKENS, compressor={"id": "??"})[".zarray"], "compressed in a way that is not known"),
     ],
 )
@@ -156,7 +157,7 @@ def test_prepared_from_a_folder_of_arrays(tmp_path: Path, monkeypatch: pytest.Mo
     plan = make_plan("lc64", "test", tmp_path / "data", source=str(copies), text_bytes=500)
     done = prepare.prepare(plan, said.append, decode=bytes)
     assert [document.text for document in load_set("hub", "lc64", "test").documents] == TEXTS[4:8]
-    assert done.facts["read_from"] == f"{copies / 'heldout.zarr'} (1 blocks of 4 rows missing)"
+    assert done.facts["read_from"] == f"{copies / 'heldout.zarr'} (1 block of 4 rows missing)"
     assert any("heldout.zarr: rows from 4 on: chunk 2 of 3, " in line and "s left" in line for line in said)
     one = make_plan("lc64", "test", tmp_path / "other", source=str(copies / "heldout.zarr"))
     assert prepare.prepare(one, decode=bytes).facts["documents"] == 6
@@ -175,7 +176,7 @@ def test_the_mirror_on_the_hub_at_one_commit(mirror: HubSite, tmp_path: Path) ->
     done = prepare.prepare(plan, decode=bytes)
     place = f"hf://datasets/clankur/longcrawl64@{mirror.commit}/heldout.zarr"
     assert (done.facts["revision"], done.facts["documents"]) == (mirror.commit, 6)
-    assert done.facts["read_from"] == f"{place} (1 blocks of 4 rows missing)"
+    assert done.facts["read_from"] == f"{place} (1 block of 4 rows missing)"
     assert json.loads(plan.facts_file.read_text())["sha256"] == done.facts["sha256"]
     resolved = [path for path in mirror.requests if "/resolve/" in path]
     assert resolved
@@ -198,3 +199,11 @@ def test_a_data_set_that_the_hub_does_not_have(mirror: HubSite) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"longcrawl64@0+1/other\.zarr/\.zarray: there is no such file"):
         longcrawl_source("hf://datasets/clankur/longcrawl64/other.zarr", "test", decode=bytes)
+
+
+@pytest.mark.parametrize(
+    "address", ["hf://datasets/only.zarr", "hf://datasets/owner/name.zarr", "hf://datasets//x/y.zarr"]
+)
+def test_an_address_on_the_hub_that_names_no_array(address: str) -> None:
+    with pytest.raises(UserError, match=r"names no array of a data set: give hf://datasets/OWNER/NAME/ARRAY\.zarr"):
+        longcrawl_source(address, "test", decode=bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fwpkm_eval.reporting.summary import summarise
 from fwpkm_eval.reporting.summary_ablation import ablation_findings
 from fwpkm_eval.reporting.summary_speed import speed_findings
@@ -9,13 +11,10 @@ from fwpkm_eval.runs.rows import Row, rows_to_frame
 
 
 def rows_of(arm: str, score: str, found: list[float], bits: list[float]) -> list[Row]:
-    common = {"task": "ablation", "model": "gdn+swa:fwpkm@2", "arm": arm, "score": score}
-    way = {"needles": 64, "write_chunk": "haystack", "passes": 1, "length": 4096}
-    rows = [
-        Row(metric="exact_match", value=value, seed=seed, **common, **way)  # type: ignore[arg-type]
-        for seed, value in enumerate(found)
-    ]
-    return rows + [Row(metric="bits_per_byte", value=value, seed=seed, **common) for seed, value in enumerate(bits)]  # type: ignore[arg-type]
+    common: dict[str, Any] = {"task": "ablation", "model": "gdn+swa:fwpkm@2", "arm": arm, "score": score}
+    way: dict[str, Any] = {"needles": 64, "write_chunk": "haystack", "passes": 1, "length": 4096}
+    rows = [Row(metric="exact_match", value=value, seed=seed, **common, **way) for seed, value in enumerate(found)]
+    return rows + [Row(metric="bits_per_byte", value=value, seed=seed, **common) for seed, value in enumerate(bits)]
 
 
 def said(rows: list[Row]) -> list[tuple[str, str]]:
@@ -50,8 +49,8 @@ def test_a_clear_gain_is_found_and_only_what_the_seeds_hide_is_unclear() -> None
 
 
 def test_seeds_of_an_ablation_are_not_taken_for_those_of_the_needles() -> None:
-    way = {"model": "gdn", "length": 4096, "needles": 5, "passes": 1, "write_chunk": "haystack"}
-    needles = Row(task="niah", metric="exact_match", value=0.5, n=4, seed=7, unit="fraction", **way)  # type: ignore[arg-type]
+    way: dict[str, Any] = {"model": "gdn", "length": 4096, "needles": 5, "passes": 1, "write_chunk": "haystack"}
+    needles = Row(task="niah", metric="exact_match", value=0.5, n=4, seed=7, unit="fraction", **way)
     rows = [needles, *rows_of("reference", "idw", [0.6, 0.7], [3.0, 3.1])]
     texts = [finding.text for finding in summarise(rows_to_frame(rows))["How sure is this?"]]
     assert "Measured with one seed (7)." in texts

@@ -315,10 +315,13 @@ def test_train_explains_what_is_wrong(
 
 
 def test_training_speed_is_of_one_computation_done_in_two_ways(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a size where the dense way is slower by far; and where the two disagree, no speed is reported."""
-    config = tiny_training_config("gdn:fwpkm@1", **{"fwpkm.subkeys": 384, "fwpkm.value_dim": 16})
-    recipe = replace(TINY, steps=4, chunks=(8,))
-    found = training_speed(config, recipe, 2, data)
+    """At a size where the dense way is slower by far; and where the two disagree, no speed is reported.
+
+    768² rows of 16 are 36 MiB, more than malloc ever keeps: smaller copies cost nothing once, and much another time.
+    """
+    config = tiny_training_config("gdn:fwpkm@1", **{"fwpkm.subkeys": 768, "fwpkm.value_dim": 16})
+    recipe = replace(TINY, steps=3, chunks=(8,))
+    found = training_speed(config, recipe, 1, data)
     assert found.ratio > 3
     assert found.first_difference <= 1e-5
     monkeypatch.setattr(FwPKMLayer, "read_gate", lambda layer, gate: gate * (layer.backend != "auto"))
@@ -332,9 +335,10 @@ def test_what_a_training_says_when_it_is_done(data: str, tmp_path: Path, capsys:
     """Speed and memory always; answers only where some were asked for."""
     done = train(tmp_path / "needles", data)
     assert done is not None
-    assert done["tokens_per_second"] > 0  # type: ignore[operator]
-    assert done["peak_memory_bytes"] > 2**26  # type: ignore[operator]
-    assert 0 <= done["answer_accuracy"] <= 1  # type: ignore[operator]
+    assert (done["tokens_per_second"] or 0) > 0
+    assert (done["peak_memory_bytes"] or 0) > 2**26
+    assert done["answer_accuracy"] is not None
+    assert 0 <= done["answer_accuracy"] <= 1
     texts = replace(TINY, layout="packed", steps=2)
     assert train_model(tiny_training_config("gdn"), texts, tmp_path / "texts", data, False, False) is not None
     assert "answers" not in capsys.readouterr().err

@@ -95,28 +95,21 @@ def command(
     from fwpkm_eval.commands.measure import counted, end, print_plan, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
-    from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
+    from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation, run_config
     from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.runs.rows import rows_to_frame
 
     out = out or Path("runs") / f"ablation-{scale}"
     all_seeds = range(seed, seed + seeds)
     plan = fit_to_data(_changed(ablation_plan(scale), steps, length, samples, tokens), data)
+    where = resolve_device(device)
     config = {
         "command": "ablate",
-        "scale": scale,
         "model": model or plan.model,
         "arms": sorted(arms),
         "scores": sorted(scores),
-        "seeds": list(all_seeds),
-        "data": data,
-        "recipe": plan.recipe.to_dict(),
-        "plan": plan.to_config(),
+        **run_config(plan, scale=scale, seeds=all_seeds, data=data, device=where.type, dtype=dtype),
     }
-    where = resolve_device(device)
-    # Left out as long as they are what every run had before there was a choice: those go on.
-    config |= {} if where.type == "cpu" else {"device": where.type}
-    config |= {} if dtype == "float32" else {"dtype": dtype}
     if not dry_run:
         check_free(out, config)
     planned = plan_ablation(

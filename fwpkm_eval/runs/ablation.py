@@ -149,6 +149,24 @@ def plan_ablation(
     return PlannedAblation(jobs, [haystack, text])
 
 
+def run_config(
+    plan: AblationPlan, *, scale: str, seeds: Sequence[int], data: str, device: str, dtype: str
+) -> dict[str, Any]:
+    """What the manifest of a run that trains its models holds of it, whatever they are.
+
+    Device and type are left out as long as they are what every run had before there was a choice: those go on.
+    """
+    return {
+        "scale": scale,
+        "seeds": list(seeds),
+        "data": data,
+        "recipe": plan.recipe.to_dict(),
+        "plan": plan.to_config(),
+        **({} if device == "cpu" else {"device": device}),
+        **({} if dtype == "float32" else {"dtype": dtype}),
+    }
+
+
 def fit_to_data(plan: AblationPlan, data: str) -> AblationPlan:
     """The plan on the sets that ``data`` has, without reading them: a folder of the user's own has other sets."""
     from fwpkm_eval.data import default_sets

@@ -62,7 +62,8 @@ class LongCrawlRows:
     @property
     def where(self) -> str:
         """The array's address, and how many blocks of rows were missing among those that were asked for."""
-        gone = f" ({self._missing:,} blocks of {self._array.block_rows:,} rows missing)" if self._missing else ""
+        blocks = "block" if self._missing == 1 else "blocks"
+        gone = f" ({self._missing:,} {blocks} of {self._array.block_rows:,} rows missing)" if self._missing else ""
         return self._array.where + gone
 
     def records(self, start: Position | None) -> Iterator[Record]:

@@ -44,8 +44,8 @@ class TokenArray:
     ) -> None:
         self._wait, self._say = wait, say
         self.where, self.revision = _at_revision(address(source).rstrip("/"), revision)
-        layout = self._layout()
-        (self.rows, self.tokens), (self.block_rows, self._columns) = layout["shape"], layout["chunks"]
+        layout, sizes = self._layout()
+        self.rows, self.tokens, self.block_rows, self._columns = sizes
         self._separator = layout.get("dimension_separator", ".")
         self._codec = self._decoder(layout["compressor"])
 
@@ -79,7 +79,8 @@ class TokenArray:
                 )
         return found
 
-    def _layout(self) -> dict[str, Any]:
+    def _layout(self) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
+        """What .zarray says, and from it rows, tokens of a row, rows of a chunk and its tokens."""
         try:
             self._system, self._path = file_system(self.where)
             raw = try_again(f"{self.where}/.zarray", lambda: self._system.cat_file(f"{self._path}/.zarray"), self._wait)
@@ -91,17 +92,17 @@ class TokenArray:
             raise UserError(f"cannot read {self.where}/.zarray: {reason(error)}; {OTHERWISE}") from error
         try:
             layout = json.loads(raw)
-            sizes = [int(size) for key in ("shape", "chunks") for size in layout[key]]
+            shape, chunks = ([int(size) for size in layout[key]] for key in ("shape", "chunks"))
             wrong = [key for key, value in _NEEDED.items() if layout.get(key) != value]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.where}/.zarray does not describe an array: {first_line(error)}") from error
-        if wrong or len(sizes) != 4 or min(sizes) < 1:
-            what = f"{wrong[0]} {layout.get(wrong[0])!r}" if wrong else f"shape and chunks {sizes}"
+        if wrong or len(shape) != 2 or len(chunks) != 2 or min(*shape, *chunks) < 1:
+            what = f"{wrong[0]} {layout.get(wrong[0])!r}" if wrong else f"shape {shape} and chunks {chunks}"
             raise UserError(
                 f"{self.where} is not an array of token ids: it has {shown(what, 80)[1:-1]}; "
                 "rows of <u2 in zarr's format 2 are wanted"
             )
-        return dict(layout)
+        return dict(layout), (shape[0], shape[1], chunks[0], chunks[1])
 
     def _decoder(self, compressor: dict[str, Any] | None) -> Any:
         if compressor is None:
@@ -137,7 +138,10 @@ def _at_revision(where: str, revision: str | None) -> tuple[str, str | None]:
     """An address on the hub with the commit in it; any other as it is."""
     if not where.startswith(_HUB):
         return where, None
-    owner, name, *path = where.removeprefix(_HUB).split("/")
+    owner, _, rest = where.removeprefix(_HUB).partition("/")
+    name, *path = rest.split("/")
+    if not (owner and name and path):
+        raise UserError(f"{where} names no array of a data set: give {_HUB}OWNER/NAME/ARRAY.zarr")
     name, _, named = name.partition("@")
     if revision is None:
         from fwpkm_eval.data.corpora.hub import newest_revision
