@@ -326,7 +326,7 @@ def test_training_speed_is_of_one_computation_done_in_two_ways(data: str, monkey
     assert found.first_difference <= 1e-5
     monkeypatch.setattr(FwPKMLayer, "read_gate", lambda layer, gate: gate * (layer.backend != "auto"))
     with pytest.raises(UserError, match="the two ways differ"):
-        training_speed(config, recipe, 2, data)
+        training_speed(tiny_training_config("gdn:fwpkm@1"), recipe, 2, data)
     with pytest.raises(UserError, match="has no fwpkm"):
         training_speed(tiny_training_config("gdn:pkm@1"), recipe, 2, data)
 
