@@ -9,7 +9,7 @@ Source of the arms: arXiv 2601.00671v2, ablation study; heads, top-k and query c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.errors import UserError, unknown
@@ -101,16 +101,29 @@ def ablation_plan(scale: str) -> AblationPlan:
 
     The micro model has one memory of 128² slots and learns recall within 150 steps: every arm gets 400, about 70 CPU
     seconds, half of it after the reference answers as well as it ever will. With 5 needles the reference then finds
-    all of them, so 64 are asked for too. Raises UserError for a scale without a plan.
+    all of them, so 64 are asked for too. At small, a fifth of its models' training, meant for one GPU and not tried on
+    one yet. At paper, training and test are as published. Raises UserError for a scale without a plan.
     """
-    from fwpkm_eval.training.recipe import Recipe
+    from fwpkm_eval.training.recipe import RECIPES, Recipe
 
     plans = {
         "micro": AblationPlan(
             model="gdn+swa:fwpkm@2",
             recipe=Recipe(steps=400, tokens=512, needle_share=0.7, warmup=50),
             overrides={"fwpkm.subkeys": 128},
-        )
+        ),
+        "small": AblationPlan(
+            model="gdn+swa:fwpkm@2,6", recipe=replace(RECIPES["small"], steps=300), samples=20, tokens=128 * 1024
+        ),
+        "paper": AblationPlan(
+            model="gdn:fwpkm@2,6,10",
+            recipe=RECIPES["paper"],
+            needles=(5,),
+            samples=500,
+            write_chunks=("haystack",),
+            text="lc64",
+            tokens=8 * 2**20,
+        ),
     }
     if scale not in plans:
         raise unknown("scale with a plan of models to train", scale, plans)
@@ -149,6 +162,15 @@ def models_to_train(arms: Sequence[str], scores: Sequence[str]) -> list[Trained]
     found = [Trained(REFERENCE, score, FROZEN in arms and score in scores) for score in wanted]
     changed = [arm for arm in dict.fromkeys(arms) if arm in ARMS and arm != FROZEN]
     return found + [Trained(arm, score) for arm in changed for score in SCORES if score in scores]
+
+
+def arms_of(model: str, scale: str, plan: AblationPlan) -> tuple[str, ...]:
+    """The arms that change something of the model at this scale: at paper it has no query convolution to take away."""
+    from fwpkm_eval.reference_models.config import model_config
+
+    reference = model_config(model, scale, **plan.overrides)
+    changes = {name: {**plan.overrides, **arm.overrides} for name, arm in ARMS.items()}
+    return tuple(name for name in ARMS if name == FROZEN or model_config(model, scale, **changes[name]) != reference)
 
 
 def ablated_config(model: str, scale: str, plan: AblationPlan, trained: Trained) -> ModelConfig:

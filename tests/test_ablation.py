@@ -19,22 +19,24 @@ from fwpkm_eval.ablations import (
     ARMS,
     FROZEN,
     REFERENCE,
+    SCORES,
     AblationPlan,
     Trained,
     ablated_config,
     ablation_plan,
+    arms_of,
     models_to_train,
 )
 from fwpkm_eval.data import load_set
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.reference_models.config import FwPKMConfig, ModelConfig
+from fwpkm_eval.reference_models.config import SCALES, FwPKMConfig, ModelConfig
 from fwpkm_eval.runs.ablation import ablation_jobs
 from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.execute import execute
 from fwpkm_eval.runs.jobs import TextSource
 from fwpkm_eval.runs.rows import Row, read_rows_csv
-from fwpkm_eval.training.recipe import Recipe
+from fwpkm_eval.training.recipe import RECIPES, Recipe
 from fwpkm_eval.training.savepoints import save_points
 from fwpkm_eval.training.trainer import Diverged, Trainer
 
@@ -159,6 +161,21 @@ def test_models_that_cannot_be_ablated() -> None:
     without = replace(PLAN, overrides={**PLAN.overrides, "fwpkm.query_conv": 0})
     with pytest.raises(UserError, match="'no-query-conv' changes nothing"):
         ablated_config(PLAN.model, "micro", without, Trained("no-query-conv", "idw"))
+
+
+@pytest.mark.parametrize("scale", list(SCALES))
+def test_every_scale_has_a_plan_and_each_of_its_arms_changes_something(scale: str) -> None:
+    plan = ablation_plan(scale)
+    arms = arms_of(plan.model, scale, plan)
+    configs = [ablated_config(plan.model, scale, plan, one) for one in models_to_train(arms, SCORES)]
+    assert len(configs) == len({str(config) for config in configs}) == 2 * len([arm for arm in arms if arm != FROZEN])
+    assert set(ARMS) - set(arms) == ({"no-query-conv"} if scale == "paper" else set())
+
+
+def test_paper_scale_is_ablated_as_published() -> None:
+    plan = ablation_plan("paper")
+    assert plan.recipe == RECIPES["paper"]
+    assert (plan.length, plan.needles, plan.samples, plan.write_chunks) == (4096, (5,), 500, ("haystack",))
 
 
 def test_seeds_are_those_of_weights_batches_and_haystacks_alike(data: str, tmp_path: Path) -> None:

@@ -34,9 +34,10 @@ def _scores(text: str) -> tuple[str, ...]:
 @click.option(
     "--arms",
     type=options.Parsed("arms", _arms),
-    default=",".join(ARMS),
+    default=None,
     metavar="NAMES",
-    help=f"What to take away: {', '.join(ARMS)}; idw or dot compare the scorings alone. [default: all]",
+    help=f"What to take away: {', '.join(ARMS)}; idw or dot compare the scorings alone. "
+    "[default: all that the scale's model has]",
 )
 @click.option(
     "--scores",
@@ -65,7 +66,7 @@ def _scores(text: str) -> tuple[str, ...]:
 @options.quiet
 @options.as_json
 def command(
-    arms: tuple[str, ...],
+    arms: tuple[str, ...] | None,
     scores: tuple[str, ...],
     seeds: int,
     model: str | None,
@@ -91,7 +92,7 @@ def command(
     taken away, and asked for needles and perplexity. Without --out the results go to runs/ablation-SCALE. A run
     that was stopped goes on where it was, within a training too.
     """
-    from fwpkm_eval.ablations import ablation_plan, models_to_train
+    from fwpkm_eval.ablations import ablation_plan, arms_of, models_to_train
     from fwpkm_eval.commands.measure import counted, end, print_plan, print_rows, print_tables, report_on, run_cells
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
@@ -102,6 +103,7 @@ def command(
     out = out or Path("runs") / f"ablation-{scale}"
     all_seeds = range(seed, seed + seeds)
     plan = fit_to_data(_changed(ablation_plan(scale), steps, length, samples, tokens), data)
+    arms = arms_of(model or plan.model, scale, plan) if arms is None else arms
     where = resolve_device(device)
     config = {
         "command": "ablate",

@@ -163,7 +163,7 @@ def _plan_all(
     dtype: str,
 ) -> Planned:
     """The plan for each seed's models. Models that all seeds share are read once: a seed changes only their needles."""
-    from fwpkm_eval.ablations import ARMS, SCORES, ablation_plan, models_to_train
+    from fwpkm_eval.ablations import SCORES, ablation_plan, arms_of, models_to_train
     from fwpkm_eval.runs.ablation import plan_ablation
     from fwpkm_eval.runs.jobs import biggest_first
     from fwpkm_eval.runs.plan import Planned, plan_run
@@ -178,11 +178,12 @@ def _plan_all(
             texts |= {text.text_set.name: text for text in planned.texts}
     jobs = biggest_first(jobs)
     if ABLATION in only:
-        trained = models_to_train(tuple(ARMS), SCORES)
+        ablation = ablation_plan(scale)
+        trained = models_to_train(arms_of(ablation.model, scale, ablation), SCORES)
         checkpoints = out / "checkpoints" / ABLATION
         from_first = range(seeds[0], seeds[0] + ablation_seeds)
         ablated = plan_ablation(
-            ablation_plan(scale),
+            ablation,
             trained,
             from_first,
             scale=scale,
