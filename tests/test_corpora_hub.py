@@ -22,6 +22,7 @@ from fwpkm_eval.data.corpora.hub import HubSource
 from fwpkm_eval.data.corpora.records import Record
 from fwpkm_eval.data.questions import PUBLISHED
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.config import PAPER
 from fwpkm_eval.tasks.continual import PILE_DOMAINS
 from fwpkm_eval.training.recipe import recipe_for
 
@@ -249,7 +250,7 @@ def test_the_revision_is_looked_up_once_and_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_catalogue_names_what_the_rest_of_the_project_names() -> None:
-    assert set(recipe_for("paper", "hub").sets) <= {name for name, each in CORPORA.items() if "train" in each.splits}
+    assert set(recipe_for(PAPER, "hub").sets) <= {name for name, each in CORPORA.items() if "train" in each.splits}
     assert {*PUBLISHED_TEXTS, *PUBLISHED, *PILE_DOMAINS, "wikitext103", "openwebtext"} == set(CORPORA)
     for name, each in CORPORA.items():
         assert each.name == name

@@ -28,7 +28,7 @@ from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.training.batches import Batch, BatchMaker
 from fwpkm_eval.training.loggers import as_row
 from fwpkm_eval.training.optimizer import learning_rate, make_optimizer
-from fwpkm_eval.training.recipe import Recipe, recipe_for
+from fwpkm_eval.training.recipe import IN_SIGHT, RECIPES, Recipe, recipe_for
 from fwpkm_eval.training.savepoints import RESUME, save_points
 from fwpkm_eval.training.trainer import Settings, StepReport, Trainer
 
@@ -197,10 +197,75 @@ def test_recipes_that_cannot_work(changes: dict[str, Any]) -> None:
 
 
 def test_recipes_by_scale() -> None:
-    recipe = recipe_for("micro")
-    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    recipe = recipe_for(model_config("gdn+swa:fwpkm"))
+    assert recipe == recipe_for(model_config("gdn+swa")) == RECIPES["micro"]
     with pytest.raises(UserError, match="micro"):
-        recipe_for("mirco")
+        recipe_for(replace(model_config("gdn"), scale="mirco"))
+
+
+def test_models_that_see_a_whole_row_have_a_recipe_of_their_own_with_or_without_memory() -> None:
+    recipe = recipe_for(model_config("gdn+fa"))
+    assert recipe == recipe_for(model_config("gdn+fa:fwpkm")) == recipe_for(model_config("fa")) == IN_SIGHT["micro"]
+    assert recipe_for(model_config("gdn+fa", "paper")) == replace(RECIPES["paper"], sets=("docs", "source"))
+
+
+@pytest.mark.parametrize("recipe", [RECIPES["micro"], IN_SIGHT["micro"]], ids=["plain", "exercises"])
+def test_recipes_outlive_json_and_name_exercises_only_where_there_are_some(recipe: Recipe) -> None:
+    stored = json.loads(json.dumps(recipe.to_dict()))
+    assert Recipe.from_dict(stored) == recipe
+    assert ("exercise_steps" in stored) == bool(recipe.exercise_steps)
+
+
+EXERCISES = replace(NEEDLES, exercise_tokens=(128, 320), exercise_steps=(10, 20), pswa=0.8)
+
+
+def test_exercises_are_short_rows_that_ask_for_what_they_stated(data: str) -> None:
+    """As many tokens as any other step; half the rows are text, each of the others asks for all that it states."""
+    made = maker(EXERCISES, data)
+    corpus = made.text.tobytes()
+    needles = set()
+    for step in range(20):
+        batch, size = made.batch(step), 128 if step < 10 else 320
+        assert batch.tokens.shape == (EXERCISES.rows * EXERCISES.tokens // size, size + 1)
+        assert batch.tokens.dtype == np.int64
+        assert batch.new_document
+        assert not batch.windowed
+        for row, is_answer, is_document in zip(batch.tokens, batch.is_answer, batch.is_document, strict=True):
+            if is_document:
+                assert row.astype(made.text.dtype).tobytes() in corpus
+                assert not is_answer.any()
+                continue
+            found = re.findall(rb"ID-([a-z0-9]{4}) is ([0-9]{6})", bytes(row.tolist()))
+            assert sorted(found[: len(found) // 2]) == sorted(found[len(found) // 2 :])
+            assert is_answer.sum() == 6 * len(found) // 2
+            asked = b"".join(value for _, value in found[len(found) // 2 :])
+            assert bytes(row[1:][is_answer].tolist()) == asked
+            needles.add((size, len(found) // 2))
+        assert batch.is_document.sum() * 2 == len(batch.tokens)
+    assert needles == {(128, 1), (320, 3)}
+
+
+def test_after_the_exercises_training_is_as_without_them(data: str) -> None:
+    with_them, without = maker(EXERCISES, data), maker(replace(NEEDLES, pswa=0.8), data)
+    for step in range(20, 40):
+        assert same_batch(with_them.batch(step), without.batch(step))
+        assert with_them.batch(step).windowed == without.batch(step).windowed
+    assert {with_them.batch(step).windowed for step in range(20, 40)} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exercise_tokens": (128,)}, "differ in number"),
+        ({"exercise_tokens": (0,), "exercise_steps": (5,)}, "must divide a row of 640"),
+        ({"exercise_tokens": (100,), "exercise_steps": (5,)}, "must divide a row of 640"),
+        ({"exercise_tokens": (128, 320), "exercise_steps": (9, 5)}, "must not fall"),
+        ({"exercise_tokens": (64,), "exercise_steps": (5,)}, "a needle and its question need"),
+    ],
+)
+def test_exercises_that_cannot_be(data: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        maker(replace(NEEDLES, **changes), data)
 
 
 def test_learning_rate() -> None:

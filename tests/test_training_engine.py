@@ -24,7 +24,7 @@ from fwpkm_eval.data import load_set
 from fwpkm_eval.data.tokenizers import ByteTokenizer, IntArray
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models import count_parameters
-from fwpkm_eval.reference_models.config import DEFAULT_LAYERS, SCALES, model_config
+from fwpkm_eval.reference_models.config import DEFAULT_LAYERS, PAPER, SCALES, SMALL, model_config
 from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
 from fwpkm_eval.training import objective
 from fwpkm_eval.training.batches import BatchMaker, PackedBatchMaker, is_windowed
@@ -284,13 +284,13 @@ def test_every_model_of_the_paper_can_be_built(spec: str) -> None:
 
 def test_every_scale_has_a_recipe_and_layers(data: str) -> None:
     assert set(SCALES) == set(RECIPES) == set(DEFAULT_LAYERS)
-    paper = recipe_for("paper", "hub")
+    paper = recipe_for(PAPER, "hub")
     assert paper.steps * paper.rows * (paper.tokens + 1) == pytest.approx(10e9, rel=0.06)
     assert (paper.rows, paper.tokens, paper.steps, paper.warmup) == (128, 4096, 20_000, 100)
     assert (paper.learning_rate, paper.final_rate, paper.weight_decay) == (1e-3, 0.1, 0.1)
-    assert set(recipe_for("paper").sets) == {"source", "docs"}
-    assert recipe_for("small").sets == ("source", "docs")
-    assert recipe_for("paper", data).sets == ("words",)
+    assert set(recipe_for(PAPER).sets) == {"source", "docs"}
+    assert recipe_for(SMALL).sets == ("source", "docs")
+    assert recipe_for(PAPER, data).sets == ("words",)
 
 
 @pytest.mark.parametrize(

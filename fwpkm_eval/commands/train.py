@@ -108,7 +108,7 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     config = model_config(model, scale)
-    recipe = recipe_for(scale, data)
+    recipe = recipe_for(config, data)
     recipe = replace(recipe, seed=seed, steps=steps or recipe.steps, rows=rows or recipe.rows)
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)

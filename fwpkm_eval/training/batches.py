@@ -24,9 +24,10 @@ DENSE_FILL = 0.45
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens [B,T+1] int64 (inputs are all but the last, targets all but the first); is_answer [B,T] bool: targets that
-    are digits of an answer; is_document [B] bool: rows of nothing but text, always; new_document: the memory's values
-    return to their start before this batch; windowed: full attention sees a window in this batch (pSWA)."""
+    """tokens [B,T+1] int64 (inputs are all but the last, targets all but the first; B and T are the recipe's, but in
+    exercises); is_answer [B,T] bool: targets that are digits of an answer; is_document [B] bool: rows of nothing but
+    text, always; new_document: the memory's values return to their start before this batch; windowed: full attention
+    sees a window in this batch (pSWA)."""
 
     tokens: IntArray
     is_answer: np.ndarray
@@ -66,7 +67,10 @@ class BatchMaker:
         drawn = draw_needles(np.random.default_rng(0), 32)
         self._sentence = max(len(part) for part in map(self._statement, drawn))
         dense_alone = recipe.dense_share == 1
-        shortest = math.ceil(self._sentence / DENSE_FILL) if dense_alone else 2 * MOST_SPARSE_NEEDLES * self._sentence
+        for_one = math.ceil(self._sentence / DENSE_FILL)
+        if min(recipe.exercise_tokens, default=for_one) < for_one:
+            raise UserError(f"exercise_tokens is {recipe.exercise_tokens}; a needle and its question need {for_one}")
+        shortest = for_one if dense_alone else 2 * MOST_SPARSE_NEEDLES * self._sentence
         if recipe.needle_share > 0 and recipe.tokens < shortest:
             raise UserError(f"a row of {recipe.tokens} tokens is too short for its needles; the shortest is {shortest}")
         self._tracks = [self._plan(number) for number in range(recipe.rows)]
@@ -96,13 +100,15 @@ class BatchMaker:
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
         recipe = self.recipe
+        if step < max(recipe.exercise_steps, default=0):
+            return self._exercise_batch(step)
         rng = np.random.default_rng([recipe.seed, 2, step])
         rows, marks = [], []
         no_answer = np.zeros(recipe.tokens + 1, dtype=bool)
         for number in range(recipe.rows):
             row, is_answer = None, no_answer
             if number >= recipe.rows // 2 and rng.random() < recipe.needle_share:
-                row, is_answer = self._needle_row(rng, dense=rng.random() < recipe.dense_share)
+                row, is_answer = self._needle_row(rng, recipe.tokens + 1, dense=rng.random() < recipe.dense_share)
             rows.append(self._document_row(number, step)[0] if row is None else row)
             marks.append(is_answer)
         return Batch(
@@ -122,9 +128,30 @@ class BatchMaker:
         digits = np.concatenate([self.tokenizer.encode(digit) for digit in needle.value])
         return self.tokenizer.encode(needle.question), digits
 
-    def _needle_row(self, rng: np.random.Generator, dense: bool) -> tuple[IntArray, np.ndarray]:
-        """A row of recipe.tokens + 1 tokens: statements first, then the same needles asked for, text between."""
-        length = self.recipe.tokens + 1
+    def _exercise_batch(self, step: int) -> Batch:
+        """As many tokens in short rows: one half pieces of documents from anywhere, the other dense rows of needles."""
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        size = recipe.exercise_tokens[bisect_right(recipe.exercise_steps, step)]
+        rows = recipe.rows * recipe.tokens // size
+        pieces = [self._piece(rng, size) for _ in range(rows // 2)]
+        asking = [self._needle_row(rng, size + 1, dense=True) for _ in range(rows // 2)]
+        no_answer = np.zeros(size + 1, dtype=bool)
+        return Batch(
+            tokens=np.stack([*pieces, *(row for row, _ in asking)]),
+            is_answer=np.stack([*[no_answer] * len(pieces), *(is_answer for _, is_answer in asking)])[:, 1:],
+            new_document=True,
+            chunk_size=int(rng.choice(recipe.chunks)),
+            is_document=np.arange(rows) < rows // 2,
+        )
+
+    def _piece(self, rng: np.random.Generator, size: int) -> IntArray:
+        """size + 1 tokens from anywhere in the documents."""
+        start = int(rng.integers(0, len(self.text) - size))
+        return self.text[start : start + size + 1].astype(np.int64)
+
+    def _needle_row(self, rng: np.random.Generator, length: int, dense: bool) -> tuple[IntArray, np.ndarray]:
+        """A row of `length` tokens: statements first, then the same needles asked for, text between."""
         sentence = self._sentence
         count = int(length * DENSE_FILL / sentence) if dense else int(rng.integers(4, MOST_SPARSE_NEEDLES + 1))
         needles = draw_needles(rng, count)

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.reference_models.config import ModelConfig
 
 Layout = Literal["needles", "packed"]
+_EXERCISES = ("exercise_tokens", "exercise_steps")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Recipe:
     own part of the text, and the memory is never reset (as published; the paper does not say in which order it reads).
 
     loss = mean over all tokens + answer_weight · mean over the answers' digits.
+
+    exercise_tokens, exercise_steps: before step exercise_steps[i] a step reads as many tokens in rows of only
+    exercise_tokens[i], half of them text and half with needles; full attention sees each whole, and the memory's values
+    return to their start in every step. In short rows attention learns to look an answer up; in long ones it does not
+    begin to.
 
     chunks: sizes in tokens of a memory write, drawn per step. pswa: the share of steps in which full attention sees a
     window. bf16: activations of 16 bits on CUDA; fast weights, optimizer and slow weights keep 32.
@@ -47,6 +54,8 @@ class Recipe:
     layout: Layout = "needles"
     pswa: float = 0.0
     bf16: bool = False
+    exercise_tokens: tuple[int, ...] = ()
+    exercise_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
@@ -66,8 +75,18 @@ class Recipe:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 to 1")
 
+        if len(self.exercise_tokens) != len(self.exercise_steps):
+            raise UserError("exercise_tokens and exercise_steps differ in number; each size needs its last step")
+        if any(one < 1 or self.tokens % one for one in self.exercise_tokens):
+            raise UserError(
+                f"exercise_tokens is {self.exercise_tokens}; each must divide a row of {self.tokens} tokens"
+            )
+        if list(self.exercise_steps) != sorted(self.exercise_steps):
+            raise UserError(f"exercise_steps is {self.exercise_steps}; they must not fall")
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As checkpoints and cells' keys hold it: exercises only where there are some, as before there were any."""
+        return {name: value for name, value in asdict(self).items() if self.exercise_steps or name not in _EXERCISES}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Recipe:
@@ -104,15 +123,24 @@ _PAPER = Recipe(
 )
 RECIPES: dict[str, Recipe] = {"micro": Recipe(), "small": _SMALL, "paper": _PAPER}
 
+# With full attention (a row is in sight as a whole): without exercises it does not learn to answer at this size, and
+# without windows a memory beside it would never be needed.
+IN_SIGHT: dict[str, Recipe] = {
+    "micro": Recipe(steps=3300, exercise_tokens=(128, 256, 512), exercise_steps=(500, 1300, 1700), pswa=0.5)
+}
 
-def recipe_for(scale: str, data: str = "embedded") -> Recipe:
-    """The recipe of a scale, with the training sets that `data` has in place of those it does not.
+
+def recipe_for(config: ModelConfig, data: str = "embedded") -> Recipe:
+    """The recipe of a model's scale and kind, with the training sets that `data` has in place of those it does not.
 
     Raises UserError for a scale that has none.
     """
-    if scale not in RECIPES:
-        raise unknown("scale with a training recipe", scale, list(RECIPES))
-    return replace(RECIPES[scale], sets=_sets_there_are(RECIPES[scale].sets, data))
+    if config.scale not in RECIPES:
+        raise unknown("scale with a training recipe", config.scale, list(RECIPES))
+    recipe = RECIPES[config.scale]
+    if "fa" in config.layer_kinds:
+        recipe = IN_SIGHT.get(config.scale, recipe)
+    return replace(recipe, sets=_sets_there_are(recipe.sets, data))
 
 
 def _sets_there_are(wanted: tuple[str, ...], data: str) -> tuple[str, ...]:

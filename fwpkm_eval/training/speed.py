@@ -97,7 +97,7 @@ def main() -> None:
     tune_malloc()
     torch.set_num_threads(given.threads)
     config = model_config(given.model, given.scale)
-    recipe = replace(recipe_for(given.scale), steps=given.steps + WARM_UP + 1)
+    recipe = replace(recipe_for(config), steps=given.steps + WARM_UP + 1)
     for chunk in recipe.chunks:
         found = training_speed(config, replace(recipe, chunks=(chunk,)), given.steps, device=given.device)
         print(

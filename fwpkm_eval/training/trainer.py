@@ -238,7 +238,7 @@ class Trainer:
         sums = (
             loss.detach(),
             result.nats[document].sum(),
-            document.sum() * self.recipe.tokens,
+            document.sum() * part.is_answer.shape[1],
             result.nats[part.is_answer].sum(),
             (result.right & part.is_answer).sum(),
             part.is_answer.sum(),
