@@ -16,6 +16,7 @@ from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
 from fwpkm_eval.bench.pieces import PIECES
 from fwpkm_eval.bench.rows import memory_share, percentiles, speedup
 from fwpkm_eval.bench.run import SCALING_CASE, BenchResult, Case
+from fwpkm_eval.bench.training import TrainingTimes, ratio_of, training_ratios
 
 ENOUGH_PROCESSOR = 0.8
 PASS_NAMES = {"forward": "forward", "forward_backward": "forward + backward", "training": "training"}
@@ -152,6 +153,24 @@ def model_table(found: Sequence[ModelSpeed]) -> Table:
             cells += [f"{rate:,.2f}" if tokens == 1 else f"{rate:,.0f}", share]
         held = f"{speed.peak_bytes['training'] / 2**20:,.0f} MiB"
         table.add_row(speed.case.name, *cells, held, f"{speed.parameters / 1e6:,.1f}")
+    return table
+
+
+def training_table(found: Sequence[TrainingTimes]) -> Table:
+    """Training in the sparse closed form beside dense autograd."""
+    first, apart = found[0], max(times.loss_difference for times in found)
+    title = (
+        f"training {first.case.name} at scale {first.case.scale}, {len(first.sparse)} steps of {first.tokens:,} tokens"
+    )
+    title += f", {first.device_name} (losses agree to {apart:.0e})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    names = ("malloc, sparse closed form", "tokens/s", "malloc, dense autograd", "tokens/s", "times as fast")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for ours, theirs, sparse, dense in training_ratios(found):
+        low, ratio, high = ratio_of(sparse, dense)
+        rates = [f"{first.tokens * len(seconds) / sum(seconds):,.0f}" for seconds in (sparse, dense)]
+        table.add_row(ours, rates[0], theirs, rates[1], f"{ratio:.1f}× ({low:.1f} to {high:.1f})")
     return table
 
 

@@ -27,6 +27,9 @@ Together = Callable[[Sequence[tuple[Mapping[str, Any], str]]], None]
 ALLOCATORS = ("default", "tuned")
 """malloc as the system has it, or told to keep freed memory, as this package's own commands run."""
 
+_REFUSED = "refused"
+"""Where a result holds one line in place of measurements: what is wrong with the job."""
+
 _START = "import sys; sys.path.append(sys.argv[1]); from fwpkm_eval.bench.worker import main; main()"
 
 
@@ -34,7 +37,7 @@ def run_in_process_of_its_own(job: Mapping[str, Any], allocator: str) -> dict[st
     """The result of a job.
 
     Raises:
-        UserError: the process was killed, as the system does when memory runs out.
+        UserError: the process was killed, as the system does when memory runs out; or what the job raised in it.
         RuntimeError: it failed; why is on standard error.
     """
     environment = {name: value for name, value in os.environ.items() if name not in tuned_environment()}
@@ -58,11 +61,14 @@ def run_in_process_of_its_own(job: Mapping[str, Any], allocator: str) -> dict[st
         raise RuntimeError(f"the process measuring {job['what']} ended with code {done.returncode}")
     result = json.loads(done.stdout)
     assert isinstance(result, dict)
+    if _REFUSED in result:
+        raise UserError(result[_REFUSED])
     return result
 
 
 def do(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Does a job: ``what`` is "check", a pass of ``arm``, or of `pieces`; ``size`` the fields of an `OpSize`."""
+    """Does a job: ``what`` is "check", a pass of ``arm``, or of pieces, a model, a layer, training; ``size`` the fields
+    of an `OpSize`."""
     import torch
 
     from fwpkm_eval.bench import correctness
@@ -74,6 +80,10 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
         from fwpkm_eval.bench.models import measure_model
 
         return measure_model(job)
+    if job["what"] == "dense-training":
+        from fwpkm_eval.bench.training import measure_training
+
+        return measure_training(job)
     if job["what"] == "layer":
         from fwpkm_eval.bench.peers import measure_layer
 
@@ -101,4 +111,8 @@ def main() -> None:
     job = json.load(sys.stdin)
     # What a library prints must not end up within the result.
     result_to, sys.stdout = sys.stdout, sys.stderr
-    json.dump(do(job), result_to)
+    try:
+        result = do(job)
+    except UserError as problem:
+        result = {_REFUSED: str(problem)}
+    json.dump(result, result_to)

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from fwpkm_eval.bench.models import ModelSpeed
     from fwpkm_eval.bench.peers import LayerSpeed
     from fwpkm_eval.bench.run import BenchResult
+    from fwpkm_eval.bench.training import TrainingTimes
     from fwpkm_eval.runs.rows import Row
 
 
-WHAT = ("ops", "models")
+WHAT = ("ops", "models", "training")
 MODELS = {
     "micro": ("gdn+swa", "gdn+swa:pkm", "gdn+swa:fwmlp", "gdn+swa:fwpkm"),
     "small": ("gdn+swa", "gdn+swa:pkm", "gdn+swa:fwmlp", "gdn+swa:fwpkm"),
@@ -42,8 +43,8 @@ def _what(text: str) -> tuple[str, ...]:
     type=options.Parsed("what", _what),
     default="ops",
     show_default=True,
-    metavar="ops,models",
-    help="The memory operations, whole models, or both.",
+    metavar="ops,models,training",
+    help="The memory operations, whole models, training steps beside dense autograd.",
 )
 @click.option(
     "--size",
@@ -101,6 +102,7 @@ def command(
     from fwpkm_eval.bench.rows import bench_rows
     from fwpkm_eval.bench.run import SECONDS_A_MEASUREMENT, run_ops, steps_of_ops
     from fwpkm_eval.bench.session import Session
+    from fwpkm_eval.bench.training import TrainingCase, run_training, steps_of_training, training_rows
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reference_models.config import model_config
 
@@ -114,6 +116,8 @@ def command(
         config = {"task": "bench", "what": list(what), "size": str(chosen), "threads": threads, "scaling": scaling}
         if "models" in what:
             config |= {"models": names, "length": cases[0].length}
+        if "training" in what:
+            config |= {"trained": names[-1]}
         check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], device={"device": where})
 
     def say(line: str) -> None:
@@ -121,7 +125,9 @@ def command(
             click.echo(line, err=True)
 
     planned = steps_of_ops(chosen, scaling) + steps_of_peers() if "ops" in what else 0
-    session = Session(out, planned + (len(cases) if "models" in what else 0), say, where)
+    planned += len(cases) if "models" in what else 0
+    planned += steps_of_training(where) if "training" in what else 0
+    session = Session(out, planned, say, where)
     common: dict[str, Any] = {"threads": threads, "repeats": repeats}
     common |= {"runner": session, "tell": session.tell, "together": session.together}
     result, rows = None, []
@@ -135,12 +141,16 @@ def command(
     if "models" in what:
         speeds = run_models(cases, budget=SECONDS_A_MEASUREMENT, **common)
         rows += model_rows(speeds)
+    trained = []
+    if "training" in what:
+        trained = run_training(TrainingCase(names[-1], size, where), **common)
+        rows += training_rows(trained)
     if out is not None:
         _store(out, rows, result)
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
-        _show(result, peers, speeds)
+        _show(result, peers, speeds, trained)
     if result is not None and result.failures:
         for arm, wrong in result.failures.items():
             click.echo(f"{arm} does not agree with the reference and was not timed: {'; '.join(wrong)}", err=True)
@@ -169,13 +179,16 @@ def _store(out: Path, rows: list[Row], result: BenchResult | None) -> None:
     build_report(out)
 
 
-def _show(result: BenchResult | None, peers: list[LayerSpeed], speeds: list[ModelSpeed]) -> None:
+def _show(
+    result: BenchResult | None, peers: list[LayerSpeed], speeds: list[ModelSpeed], trained: list[TrainingTimes]
+) -> None:
     from rich.console import Console
 
-    from fwpkm_eval.bench.show import model_table, peer_table, tables
+    from fwpkm_eval.bench.show import model_table, peer_table, tables, training_table
 
     # Where the output is not a terminal nothing may be cut to its width.
     console = Console(width=None if sys.stdout.isatty() else 140)
     parts = [*(tables(result) if result else ()), *([peer_table(peers)] if peers else [])]
-    for part in [*parts, *([model_table(speeds)] if speeds else [])]:
+    parts += [*([model_table(speeds)] if speeds else []), *([training_table(trained)] if trained else [])]
+    for part in parts:
         console.print(part, highlight=False)

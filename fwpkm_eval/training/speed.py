@@ -1,6 +1,4 @@
-"""Tokens per second of training, with the memory's sparse closed form and with dense autograd, in one run.
-
-    python -m fwpkm_eval.training.speed --model gdn+swa:fwpkm --scale micro --steps 4
+"""Training with the memory's sparse closed form beside training with dense autograd, in one run.
 
 Both train the same model from the same weights on the same batches; their losses are compared, so that the speeds are
 those of one computation done in two ways.
@@ -8,10 +6,9 @@ those of one computation done in two ways.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,17 +29,19 @@ WARM_UP = 1
 
 @dataclass(frozen=True)
 class TrainingSpeed:
-    """Medians over the steps, in tokens per second; the relative differences of the losses of the first step, and the
-    largest of all."""
+    """Seconds of each step of `tokens` tokens in both ways; the relative difference of the losses of the first step,
+    and the largest of all."""
 
-    sparse: float
-    dense: float
+    tokens: int
+    sparse: list[float]
+    dense: list[float]
     first_difference: float
     loss_difference: float
 
     @property
     def ratio(self) -> float:
-        return self.sparse / self.dense
+        """How many times as fast the sparse way is, over all steps: they write in chunks of different sizes."""
+        return sum(self.dense) / sum(self.sparse)
 
 
 def training_speed(
@@ -54,6 +53,7 @@ def training_speed(
     """
     if not config.spec.layers("fwpkm"):
         raise UserError(f"{config.name} has no fwpkm to compare; name one, as in gdn+swa:fwpkm")
+    recipe = replace(recipe, steps=max(recipe.steps, steps + WARM_UP + 1))
     ranks = Ranks(torch.device(device))
     seconds: dict[str, list[float]] = {DENSE: [], SPARSE: []}
     losses: dict[str, list[float]] = {DENSE: [], SPARSE: []}
@@ -70,43 +70,10 @@ def training_speed(
                 started = time.perf_counter()
                 report = next(run)
                 if step >= WARM_UP:
-                    seconds[backend].append((time.perf_counter() - started) / report.tokens)
+                    seconds[backend].append(time.perf_counter() - started)
                 losses[backend].append(report.loss)
     differences = [abs(a - b) / abs(b) for a, b in zip(losses[SPARSE], losses[DENSE], strict=True)]
     if not (differences[0] <= SAME_FIRST_LOSS and max(differences) <= SAME_LOSS):
         raise UserError(f"the two ways differ: losses {losses[SPARSE]} and {losses[DENSE]}")
-    sparse, dense = (1 / statistics.median(seconds[backend]) for backend in (SPARSE, DENSE))
-    return TrainingSpeed(sparse, dense, differences[0], max(differences))
-
-
-def main() -> None:
-    import argparse
-    from dataclasses import replace
-
-    from fwpkm_eval.malloc import tune_malloc
-    from fwpkm_eval.reference_models.config import model_config
-    from fwpkm_eval.training.recipe import recipe_for
-
-    parser = argparse.ArgumentParser(description="Training speed, sparse closed form against dense autograd.")
-    parser.add_argument("--model", default="gdn+swa:fwpkm")
-    parser.add_argument("--scale", default="micro")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    tune_malloc()
-    torch.set_num_threads(given.threads)
-    config = model_config(given.model, given.scale)
-    recipe = replace(recipe_for(config), steps=given.steps + WARM_UP + 1)
-    for chunk in recipe.chunks:
-        found = training_speed(config, replace(recipe, chunks=(chunk,)), given.steps, device=given.device)
-        print(
-            f"{config.name} at scale {given.scale}, a write every {chunk} tokens: {found.sparse:,.0f} tokens/s, dense "
-            f"autograd {found.dense:,.0f} tokens/s, {found.ratio:.1f} times; losses agree to "
-            f"{found.first_difference:.0e} in the first step, to {found.loss_difference:.0e} in all",
-            flush=True,
-        )
-
-
-if __name__ == "__main__":
-    main()
+    tokens = recipe.rows * recipe.tokens
+    return TrainingSpeed(tokens, seconds[SPARSE], seconds[DENSE], differences[0], max(differences))
