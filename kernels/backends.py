@@ -9,6 +9,7 @@ import torch
 
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.kernels.chunk import ChunkOps
+from fwpkm_eval.kernels.graphs import active_graphs
 
 Backend = Literal["auto", "reference", "torch", "triton"]
 
@@ -16,15 +17,20 @@ _SPARSE = {"torch": "fwpkm_eval.kernels.sparse_torch", "triton": "fwpkm_eval.ker
 
 
 def resolve_backend(name: str, device: torch.device) -> str:
-    """The backend to run: "auto" is triton on CUDA and torch elsewhere; a name that cannot run is refused."""
+    """The backend to run: "auto" is triton on CUDA and torch elsewhere; a name that cannot run is refused.
+
+    Within `graphs.cuda_graphs`, one that cannot be recorded is refused, too.
+    """
     if name not in get_args(Backend):
         raise unknown("backend", name, list(get_args(Backend)))
-    if name == "auto":
-        return "triton" if device.type == "cuda" and _triton_trouble(device) is None else "torch"
     if name == "triton" and (trouble := _triton_trouble(device)) is not None:
         raise UserError(
             f"backend 'triton' cannot run on {device.type}: {trouble}; use 'torch' (any device), 'reference' or 'auto'"
         )
+    if name == "auto":
+        name = "triton" if device.type == "cuda" and _triton_trouble(device) is None else "torch"
+    if (graphs := active_graphs()) is not None:
+        graphs.check(name, device)
     return name
 
 

@@ -7,7 +7,7 @@ values themselves (and, only if asked for, the gradient of the first values).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -15,7 +15,52 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fwpkm_eval.kernels.chunk import ChunkGradient, ChunkInputs, ChunkOps, ChunkStep, TouchedRows
+from fwpkm_eval.kernels.graph_capture import Inputs, Outputs, Step
+from fwpkm_eval.kernels.graphs import active_graphs
 from fwpkm_eval.kernels.types import MemoryRule, ScanResult
+
+
+class _Chunks(NamedTuple):
+    """All chunks of a scan: what it gives (see `ScanResult`), and what its gradient needs, if it was logged."""
+
+    output: Tensor
+    indices: Tensor
+    weights: Tensor
+    memory_loss: Tensor
+    addressing_loss: Tensor
+    steps: list[ChunkStep]
+    old_keys: list[Tensor]
+
+
+def _scan_chunks(
+    query: Tensor,
+    target: Tensor,
+    gate: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    rule: MemoryRule,
+    chunk_size: int,
+    ops: ChunkOps,
+    log: bool,
+) -> _Chunks:
+    """Reads and writes chunk by chunk, in place."""
+    batch, tokens, _ = query.shape
+    steps: list[ChunkStep] = []
+    old_keys = []
+    output = values.new_empty(batch, tokens, values.shape[1])
+    for start in range(0, tokens, chunk_size):
+        inputs = _chunk(query, target, gate, rule, start, chunk_size)
+        if log:
+            old_keys.append(keys.clone())
+        part = output[:, start : start + chunk_size]
+        steps.append(ops.step_chunk(inputs, keys, values, part, log=log))
+    shape = (batch, -1, keys.shape[0], rule.topk)
+    indices = torch.cat([s.slots.view(shape) for s in steps], 1).long()
+    weights = torch.cat([s.weights.view(shape) for s in steps], 1)
+    memory_loss = torch.cat([s.memory_loss for s in steps], 1)
+    losses = [s.addressing_loss for s in steps if s.addressing_loss is not None]
+    addressing = torch.stack(losses).mean() if losses else query.new_zeros(())
+    return _Chunks(output, indices, weights, memory_loss, addressing, steps if log else [], old_keys)
 
 
 class _Scan(torch.autograd.Function):
@@ -36,37 +81,16 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[Any, ...]:
         if not inplace:
             keys, values = (x.clone(memory_format=torch.contiguous_format) for x in (keys, values))
-        batch, tokens, _ = query.shape
-        differentiated = any(ctx.needs_input_grad)
-        steps: list[ChunkStep] = []
-        old_keys = []
-        output = values.new_empty(batch, tokens, values.shape[1])
-        for start in range(0, tokens, chunk_size):
-            inputs = _chunk(query, target, gate, rule, start, chunk_size)
-            if differentiated:
-                old_keys.append(keys.clone())
-            part = output[:, start : start + chunk_size]
-            steps.append(ops.step_chunk(inputs, keys, values, part, log=differentiated))
-        shape = (batch, -1, keys.shape[0], rule.topk)
+        done = _scan_chunks(query, target, gate, keys, values, rule, chunk_size, ops, log=any(ctx.needs_input_grad))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(query, target, gate, output)
-        ctx.old_keys, ctx.rule, ctx.chunk_size, ctx.values_shape, ctx.ops = (
-            old_keys,
-            rule,
-            chunk_size,
-            values.shape,
-            ops,
-        )
-        ctx.steps = steps if differentiated else []
-        indices = torch.cat([s.slots.view(shape) for s in steps], 1).long()
-        weights = torch.cat([s.weights.view(shape) for s in steps], 1)
-        memory_loss = torch.cat([s.memory_loss for s in steps], 1)
-        losses = [s.addressing_loss for s in steps if s.addressing_loss is not None]
-        addressing = torch.stack(losses).mean() if losses else query.new_zeros(())
-        ctx.mark_non_differentiable(indices, weights, memory_loss, addressing)
+        ctx.save_for_backward(query, target, gate, done.output)
+        ctx.steps, ctx.old_keys = done.steps, done.old_keys
+        ctx.rule, ctx.chunk_size, ctx.values_shape, ctx.ops = rule, chunk_size, values.shape, ops
+        not_differentiable = done.indices, done.weights, done.memory_loss, done.addressing_loss
+        ctx.mark_non_differentiable(*not_differentiable)
         if inplace:
             ctx.mark_dirty(keys, values)
-        return output, keys, values, indices, weights, memory_loss, addressing
+        return done.output, keys, values, *not_differentiable
 
     @staticmethod
     @once_differentiable
@@ -125,8 +149,17 @@ def scan_sparse(
     inplace: bool,
     ops: ChunkOps,
 ) -> ScanResult:
-    """The scan over chunks (see `fwpkm_scan` for shapes). inplace=True writes into the keys and values given."""
-    result = _Scan.apply(query, target, gate, keys, values, rule, chunk_size, inplace, ops)
+    """The scan over chunks (see `fwpkm_scan` for shapes). inplace=True writes into the keys and values given.
+
+    In place and without a gradient it is replayed from a graph within `graphs.cuda_graphs`.
+    """
+    graphs = active_graphs()
+    if graphs is not None and inplace and not _takes_gradient(query, target, gate):
+        what = ("scan", ops, rule, chunk_size)
+        found = graphs.run(what, _scan_step(rule, chunk_size, ops), (query, target, gate), keys, values)
+        result = found[0], keys, values, *found[1:]
+    else:
+        result = _Scan.apply(query, target, gate, keys, values, rule, chunk_size, inplace, ops)
     output, new_keys, new_values, indices, weights, memory_loss, addressing = result
     return ScanResult(
         output,
@@ -137,3 +170,19 @@ def scan_sparse(
         memory_loss,
         addressing if rule.addressing == "entropy" else None,
     )
+
+
+def _takes_gradient(*inputs: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
+def _scan_step(rule: MemoryRule, chunk_size: int, ops: ChunkOps) -> Step:
+    """All chunks: (query, target, gate) → output, indices, weights, memory loss, addressing loss."""
+
+    def step(inputs: Inputs, keys: Tensor, values: Tensor) -> Outputs:
+        query, target, gate = inputs
+        assert query is not None
+        assert target is not None
+        return _scan_chunks(query, target, gate, keys, values, rule, chunk_size, ops, log=False)[:5]
+
+    return step

@@ -17,6 +17,8 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 from fwpkm_eval.kernels.chunk import ChunkInputs, ChunkOps
 from fwpkm_eval.kernels.dense import DenseRule, shifted_target
+from fwpkm_eval.kernels.graph_capture import Inputs, Outputs, Step
+from fwpkm_eval.kernels.graphs import run_step
 from fwpkm_eval.kernels.observe import MemoryObserver, Places, Write, first, shift
 from fwpkm_eval.kernels.types import MemoryRule
 
@@ -98,21 +100,33 @@ class ProductKeyMemory:
         dtype = self.values.dtype
         # Every token has its target beside it, so for the step itself the lookahead is 0.
         rule = MemoryRule(**{**vars(self.rule), "lookahead": 0})
-        inputs = ChunkInputs(query.to(dtype), target.to(dtype), None if gate is None else gate.to(dtype), rule)
+        query, target, gate = query.to(dtype), target.to(dtype), None if gate is None else gate.to(dtype)
         counted = torch.cat(self._since) if self._since else None
-        step = self._ops.step_chunk(inputs, self.keys, self.values, counted=counted)
+        inputs, ops = (query, target, gate, counted), self._ops
+        slots, weights = run_step(("write", ops, rule), _step(ops, rule), inputs, self.keys, self.values)
         self._since = []
         self.writes += 1
         if self.observer is not None:
-            slots, weights = (x.view(*query.shape[:2], -1) for x in (step.slots.long(), step.weights))
-            self.observer.wrote(
-                Write(inputs.query, inputs.target, inputs.gate, slots, weights, query_places, target_places)
-            )
+            slots, weights = (x.view(*query.shape[:2], -1) for x in (slots.long(), weights))
+            self.observer.wrote(Write(query, target, gate, slots, weights, query_places, target_places))
 
     def copy(self) -> ProductKeyMemory:
         observer = None if self.observer is None else self.observer.copy()
         keys, values, since = self.keys.clone(), self.values.clone(), list(self._since)
         return ProductKeyMemory(keys, values, self.rule, self.count, observer, self.writes, self.backend, since)
+
+
+def _step(ops: ChunkOps, rule: MemoryRule) -> Step:
+    """One write: (query, target, gate, counted) as `ChunkOps.step_chunk` has them → its reads' slots and weights."""
+
+    def step(inputs: Inputs, keys: Tensor, values: Tensor) -> Outputs:
+        query, target, gate, counted = inputs
+        assert query is not None
+        assert target is not None
+        done = ops.step_chunk(ChunkInputs(query, target, gate, rule), keys, values, counted=counted)
+        return done.slots, done.weights
+
+    return step
 
 
 @dataclass

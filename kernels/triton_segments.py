@@ -79,6 +79,6 @@ def group_by_subkey(numbers: Tensor, subkeys: int) -> SubkeySegments:
     return SubkeySegments(order, torch.searchsorted(ordered, _count_to(numbers.shape[0] * 2 * subkeys, ordered.device)))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache  # kept for good: CUDA graphs read it where it is
 def _count_to(last: int, device: torch.device) -> Tensor:
     return torch.arange(last + 1, dtype=torch.int32, device=device)

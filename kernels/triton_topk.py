@@ -226,7 +226,7 @@ def pair_topk_kernel(
     tl.store(weights_out + read, weight, live[:, None, None] & real)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # kept for good: CUDA graphs read it where it is
 def _candidates(topk: int, device: torch.device) -> Tensor:
     """Pairs of ranks that can be among the k best sums [2,·]."""
     return torch.stack(candidate_pairs(topk, device)).to(torch.int32)
