@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from fwpkm_eval.bench.stopwatch import Stopwatch, stopwatch
 from fwpkm_eval.errors import unknown
 from fwpkm_eval.kernels import fwpkm_scan
+from fwpkm_eval.kernels.graphs import MemoryGraphs, cuda_graphs
 from fwpkm_eval.kernels.types import ScanResult
 from fwpkm_eval.reference_models.config import SCALES, model_config
 
@@ -49,16 +51,26 @@ class OpSize:
 
 @dataclass(frozen=True)
 class Arm:
-    """An implementation: a backend, and whether it may write into the memory it is given or has to copy it."""
+    """An implementation: a backend, and whether it may write into the memory it is given or has to copy it.
+
+    graphs: from a CUDA graph (in place only), which its first call records.
+    """
 
     name: str
     backend: str
     inplace: bool = False
+    graphs: bool = False
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """What it can be asked for: a memory that is overwritten takes no gradient."""
+        """What it can be asked for: a memory that is overwritten takes no gradient, and a graph holds none."""
+        if self.graphs:
+            return tuple(name for name, gradients in PASSES.items() if not gradients)
         return tuple(name for name, gradients in PASSES.items() if not (self.inplace and "values" in gradients))
+
+    def running(self) -> AbstractContextManager[MemoryGraphs | None]:
+        """Within which its calls are made."""
+        return cuda_graphs(eager_calls=0) if self.graphs else nullcontext()
 
 
 REFERENCE = Arm("scan/reference", "reference")
@@ -67,7 +79,8 @@ IN_PLACE = Arm("scan/torch in place", "torch", inplace=True)
 """How models run it, in training and in evaluation: the memory is theirs to overwrite."""
 TRITON = Arm("scan/triton", "triton")
 TRITON_IN_PLACE = Arm("scan/triton in place", "triton", inplace=True)
-ARMS = {arm.name: arm for arm in (REFERENCE, COPYING, IN_PLACE, TRITON, TRITON_IN_PLACE)}
+TRITON_GRAPH = Arm("scan/triton in place as a CUDA graph", "triton", inplace=True, graphs=True)
+ARMS = {arm.name: arm for arm in (REFERENCE, COPYING, IN_PLACE, TRITON, TRITON_IN_PLACE, TRITON_GRAPH)}
 
 
 def arms_on(device: str) -> dict[str, Arm]:
@@ -180,12 +193,14 @@ def measure(size: OpSize, arm: Arm, what: str, *, seed: int, repeats: int, budge
     """
     watch = stopwatch(size.device)
     tiny = replace(TINY, device=size.device)
-    watch.seconds(_call(draw(tiny, seed), arm, what, tiny))  # libraries are loaded, buffers made before memory counts
+    with arm.running():  # libraries are loaded, buffers made before memory counts
+        watch.seconds(_call(draw(tiny, seed), arm, what, tiny))
     gc.collect()
     before = watch.held_bytes()
     inputs = draw(size, seed)
     with_inputs = watch.held_bytes()
-    return timed(_call(inputs, arm, what, size), watch, before, with_inputs, repeats, budget)
+    with arm.running():
+        return timed(_call(inputs, arm, what, size), watch, before, with_inputs, repeats, budget)
 
 
 def timed(
