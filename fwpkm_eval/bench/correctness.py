@@ -6,7 +6,8 @@ loss on the reads and on the final fast weights sends to every input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,14 +29,20 @@ _FEW = 0.01
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far each arm is from the reference: relative error of each quantity, by arm; drawn from `seed`."""
+    """How far each arm is from the reference: relative error of each quantity, by arm; drawn from `seed`.
+
+    broken: what arms that could not run at all ended with; their error is infinite.
+    """
 
     seed: int
     tokens_reading_elsewhere: dict[str, int]
     errors: dict[str, dict[str, float]]
+    broken: dict[str, str] = field(default_factory=dict)
 
     def failures(self, arm: str) -> list[str]:
         """What is wrong with an arm, in words; nothing if it agrees."""
+        if arm in self.broken:
+            return [f"it does not run: {self.broken[arm]}"]
         elsewhere = self.tokens_reading_elsewhere[arm]
         found = [f"{elsewhere} tokens read other slots"] if elsewhere else []
         # Not "error > tolerance": that would let a NaN pass.
@@ -73,19 +80,24 @@ def compare(size: OpSize, seed: int) -> Agreement:
     random = torch.Generator().manual_seed(seed + 1)
     key_cotangent = torch.randn(inputs.keys.shape, generator=random).to(size.device)
     expected = scan_with_gradients(inputs, REFERENCE, size, key_cotangent)
-    elsewhere, errors = {}, {}
+    elsewhere, errors, broken = {}, {}, {}
     for arm in arms_on(size.device).values():
         if arm == REFERENCE:
             continue
         mine = _own_memory(inputs) if arm.inplace else inputs
-        found = replayed(mine, arm, size) if arm.graphs else scan_with_gradients(mine, arm, size, key_cotangent)
+        try:
+            found = replayed(mine, arm, size) if arm.graphs else scan_with_gradients(mine, arm, size, key_cotangent)
+        except Exception as problem:  # compilers and drivers raise what they like; the other arms are still measured
+            broken[arm.name] = f"{type(problem).__name__}: {' '.join(str(problem).split())[:500]}"
+            elsewhere[arm.name], errors[arm.name] = 0, {"all": math.inf}
+            continue
         differs = expected.slots != found.slots
         elsewhere[arm.name] = int(differs.flatten(2).any(-1).sum())
         errors[arm.name] = {
             name: relative_error(found.quantities[name], expected.quantities[name]) for name in found.quantities
         }
         del mine, found
-    return Agreement(seed, elsewhere, errors)
+    return Agreement(seed, elsewhere, errors, broken)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _rows_of(result: BenchResult, case: Case, measured: Measurement) -> Iterator
     yield row(f"tokens_per_second_{what}", tokens / middle, "tokens/s", tokens / high, tokens / low)
     yield row(f"peak_bytes_{what}", measured.peak_bytes, "bytes")
     yield row(f"peak_bytes_above_inputs_{what}", measured.above_inputs_bytes, "bytes")
-    if case.arm != REFERENCE:
+    if case.arm != REFERENCE and case.reference() in result.measured:
         least, ratio, most = speedup(result, case)
         yield row(f"speedup_{what}", ratio, "ratio", least, most)
         share = memory_share(result, case)

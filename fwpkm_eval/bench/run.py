@@ -13,6 +13,7 @@ from fwpkm_eval.bench.correctness import TOLERANCE, Agreement
 from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, Arm, Measurement, OpSize, arms_on
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND, PieceMeasurement
 from fwpkm_eval.bench.worker import ALLOCATORS, Runner, Together, run_in_process_of_its_own
+from fwpkm_eval.errors import UserError
 
 SECONDS_A_MEASUREMENT = 20.0
 """After about so long a measurement ends, with three calls or more."""
@@ -44,7 +45,8 @@ class BenchResult:
     `pieces` are the operations by (operation, pass, backend), `piece_errors` how far they are from the reference, by
     backend and operation, and `bandwidth` bytes per second of a large copy. `scaling` holds `SCALING_CASE` at other
     sizes; `load` the system's load average (runnable processes) just before and after, None where it is not known;
-    `threads` those of each measuring process.
+    `threads` those of each measuring process. `crashed` says what became of measurements whose process failed, by what
+    was measured: the others are of use without them.
     """
 
     size: OpSize
@@ -56,6 +58,7 @@ class BenchResult:
     bandwidth: float | None = None
     load: tuple[float | None, float | None] = (None, None)
     seconds: float = 0.0
+    crashed: dict[str, str] = field(default_factory=dict)
 
     @property
     def threads(self) -> int:
@@ -68,12 +71,20 @@ class BenchResult:
 
     @property
     def failures(self) -> dict[str, list[str]]:
-        """What is wrong with each arm that does not agree with the reference."""
+        """What is wrong with each arm that does not agree with the reference, and each measurement that failed."""
         found = {arm: self.agreement.failures(arm) for arm in self.agreement.errors}
         for backend, errors in self.piece_errors.items():
             wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE["gradient"]}
             found |= {f"{name}/{backend}": [f"it is off by {error:.1e}"] for name, error in wrong.items()}
-        return {arm: wrong for arm, wrong in found.items() if wrong}
+        return {arm: wrong for arm, wrong in found.items() if wrong} | {n: [why] for n, why in self.crashed.items()}
+
+    def attempt(self, name: str, runner: Runner, job: dict[str, Any], allocator: str) -> dict[str, Any] | None:
+        """The result of a job, or None if its process failed, which is then noted under `name`."""
+        try:
+            return runner(job, allocator)
+        except RuntimeError as problem:
+            self.crashed[name] = str(problem)
+            return None
 
 
 def run_ops(
@@ -115,18 +126,25 @@ def run_ops(
         of_pair = [case for case in cases if (case.allocator, case.what) == pair]
         together([(job(size, case), case.allocator) for case in of_pair])
         for case in of_pair:
-            tell(f"{case.arm.name}, {case.what}, {case.allocator} malloc")
-            result.measured[case] = Measurement(**runner(job(size, case), case.allocator))
-    result.measured = {case: result.measured[case] for case in cases}
+            label = f"{case.arm.name}, {case.what}, {case.allocator} malloc"
+            tell(label)
+            measured = result.attempt(label, runner, job(size, case), case.allocator)
+            if measured is not None:
+                result.measured[case] = Measurement(**measured)
+    result.measured = {case: result.measured[case] for case in cases if case in result.measured}
+    if not result.measured:
+        raise UserError(f"nothing could be measured: {'; '.join(result.crashed.values())}")
     add_pieces(result, runner, common, tell, together)
     if scaling and IN_PLACE in sound:
         # The size itself is measured once more among the others.
         jobs = [(other, job(other, SCALING_CASE) | {"part": "scaling"}) for other in scaling_sizes(size)]
         together([(one, SCALING_CASE.allocator) for _, one in jobs])
         for other, one in jobs:
-            tell(f"{SCALING_CASE.arm.name}, {SCALING_CASE.what}: {other}")
-            found = runner(one, SCALING_CASE.allocator)
-            result.scaling.append((other, Measurement(**found)))
+            label = f"{SCALING_CASE.arm.name}, {SCALING_CASE.what}: {other}"
+            tell(label)
+            scaled = result.attempt(label, runner, one, SCALING_CASE.allocator)
+            if scaled is not None:
+                result.scaling.append((other, Measurement(**scaled)))
     result.load = (load, _load())
     result.seconds = time.monotonic() - started
     return result
@@ -166,8 +184,11 @@ def add_pieces(
     jobs = {name: {**job, "what": "pieces", "backend": name} for name in (REFERENCE_BACKEND, *backends)}
     together([(one, "tuned") for one in jobs.values()])
     for backend, one in jobs.items():
-        tell(f"single operations, {backend}, tuned malloc")
-        found = runner(one, "tuned")
+        label = f"single operations, {backend}, tuned malloc"
+        tell(label)
+        found = result.attempt(label, runner, one, "tuned")
+        if found is None:
+            continue
         # The bandwidth of the reference's process would do as well; the last one stays.
         result.bandwidth = found["bandwidth"]
         for name, what, measured in found["measured"]:

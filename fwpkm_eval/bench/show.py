@@ -62,7 +62,8 @@ def _speed(result: BenchResult, allocator: str, title: str) -> Table:
             if (case.what, case.allocator) != (what, allocator):
                 continue
             low, middle, high = percentiles(measured.seconds)
-            ratios = ("", "") if case.arm == REFERENCE else _ratios(result, case)
+            alone = case.arm == REFERENCE or case.reference() not in result.measured
+            ratios = ("", "") if alone else _ratios(result, case)
             table.add_row(
                 f"{pass_name}, {case.arm.name}",
                 str(len(measured.seconds)),

@@ -153,7 +153,8 @@ def command(
         _show(result, peers, speeds, trained)
     if result is not None and result.failures:
         for arm, wrong in result.failures.items():
-            click.echo(f"{arm} does not agree with the reference and was not timed: {'; '.join(wrong)}", err=True)
+            failed = "failed" if arm in result.crashed else "does not agree with the reference and was not timed"
+            click.echo(f"{arm} {failed}: {'; '.join(wrong)}", err=True)
         raise click.exceptions.Exit(1)
 
 
