@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib
 import json
@@ -252,8 +253,8 @@ def shared_options(monkeypatch: pytest.MonkeyPatch) -> None:
     @options.models
     @click.option("--lengths", type=options.SIZES, default=(4096,))
     @options.measuring
-    def probe(**got: object) -> None:
-        click.echo(json.dumps(got, default=str))
+    def probe(given: options.Given, **got: object) -> None:
+        click.echo(json.dumps({**got, **dataclasses.asdict(given)}, default=str))
 
     module = types.ModuleType("fwpkm_eval.commands.probe")
     module.command = probe  # type: ignore[attr-defined]
@@ -275,6 +276,8 @@ def test_shared_options_read(capsys: pytest.CaptureFixture[str]) -> None:
         "dtype": "float32",
         "out": None,
         "engine": "local",
+        "shard": None,
+        "memory_limit": None,
         "workers": None,
         "quiet": False,
         "as_json": False,
@@ -292,6 +295,8 @@ def test_shared_options_read(capsys: pytest.CaptureFixture[str]) -> None:
         "dtype": "bfloat16",
         "out": "runs/x",
         "engine": "local",
+        "shard": None,
+        "memory_limit": None,
         "workers": 2,
         "quiet": True,
         "as_json": True,

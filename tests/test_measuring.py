@@ -15,7 +15,8 @@ from tiny_models import tiny_checkpoint
 
 import fwpkm_eval
 from fwpkm_eval import api, cli
-from fwpkm_eval.commands.measure import print_plan
+from fwpkm_eval.commands.measure import print_plan, run_cells
+from fwpkm_eval.commands.options import Given
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import Cell, CellStore
 from fwpkm_eval.runs.engine import Job, run_jobs
@@ -115,6 +116,13 @@ def test_a_cell_keeps_every_answer(folder: Path) -> None:
 
 def run(*arguments: str) -> int:
     return cli.main([*arguments, "--quiet"])
+
+
+def test_a_memory_limit_is_refused_where_another_program_manages_memory(tmp_path: Path) -> None:
+    given = Given("embedded", 0, "cpu", "float32", tmp_path / "out", True, False, engine="ray", memory_limit=2**30)
+    with pytest.raises(UserError, match="--memory-limit is for --engine local; ray limits"):
+        run_cells([], given, config={}, models=[], texts=[])
+    assert not (tmp_path / "out").exists()
 
 
 def models(folder: Path) -> str:
@@ -329,8 +337,9 @@ def test_reproduce_trains_each_seed_anew(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append(([one.name for one in folders], int(str(rest[-1]))))
 
     monkeypatch.setattr("fwpkm_eval.training.run.train_models", train)
+    given = Given("embedded", 0, "cpu", "float32", None, quiet=True, as_json=False, workers=1)
     for seed in (0, 1):
-        reproduce._train(["gdn:fwpkm"], "micro", tmp_path, "embedded", 1, True, "cpu", seed)
+        reproduce._train(["gdn:fwpkm"], "micro", tmp_path, seed, given)
     assert asked == [(["gdn-fwpkm-1-3"], 0), (["gdn-fwpkm-1-3-seed1"], 1)]
 
 

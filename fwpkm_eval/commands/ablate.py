@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import click
 
 from fwpkm_eval.ablations import ARMS, SCORES, AblationPlan
-from fwpkm_eval.commands import options
-from fwpkm_eval.errors import unknown
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def _arms(text: str) -> tuple[str, ...]:
-    for name in _names(text):
-        if name not in ARMS and name not in SCORES:
-            raise unknown("arm", name, [*ARMS, *SCORES])
-    return _names(text)
-
-
-def _scores(text: str) -> tuple[str, ...]:
-    for name in _names(text):
-        if name not in SCORES:
-            raise unknown("scoring", name, SCORES)
-    return _names(text)
+from fwpkm_eval.commands import options, trained
 
 
 @click.command(name="ablate")
 @click.option(
     "--arms",
-    type=options.Parsed("arms", _arms),
+    type=options.choices("arms", "arm", (*ARMS, *SCORES), may_be_none=True),
     default=None,
     metavar="NAMES",
     help=f"What to take away: {', '.join(ARMS)}; idw or dot compare the scorings alone. "
@@ -41,30 +21,20 @@ def _scores(text: str) -> tuple[str, ...]:
 )
 @click.option(
     "--scores",
-    type=options.Parsed("scorings", _scores),
+    type=options.choices("scorings", "scoring", SCORES, may_be_none=True),
     default=",".join(SCORES),
     show_default=True,
     help="Scorings of slots, each with its own reference.",
 )
-@click.option("--seeds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Seeds, from --seed on.")
+@trained.seeds(default=3)
 @click.option("--model", type=options.MODEL, default=None, metavar="NAME", help="The model. [default: by scale]")
 @options.scale
-@click.option("--steps", type=click.IntRange(1), default=None, help="Steps of each training. [default: by scale]")
+@trained.steps
 @click.option("--length", type=options.SIZE, default=None, help="Tokens of a haystack. [default: 4K]")
-@click.option("--samples", type=click.IntRange(1), default=None, help="Haystacks per setting and seed. [default: 12]")
+@trained.samples
 @options.tokens
-@click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
-@options.data
-@options.seed
-@options.device
-@options.dtype
-@options.out_folder("runs/ablation-SCALE")
-@options.engine
-@options.shard
-@options.memory_limit
-@options.workers
-@options.quiet
-@options.as_json
+@trained.dry_run
+@options.measuring_into("runs/ablation-SCALE")
 def command(
     arms: tuple[str, ...] | None,
     scores: tuple[str, ...],
@@ -76,15 +46,7 @@ def command(
     samples: int | None,
     tokens: int | None,
     dry_run: bool,
-    data: str,
-    seed: int,
-    device: str,
-    dtype: str,
-    out: Path | None,
-    engine: str,
-    workers: int | None,
-    quiet: bool,
-    as_json: bool,
+    given: options.Given,
 ) -> None:
     """Train FwPKM without each of its parts, and measure each beside its reference in the same run.
 
@@ -93,64 +55,24 @@ def command(
     that was stopped goes on where it was, within a training too.
     """
     from fwpkm_eval.ablations import ablation_plan, arms_of, models_to_train
-    from fwpkm_eval.commands.measure import counted, end, print_plan, print_rows, print_tables, report_on, run_cells
-    from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
-    from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation, run_config
-    from fwpkm_eval.runs.manifest import check_free
-    from fwpkm_eval.runs.rows import rows_to_frame
+    from fwpkm_eval.runs.ablation import TASK
 
-    out = out or Path("runs") / f"ablation-{scale}"
-    all_seeds = range(seed, seed + seeds)
-    plan = fit_to_data(_changed(ablation_plan(scale), steps, length, samples, tokens), data)
+    plan = _changed(ablation_plan(scale), steps, length, samples, tokens)
     arms = arms_of(model or plan.model, scale, plan) if arms is None else arms
-    where = resolve_device(device)
-    config = {
-        "command": "ablate",
-        "model": model or plan.model,
-        "arms": sorted(arms),
-        "scores": sorted(scores),
-        **run_config(plan, scale=scale, seeds=all_seeds, data=data, device=where.type, dtype=dtype),
-    }
-    if not dry_run:
-        check_free(out, config)
-    planned = plan_ablation(
+    trained.train_and_measure(
+        "ablate",
         plan,
         models_to_train(arms, scores),
-        all_seeds,
+        ablation_tables,
+        given,
+        task=TASK,
         scale=scale,
-        data=data,
-        checkpoints=out / "checkpoints",
-        device=str(where),
-        dtype=dtype,
+        seeds=seeds,
+        dry_run=dry_run,
         model=model,
+        about={"model": model or plan.model, "arms": sorted(arms), "scores": sorted(scores)},
     )
-    jobs = planned.jobs
-    if dry_run:
-        from fwpkm_eval.runs.engine import usable_workers
-        from fwpkm_eval.runs.plan import plan_of
-
-        print_plan(plan_of(scale), jobs, workers or usable_workers(len(jobs), device=where.type))
-        click.echo(f"{counted(len(jobs), 'model')} to train and measure, {counted(plan.recipe.steps, 'step')} each")
-        return
-    measured = run_cells(
-        jobs,
-        out=out,
-        config=config,
-        models=[],
-        texts=planned.texts,
-        seed=seed,
-        workers=workers,
-        quiet=quiet,
-        seeds=all_seeds,
-        device=where.type,
-    )
-    if as_json:
-        print_rows(measured.rows)
-    else:
-        print_tables(ablation_tables(rows_to_frame(measured.rows)))
-    report_on(out, measured, as_json)
-    end(measured)
 
 
 def _changed(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fwpkm_eval.commands import options
-from fwpkm_eval.errors import unknown
 
 if TYPE_CHECKING:
     from fwpkm_eval.bench.models import ModelSpeed
@@ -29,18 +28,10 @@ MODELS = {
 """The backbone first: the others' speed is given as a share of its own."""
 
 
-def _what(text: str) -> tuple[str, ...]:
-    parts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    for part in parts:
-        if part not in WHAT:
-            raise unknown("benchmark", part, WHAT)
-    return parts
-
-
 @click.command(name="bench")
 @click.option(
     "--what",
-    type=options.Parsed("what", _what),
+    type=options.choices("what", "benchmark", WHAT),
     default="ops",
     show_default=True,
     metavar="ops,models,training",

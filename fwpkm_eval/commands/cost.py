@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -17,21 +16,24 @@ from fwpkm_eval.commands import options, reading
 @click.option(
     "--steps", type=click.IntRange(0), default=3, show_default=True, help="Training steps to time; 0: only reading."
 )
-def command(tokens: int | None, segment: int, steps: int, engine: str, **common: Any) -> None:
+def command(tokens: int | None, segment: int, steps: int, common: reading.Common) -> None:
     """Count parameters and FLOPs per token, and time reading and training.
 
     FLOPs are from the models' sizes; speeds are of this machine, one model at a time in each process. The first of
     --sets is read, without --tokens 16K tokens of it.
     """
+    from fwpkm_eval.commands.measure import shown_as
     from fwpkm_eval.reporting.tables_cost import cost_tables
     from fwpkm_eval.runs.engine import Job
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
     from fwpkm_eval.runs.measures import cost_job
     from fwpkm_eval.tasks.cost import CostSettings
 
-    settings = CostSettings(tokens=tokens or CostSettings.tokens, segment=segment, steps=steps, seed=common["seed"])
+    seed = common.given.seed
+    settings = CostSettings(tokens=tokens or CostSettings.tokens, segment=segment, steps=steps, seed=seed)
 
     def jobs(source: ModelSource, text: TextSource) -> list[Job]:
         return [cost_job(source, text, settings)]
 
-    reading.measure_on_texts("cost", reading.Common(**common), asdict(settings), jobs, cost_tables, first_set_only=True)
+    show = shown_as(cost_tables, details=True)
+    reading.measure_on_texts("cost", common, asdict(settings), jobs, show, first_set_only=True)

@@ -51,13 +51,7 @@ def _one_model(text: str) -> str | Path:
     help="Read this text into the fast weights first; the prompt then starts a fresh sequence.",
 )
 @click.option("--passes", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Readings of that text.")
-@click.option(
-    "--write-chunk",
-    type=options.WRITE_CHUNK,
-    default=None,
-    metavar="N|haystack",
-    help="Write every N tokens, or once per reading. [default: the model's own chunk]",
-)
+@options.own_write_chunk
 @click.option("--write", is_flag=True, help="Write prompt and answer into the fast weights, too, as they come.")
 @click.option("--tokens", type=options.SIZE, default="256", show_default=True, help="Tokens to generate at most.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given more than once.")

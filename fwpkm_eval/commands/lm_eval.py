@@ -99,13 +99,7 @@ def _task_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     show_default=True,
     help="Readings that memorise the context before it is read for the answer; 0: it is written as it is read.",
 )
-@click.option(
-    "--write-chunk",
-    type=options.WRITE_CHUNK,
-    default=None,
-    metavar="N|haystack",
-    help="Write every N tokens, or once per reading. [default: the model's own chunk]",
-)
+@options.own_write_chunk
 @click.option(
     "--memorise",
     default="haystack",
@@ -116,13 +110,7 @@ def _task_arguments(pairs: Sequence[str]) -> dict[str, Any]:
 @click.option(
     "--segment", type=options.SIZE, default="4K", show_default=True, help="Tokens of a sequence, for rolling."
 )
-@options.data
-@options.seed
-@options.device
-@options.dtype
-@options.out
-@options.quiet
-@options.as_json
+@options.measuring_here
 def command(
     model: str,
     model_args: str | None,
@@ -139,13 +127,7 @@ def command(
     write_chunk: int | str | None,
     memorise: str,
     segment: int,
-    data: str,
-    seed: int,
-    device: str,
-    dtype: str,
-    out: Path | None,
-    quiet: bool,
-    as_json: bool,
+    given: options.Given,
 ) -> None:
     """Run tasks of the lm-evaluation-harness on our models, or our tasks on its models.
 
@@ -155,54 +137,41 @@ def command(
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("this needs the lm-evaluation-harness: pip install 'fwpkm-eval[harness]'")
-    arguments = {"data": data, "seed": seed, **_task_arguments(task_args)}
+    arguments = {"data": given.data, "seed": given.seed, **_task_arguments(task_args)}
     from fwpkm_eval.malloc import tune_malloc
 
     tune_malloc()
-    _calm(quiet)
-    from fwpkm_eval.commands.measure import end, print_rows, report_on
+    _calm(given.quiet)
+    from fwpkm_eval.commands.measure import conclude
     from fwpkm_eval.harness.evaluation import RunSettings
     from fwpkm_eval.harness.settings import ReadingSettings
 
     reading = ReadingSettings(memory, passes, write_chunk, memorise, segment)
-    settings = RunSettings(limit, num_fewshot, bootstrap, seed)
-    subjects = _subjects(model, model_args, scale, device, dtype, batch_size, reading, quiet)
+    settings = RunSettings(limit, num_fewshot, bootstrap, given.seed)
+    subjects = _subjects(model, model_args, scale, batch_size, reading, given)
     config = {
         "command": "lm-eval",
         "models": [subject.name for subject in subjects],
         "scale": scale,
         "tasks": list(tasks),
         "task_arguments": arguments,
-        "device": device,
-        "dtype": dtype,
+        "device": given.device,
+        "dtype": given.dtype,
         "reading": asdict(reading),
         **asdict(settings),
     }
-    measured = _run(subjects, tasks, include_paths, arguments, settings, out, config, quiet)
-    if as_json:
-        print_rows(measured.rows)
-    else:
-        _show(measured.rows)
-    report_on(out, measured, as_json)
-    end(measured)
+    conclude(_run(subjects, tasks, include_paths, arguments, settings, config, given), given, _show)
 
 
 def _subjects(
-    model: str,
-    model_args: str | None,
-    scale: str,
-    device: str,
-    dtype: str,
-    batch_size: str | None,
-    reading: Any,
-    quiet: bool,
+    model: str, model_args: str | None, scale: str, batch_size: str | None, reading: Any, given: options.Given
 ) -> list[Subject]:
     from fwpkm_eval.harness.subjects import other_subject, our_subject
 
     if model_args is not None:
-        return [other_subject(model, model_args, batch_size, device)]
-    found = sources.find_sources(sources.names_or_folders(model), scale, device, dtype)
-    return [our_subject(source, reading, quiet=quiet) for source in found]
+        return [other_subject(model, model_args, batch_size, given.device)]
+    found = sources.find_sources(sources.names_or_folders(model), scale, given)
+    return [our_subject(source, reading, quiet=given.quiet) for source in found]
 
 
 def _run(
@@ -211,9 +180,8 @@ def _run(
     include_paths: Sequence[Path],
     arguments: dict[str, Any],
     settings: Any,
-    out: Path | None,
     config: dict[str, Any],
-    quiet: bool,
+    given: options.Given,
 ) -> Measured:
     from fwpkm_eval.commands.measure import run_cells
     from fwpkm_eval.harness.evaluation import InThisProcess, task_job
@@ -230,13 +198,10 @@ def _run(
             planned[job.cell.key] = (subject, task)
     return run_cells(
         jobs,
-        out=out,
+        given,
         config=config,
         models=[subject.source for subject in subjects if subject.source is not None],
         texts=[],
-        seed=settings.seed,
-        workers=1,
-        quiet=quiet,
         crew=InThisProcess(planned, settings),
     )
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fwpkm_eval.commands import options, sources
 from fwpkm_eval.errors import UserError
 
+if TYPE_CHECKING:
+    from fwpkm_eval.runs.rows import Row
+
 
 @click.command(name="longbench")
 @sources.models
 @options.scale
 @click.option(
-    "--sets", default=None, metavar="NAMES", help="Sets of questions. [default: the published ones there are]"
+    "--sets",
+    type=options.NAMES,
+    default=None,
+    metavar="NAMES",
+    help="Sets of questions. [default: the published ones there are]",
 )
 @click.option(
     "--passes",
@@ -25,14 +33,7 @@ from fwpkm_eval.errors import UserError
     show_default=True,
     help="Readings of the text before the question.",
 )
-@click.option(
-    "--write-chunk",
-    type=options.WRITE_CHUNK,
-    default="haystack",
-    show_default=True,
-    metavar="N|haystack",
-    help="Write every N tokens, or once per reading.",
-)
+@options.write_chunk
 @click.option(
     "--protocol",
     "protocols",
@@ -48,32 +49,23 @@ from fwpkm_eval.errors import UserError
 def command(
     models: Sequence[str | Path] | None,
     scale: str,
-    sets: str | None,
+    sets: tuple[str, ...] | None,
     passes: tuple[int, ...],
     write_chunk: int | str,
     protocols: Sequence[str],
     questions: int | None,
     max_context: int | None,
-    data: str,
-    seed: int,
-    device: str,
-    dtype: str,
-    out: Path | None,
-    engine: str,
-    workers: int | None,
-    quiet: bool,
-    as_json: bool,
+    given: options.Given,
 ) -> None:
     """Read a long text "passes" times, then text and question, and score the right answer's tokens.
 
     --data is a folder with <set>.jsonl, as in LongBench: context, input and answers in each line.
     """
-    from fwpkm_eval.commands.measure import counted, end, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.commands.measure import conclude, counted, models_config, run_cells, shown_as
     from fwpkm_eval.data.questions import PUBLISHED, load_questions, question_sets
     from fwpkm_eval.reporting.tables_longbench import longbench_tables
     from fwpkm_eval.runs.jobs import TextSource, biggest_first
     from fwpkm_eval.runs.measures import longbench_job
-    from fwpkm_eval.runs.rows import rows_to_frame
     from fwpkm_eval.tasks.longbench import LongBenchSettings
 
     if 0 in passes and set(protocols) != {"open-book"}:
@@ -84,38 +76,21 @@ def command(
         protocols=tuple(dict.fromkeys(protocols)),
         questions=questions,
         max_context=max_context,
-        seed=seed,
+        seed=given.seed,
     )
-    there = question_sets(data)
-    names = [name.strip() for name in sets.split(",")] if sets else [n for n in PUBLISHED if n in there] or there
-    loaded = [load_questions(data, name) for name in dict.fromkeys(names)]
+    there = question_sets(given.data)
+    names = sets or [name for name in PUBLISHED if name in there] or there
+    loaded = [load_questions(given.data, name) for name in names]
     asked = {one.name: len(one.questions[: settings.questions]) for one in loaded}
-    texts = [TextSource(data, one) for one in loaded]
-    found = sources.find_sources(models, scale, device, dtype)
-    measured = run_cells(
-        biggest_first(longbench_job(source, text, settings) for text in texts for source in found),
-        out=out,
-        config={
-            "command": "longbench",
-            "scale": scale,
-            "models": [source.name for source in found],
-            "data": data,
-            "sets": [text.text_set.name for text in texts],
-            "device": device,
-            "dtype": dtype,
-            **asdict(settings),
-        },
-        models=found,
-        texts=texts,
-        seed=seed,
-        workers=workers,
-        quiet=quiet,
-    )
-    if as_json:
-        print_rows(measured.rows)
-    else:
-        print_tables(longbench_tables(rows_to_frame(measured.rows)), details=True)
+    texts = [TextSource(given.data, one) for one in loaded]
+    found = sources.find_sources(models, scale, given)
+    jobs = biggest_first(longbench_job(source, text, settings) for text in texts for source in found)
+    config = models_config("longbench", scale, found, given, sets=[one.name for one in loaded], **asdict(settings))
+    measured = run_cells(jobs, given, config=config, models=found, texts=texts)
+
+    def show(rows: Sequence[Row]) -> None:
+        shown_as(longbench_tables, details=True)(rows)
         for name, number in asked.items():
             click.echo(f"{name}: {counted(number, 'question')}")
-    report_on(out, measured, as_json)
-    end(measured)
+
+    conclude(measured, given, show)

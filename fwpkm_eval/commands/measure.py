@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fwpkm_eval.commands.text_table import aligned
+from fwpkm_eval.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas
+
+    from fwpkm_eval.commands.options import Given
     from fwpkm_eval.reporting.table import Table
     from fwpkm_eval.runs.engine import Crew, Job, Outcome
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
     from fwpkm_eval.runs.plan import Plan
     from fwpkm_eval.runs.rows import Row
+
+
+Show = Callable[["Sequence[Row]"], None]
+"""Prints rows, in whatever form."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +41,41 @@ class Measured:
     payloads: list[dict[str, Any]]
 
 
+def models_config(
+    command: str, scale: str, models: Sequence[ModelSource], given: Given, /, **settings: Any
+) -> dict[str, Any]:
+    """What makes two runs the same run, as the manifest of a command that measures models holds it."""
+    return {
+        "command": command,
+        "scale": scale,
+        "models": [model.name for model in models],
+        "data": given.data,
+        "device": given.device,
+        "dtype": given.dtype,
+        **settings,
+    }
+
+
 def run_cells(
     jobs: Sequence[Job],
+    given: Given,
     *,
-    out: Path | None,
     config: Mapping[str, Any],
     models: Sequence[ModelSource],
     texts: Sequence[TextSource],
-    seed: int,
-    workers: int | None,
-    quiet: bool,
     seeds: Sequence[int] = (),
     crew: Crew | None = None,
     device: str | None = None,
 ) -> Measured:
-    """Runs the jobs and keeps manifest, cells and rows.csv in ``out`` (None: keeps nothing).
+    """Runs the jobs and keeps manifest, cells and rows.csv in ``--out``, if one was given.
 
-    ``--engine`` and ``--shard`` of the running command say who runs them, and which part; ``crew``, if given, says who
-    runs them whatever the engine. The rows are those of all jobs that are finished, also of other parts. ``seeds``:
-    those of a run that has more than one; ``device``: where the jobs run (None: where the models say).
-    Raises UserError, before anything is run, if ``out`` holds another run.
+    ``--engine`` and ``--shard`` say who runs them, and which part; ``crew``, if there is one, runs them whatever the
+    engine. The rows are those of all jobs that are finished, also of other parts. ``seeds``: those of a run that has
+    more than one; ``device``: where the jobs run (None: where the models say).
+
+    Raises UserError, before anything is run, if ``--out`` holds another run, or for a memory limit where another
+    program manages the memory.
     """
-    from fwpkm_eval.commands.options import how_to_run
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.runs.cells import CellStore
     from fwpkm_eval.runs.engine import run_jobs, usable_workers
@@ -63,21 +84,23 @@ def run_cells(
     from fwpkm_eval.runs.progress import for_terminal
     from fwpkm_eval.runs.rows import write_rows_csv
 
+    if given.memory_limit is not None and given.engine != "local":
+        raise UserError(f"--memory-limit is for --engine local; {given.engine} limits the memory of its workers itself")
+    out = given.out
     if out is not None:
         check_or_create(
             out,
             config,
             command=["fwpkm-eval", *sys.argv[1:]],
-            seeds=seeds or [seed],
+            seeds=seeds or [given.seed],
             data={text.text_set.name: _described(text) for text in texts},
             weights={model.name: model.weights_hash for model in models},
         )
     device = device or (models[0].device if models else "cpu")
-    how = how_to_run()
-    mine = how.shard.select(jobs)
+    mine = jobs if given.shard is None else given.shard.select(jobs)
     if crew is not None:
         room = 1
-    elif how.engine == "ray":
+    elif given.engine == "ray":
         from fwpkm_eval.runs.ray_crew import RayCrew
 
         cluster = RayCrew(execute)
@@ -90,9 +113,9 @@ def run_cells(
             mine,
             store,
             execute,
-            workers=workers or room,
-            progress=for_terminal(quiet=quiet),
-            memory_limit=how.memory_limit,
+            workers=given.workers or room,
+            progress=for_terminal(quiet=given.quiet),
+            memory_limit=given.memory_limit,
             crew=crew,
         )
         if len(mine) < len(jobs):
@@ -106,14 +129,23 @@ def run_cells(
         return Measured(rows, outcome, _peak_memory(payloads), payloads)
 
 
-def report_on(out: Path | None, measured: Measured, as_json: bool) -> None:
-    """Builds tables, plots and report in ``out``, and says where; nothing for a run that keeps nothing."""
-    if out is not None and measured.rows:
+def conclude(measured: Measured, given: Given, show: Show, show_json: Show | None = None) -> None:
+    """Shows the rows, with ``--json`` as JSON (``show_json``: as that shows them), and ends the command.
+
+    Before its end, tables, plots and report are built in ``--out``, and where is said. The exit code is 1 if anything
+    failed.
+    """
+    if given.as_json:
+        (show_json or print_rows)(measured.rows)
+    else:
+        show(measured.rows)
+    if given.out is not None and measured.rows:
         from fwpkm_eval.reporting import build_report
 
-        _keep_traces(out, measured.payloads)
-        build_report(out)
-        click.echo(f"report: {out / 'report.html'}", err=as_json)
+        _keep_traces(given.out, measured.payloads)
+        build_report(given.out)
+        click.echo(f"report: {given.out / 'report.html'}", err=given.as_json)
+    _end(measured)
 
 
 def _keep_traces(out: Path, payloads: Sequence[Mapping[str, Any]]) -> None:
@@ -128,7 +160,7 @@ def _keep_traces(out: Path, payloads: Sequence[Mapping[str, Any]]) -> None:
             write_whole(out / "trace" / f"{trace.name}.json", content + "\n")
 
 
-def end(measured: Measured) -> None:
+def _end(measured: Measured) -> None:
     """Says what failed, and ends the command with exit code 1 if anything did."""
     failures = measured.outcome.failures
     if measured.outcome.missing:
@@ -184,6 +216,17 @@ def print_tables(tables: Sequence[Table], *, details: bool = False) -> None:
             click.echo(f"\n{table.title}\n{aligned(table.columns, lines, right)}")
     if not tables:
         click.echo("nothing was measured")
+
+
+def shown_as(tables: Callable[[pandas.DataFrame], list[Table]], *, details: bool = False) -> Show:
+    """What shows rows as the tables that are made of them."""
+
+    def show(rows: Sequence[Row]) -> None:
+        from fwpkm_eval.runs.rows import rows_to_frame
+
+        print_tables(tables(rows_to_frame(rows)), details=details)
+
+    return show
 
 
 def _described(text: TextSource) -> dict[str, Any]:

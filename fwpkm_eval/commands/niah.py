@@ -73,12 +73,7 @@ def _depths(text: str) -> tuple[float, ...]:
     show_default=True,
     help="Where the memory starts anew: with each sample, or never.",
 )
-@click.option(
-    "--haystack",
-    default=None,
-    metavar="SET",
-    help="The set that haystacks are cut from. [default: by --data]",
-)
+@options.haystack
 @click.option(
     "--depths",
     type=options.Parsed("depths", _depths),
@@ -103,15 +98,7 @@ def command(
     depths: tuple[float, ...] | None,
     key_length: int,
     value_length: int,
-    data: str,
-    seed: int,
-    device: str,
-    dtype: str,
-    out: Path | None,
-    engine: str,
-    workers: int | None,
-    quiet: bool,
-    as_json: bool,
+    given: options.Given,
 ) -> None:
     """Hide numbers in text, have a model read it, and ask for one.
 
@@ -120,7 +107,7 @@ def command(
     answers.
     """
     from fwpkm_eval.api import tokenizer_of
-    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
+    from fwpkm_eval.commands.measure import conclude, models_config, run_cells
     from fwpkm_eval.data import default_haystack, load_set
     from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs
     from fwpkm_eval.runs.manifest import check_free
@@ -134,46 +121,29 @@ def command(
         protocols=tuple(dict.fromkeys([*protocols, *(["closed-book"] if closed_book else [])])),
         samples=samples,
         scope=scope,
-        seed=seed,
+        seed=given.seed,
         depths=depths,
         key_length=key_length,
         value_length=value_length,
     )
-    found = sources.find_sources(models, scale, device, dtype)
-    haystack = haystack or default_haystack(data)
-    config = {
-        "command": "niah",
-        "scale": scale,
-        "models": [source.name for source in found],
-        "data": data,
-        "haystack": haystack,
-        "device": device,
-        "dtype": dtype,
-        **asdict(settings),
-    }
-    check_free(out, config)
-    text = TextSource(data, load_set(data, haystack, "test"))
+    found = sources.find_sources(models, scale, given)
+    haystack = haystack or default_haystack(given.data)
+    config = models_config("niah", scale, found, given, haystack=haystack, **asdict(settings))
+    check_free(given.out, config)
+    text = TextSource(given.data, load_set(given.data, haystack, "test"))
     for source in found:
         check_fit(text.text_set, settings, tokenizer_of(source.config))
     jobs = [job for source in found for job in niah_jobs(source, text, settings)]
     measured = run_cells(
-        [*biggest_first(jobs), guess_job(text, settings)],
-        out=out,
-        config=config,
-        models=found,
-        texts=[text],
-        seed=seed,
-        workers=workers,
-        quiet=quiet,
+        [*biggest_first(jobs), guess_job(text, settings)], given, config=config, models=found, texts=[text]
     )
-    if as_json:
-        print_rows(measured.rows)
-    else:
-        _show(measured.rows, [source.name for source in found], settings.passes)
+
+    def show(rows: Sequence[Row]) -> None:
+        _show(rows, [source.name for source in found], settings.passes)
         if measured.peak_memory_bytes:
             click.echo(f"peak memory of a process: {measured.peak_memory_bytes / 2**30:.2f} GiB")
-    report_on(out, measured, as_json)
-    end(measured)
+
+    conclude(measured, given, show)
 
 
 def _show(rows: Sequence[Row], models: Sequence[str], passes: Sequence[int]) -> None:

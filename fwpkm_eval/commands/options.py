@@ -1,18 +1,18 @@
 """Options that several commands share, so that each means and reads the same everywhere.
 
 Each is a decorator for a click command: ``@options.seed``; ``@options.measuring`` adds all that a command
-which runs models takes. What they pass on is named as in ``def command(data, seed, device, dtype, out,
-engine, workers, quiet, as_json)``. To add one, write it here beside the others. Nothing here imports
-torch.
+which runs models takes, and passes them on together, as ``given`` (see `Given`). To add one, write it here
+beside the others. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -54,11 +54,36 @@ def _model_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_model_name(name) for name in split_model_names(text)))
 
 
-def _passes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
-        raise UserError(f"passes {text!r} are not numbers of readings, such as 1,2,4")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def numbers(name: str, wanted: str, digits: int) -> Parsed:
+    """A type for a list of whole numbers of at most so many digits; an error says what is ``wanted``."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        parts = _listed(text)
+        if not all(part.isascii() and part.isdigit() and len(part) <= digits for part in parts):
+            raise UserError(f"{name} {text!r} are not {wanted}")
+        return tuple(dict.fromkeys(map(int, parts)))
+
+    return Parsed(name, parse)
+
+
+def choices(name: str, one: str, valid: Sequence[str], *, may_be_none: bool = False) -> Parsed:
+    """A type for a list of ``valid`` names; an error calls what is not valid an unknown ``one``.
+
+    ``may_be_none``: empty names are passed over, and an empty text is an empty list.
+    """
+
+    def parse(text: str) -> tuple[str, ...]:
+        parts = tuple(part for part in _listed(text) if part or not may_be_none)
+        for part in parts:
+            if part not in valid:
+                raise unknown(one, part, valid)
+        return parts
+
+    return Parsed(name, parse)
 
 
 def _engine(text: str) -> str:
@@ -88,8 +113,10 @@ SIZES = Parsed("sizes", parse_sizes)
 """A list of sizes or counts, ``4K,32K`` or ``1,2,4`` -> a tuple of int."""
 WRITE_CHUNK = Parsed("write chunk", _write_chunk)
 """How often a reading is written: ``512`` -> 512, or ``haystack`` (once, at its end)."""
-PASSES = Parsed("passes", _passes)
+PASSES = numbers("passes", "numbers of readings, such as 1,2,4", 5)
 """Numbers of readings, ``0,1,2`` -> a tuple of int."""
+NAMES = Parsed("names", lambda text: _listed(text) if text else ())
+"""Names separated by commas -> a tuple of str; none of an empty text."""
 MODEL = Parsed("model", _model_name)
 """A model's name, checked -> its canonical name."""
 MODELS = Parsed("models", _model_names)
@@ -109,6 +136,34 @@ tokens = click.option(
     default=None,
     metavar="SIZE",
     help="Token budget, such as 64K or 8M. [default: by scale]",
+)
+sets = click.option(
+    "--sets",
+    type=NAMES,
+    default=None,
+    metavar="NAMES",
+    help="Text sets, separated by commas. [default: all with a test split]",
+)
+haystack = click.option(
+    "--haystack", default=None, metavar="SET", help="The set that haystacks are cut from. [default: by --data]"
+)
+write_chunk = click.option(
+    "--write-chunk",
+    type=WRITE_CHUNK,
+    default="haystack",
+    show_default=True,
+    metavar="N|haystack",
+    help="Write every N tokens, or once per reading.",
+)
+own_write_chunk = click.option(
+    "--write-chunk",
+    type=WRITE_CHUNK,
+    default=None,
+    metavar="N|haystack",
+    help="Write every N tokens, or once per reading. [default: the model's own chunk]",
+)
+tokens_of_a_write = click.option(
+    "--write-chunk", type=SIZE, default=None, help="Tokens of a write. [default: the model's own]"
 )
 scale = click.option("--scale", default="micro", show_default=True, metavar="SCALE", help="Size of the models.")
 models = click.option(
@@ -148,43 +203,8 @@ def out_folder(default: str) -> Callable[[Command], Command]:
 
 
 out = out_folder("only print")
-
-
-def _kept(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """A callback that keeps an option's value where `how_to_run` finds it."""
-
-    def keep(context: click.Context, option: click.Parameter, value: Any) -> Any:
-        context.meta[f"{__name__}.{name}"] = value
-        return value
-
-    return keep
-
-
-@dataclass(frozen=True)
-class HowToRun:
-    """Who measures, which part of the work, and with how much memory a process (in bytes; None: all there is)."""
-
-    engine: str = "local"
-    shard: Shard = field(default_factory=Shard)
-    memory_limit: int | None = None
-
-
-def how_to_run() -> HowToRun:
-    """What the running command was given that only the engine needs to know.
-
-    Raises UserError for a memory limit where another program manages the memory.
-    """
-    context = click.get_current_context(silent=True)
-    meta = {} if context is None else context.meta
-    engine, limit = meta.get(f"{__name__}.engine", "local"), meta.get(f"{__name__}.memory_limit")
-    if limit is not None and engine != "local":
-        raise UserError(f"--memory-limit is for --engine local; {engine} limits the memory of its workers itself")
-    return HowToRun(engine, meta.get(f"{__name__}.shard") or Shard(), limit)
-
-
 engine = click.option(
     "--engine",
-    callback=_kept("engine"),
     type=Parsed("engine", _engine),
     default="local",
     show_default=True,
@@ -193,8 +213,6 @@ engine = click.option(
 )
 shard = click.option(
     "--shard",
-    callback=_kept("shard"),
-    expose_value=False,
     type=Parsed("shard", parse_shard),
     default=None,
     metavar="I/N",
@@ -202,8 +220,6 @@ shard = click.option(
 )
 memory_limit = click.option(
     "--memory-limit",
-    callback=_kept("memory_limit"),
-    expose_value=False,
     type=Parsed("memory limit", _memory_limit),
     default=None,
     metavar="SIZE",
@@ -219,20 +235,48 @@ quiet = click.option("--quiet", is_flag=True, help="No progress lines.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a command that runs models was given with the options that all of them have; ``memory_limit`` in bytes."""
+
+    data: str
+    seed: int
+    device: str
+    dtype: str
+    out: Path | None
+    quiet: bool
+    as_json: bool
+    engine: str = "local"
+    shard: Shard | None = None
+    memory_limit: int | None = None
+    workers: int | None = None
+
+
+def _passed_on_together(*taken: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Adds the options to a command, and passes their values on as one `Given`, named ``given``."""
+
+    def add(command: Command) -> Command:
+        @functools.wraps(command)
+        def gathering(**values: Any) -> Any:
+            found = {one.name: values.pop(one.name) for one in fields(Given) if one.name in values}
+            return command(given=Given(**found), **values)
+
+        for option in reversed(taken):
+            gathering = option(gathering)
+        return cast(Command, gathering)
+
+    return add
+
+
 def measuring_into(default: str) -> Callable[[Command], Command]:
     """The options of a command that runs models: data, seed, device, dtype, out, engine, shard, workers, …
 
     ``default``: what it does without ``--out``.
     """
     of_out = out_folder(default)
-    taken = (data, seed, device, dtype, of_out, engine, shard, memory_limit, workers, quiet, as_json)
-
-    def add(command: Command) -> Command:
-        for option in reversed(taken):
-            command = option(command)
-        return command
-
-    return add
+    return _passed_on_together(data, seed, device, dtype, of_out, engine, shard, memory_limit, workers, quiet, as_json)
 
 
 measuring = measuring_into("only print")
+measuring_here = _passed_on_together(data, seed, device, dtype, out, quiet, as_json)
+"""Those of a command whose cells are all run by its own process."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fwpkm_eval.commands import options, sources
+from fwpkm_eval.commands import options, reading, sources
 
 if TYPE_CHECKING:
     from fwpkm_eval.runs.engine import Job
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 @click.command(name="ppl")
 @sources.models
 @options.scale
-@click.option(
-    "--sets",
-    default=None,
-    metavar="NAMES",
-    help="Text sets, separated by commas. [default: all with a test split]",
-)
+@options.sets
 @options.tokens
 @click.option("--segment", type=options.SIZE, default="4K", show_default=True, help="Tokens of a sequence.")
 @click.option(
@@ -53,21 +48,13 @@ if TYPE_CHECKING:
 def command(
     models: Sequence[str | Path] | None,
     scale: str,
-    sets: str | None,
+    sets: tuple[str, ...] | None,
     tokens: int | None,
     segment: int,
     scope: str,
     frozen: str,
     write_chunk: int | None,
-    data: str,
-    seed: int,
-    device: str,
-    dtype: str,
-    out: Path | None,
-    engine: str,
-    workers: int | None,
-    quiet: bool,
-    as_json: bool,
+    given: options.Given,
 ) -> None:
     """Score every token of text sets once, writing to the fast weights while reading, and without writing.
 
@@ -75,47 +62,18 @@ def command(
     segment, the fast weights go on as far as --scope says. Without --tokens a set is read to its end, at
     most 8M tokens of it.
     """
-    from fwpkm_eval.commands.measure import end, print_rows, report_on, run_cells
-    from fwpkm_eval.data import default_sets, load_set
-    from fwpkm_eval.runs.jobs import TextSource, biggest_first
-    from fwpkm_eval.runs.manifest import check_free
     from fwpkm_eval.tasks.perplexity import PerplexitySettings
 
     settings = PerplexitySettings(
-        tokens=tokens or PUBLISHED_BUDGET, segment=segment, scope=scope, write_chunk=write_chunk, seed=seed
+        tokens=tokens or PUBLISHED_BUDGET, segment=segment, scope=scope, write_chunk=write_chunk, seed=given.seed
     )
-    found = sources.find_sources(models, scale, device, dtype)
-    names = [name.strip() for name in sets.split(",")] if sets else default_sets(data)
-    config = {
-        "command": "ppl",
-        "scale": scale,
-        "models": [source.name for source in found],
-        "data": data,
-        "sets": list(dict.fromkeys(names)),
-        "device": device,
-        "dtype": dtype,
-        **asdict(settings),
-        "frozen": frozen,
-    }
-    check_free(out, config)
-    texts = [TextSource(data, load_set(data, name, "test")) for name in dict.fromkeys(names)]
-    jobs = [job for text in texts for source in found for job in _jobs(source, text, settings, frozen)]
-    measured = run_cells(
-        biggest_first(jobs),
-        out=out,
-        config=config,
-        models=found,
-        texts=texts,
-        seed=seed,
-        workers=workers,
-        quiet=quiet,
+    reading.measure_on_texts(
+        "ppl",
+        reading.Common(models, scale, sets, given),
+        {**asdict(settings), "frozen": frozen},
+        lambda source, text: _jobs(source, text, settings, frozen),
+        _show,
     )
-    if as_json:
-        print_rows(measured.rows)
-    else:
-        _show(measured.rows)
-    report_on(out, measured, as_json)
-    end(measured)
 
 
 PUBLISHED_BUDGET = 8 * 2**20

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from fwpkm_eval.commands import options, sources
 from fwpkm_eval.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas
-
-    from fwpkm_eval.reporting.table import Table
+    from fwpkm_eval.commands.measure import Show
     from fwpkm_eval.runs.engine import Job
     from fwpkm_eval.runs.jobs import ModelSource, TextSource
 
 MakeJobs = Callable[["ModelSource", "TextSource"], "list[Job]"]
 """The cells of a model on a text; none where it has nothing to measure."""
-
-sets = click.option(
-    "--sets",
-    default=None,
-    metavar="NAMES",
-    help="Text sets, separated by commas. [default: all with a test split]",
-)
 
 
 @dataclass(frozen=True)
@@ -36,15 +26,8 @@ class Common:
 
     models: Sequence[str | Path] | None
     scale: str
-    sets: str | None
-    data: str
-    seed: int
-    device: str
-    dtype: str
-    out: Path | None
-    workers: int | None
-    quiet: bool
-    as_json: bool
+    sets: tuple[str, ...] | None
+    given: options.Given
 
 
 def measure_on_texts(
@@ -52,59 +35,39 @@ def measure_on_texts(
     common: Common,
     settings: dict[str, Any],
     make_jobs: MakeJobs,
-    tables: Callable[[pandas.DataFrame], list[Table]],
+    show: Show,
     *,
     nothing: str = "there is nothing to measure",
     first_set_only: bool = False,
 ) -> None:
-    """Runs the cells of all models on all sets, prints their tables and keeps the run in ``--out``.
+    """Runs the cells of all models on all sets, shows their rows and keeps the run in ``--out``.
 
     ``nothing`` says why there is none, should no model have any. Raises UserError for that, too.
     """
-    from fwpkm_eval.commands.measure import end, print_rows, print_tables, report_on, run_cells
+    from fwpkm_eval.commands.measure import conclude, models_config, run_cells
     from fwpkm_eval.data import default_sets, load_set
     from fwpkm_eval.runs.jobs import TextSource, biggest_first
     from fwpkm_eval.runs.manifest import check_free
-    from fwpkm_eval.runs.rows import rows_to_frame
 
-    found = sources.find_sources(common.models, common.scale, common.device, common.dtype)
-    names = [part.strip() for part in common.sets.split(",")] if common.sets else default_sets(common.data)
-    names = list(dict.fromkeys(names))[: 1 if first_set_only else None]
-    config = {
-        "command": name,
-        "scale": common.scale,
-        "models": [source.name for source in found],
-        "data": common.data,
-        "sets": names,
-        "device": common.device,
-        "dtype": common.dtype,
-        **settings,
-    }
-    check_free(common.out, config)
-    texts = [TextSource(common.data, load_set(common.data, one, "test")) for one in names]
+    given = common.given
+    found = sources.find_sources(common.models, common.scale, given)
+    names = list(common.sets or default_sets(given.data))[: 1 if first_set_only else None]
+    config = models_config(name, common.scale, found, given, sets=names, **settings)
+    check_free(given.out, config)
+    texts = [TextSource(given.data, load_set(given.data, one, "test")) for one in names]
     jobs = [job for text in texts for source in found for job in make_jobs(source, text)]
     if not jobs:
         raise UserError(nothing)
-    measured = run_cells(
-        biggest_first(jobs),
-        out=common.out,
-        config=config,
-        models=found,
-        texts=texts,
-        seed=common.seed,
-        workers=common.workers,
-        quiet=common.quiet,
-    )
-    if common.as_json:
-        print_rows(measured.rows)
-    else:
-        print_tables(tables(rows_to_frame(measured.rows)), details=True)
-    report_on(common.out, measured, common.as_json)
-    end(measured)
+    conclude(run_cells(biggest_first(jobs), given, config=config, models=found, texts=texts), given, show)
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--models``, ``--scale``, ``--sets`` and all that a measuring command takes."""
-    for option in reversed((sources.models, options.scale, sets, options.measuring)):
-        command = option(command)
-    return command
+    """``--models``, ``--scale``, ``--sets`` and all that a measuring command takes, passed on as ``common``."""
+
+    @functools.wraps(command)
+    def gathering(**values: Any) -> Any:
+        return command(common=Common(**{one.name: values.pop(one.name) for one in fields(Common)}), **values)
+
+    for option in reversed((sources.models, options.scale, options.sets, options.measuring)):
+        gathering = option(gathering)
+    return gathering

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fwpkm_eval.commands import options, sources
-from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.budget import parse_duration
 
 if TYPE_CHECKING:
@@ -27,20 +27,12 @@ ABLATION_SEEDS = 3
 """Unless told otherwise: differences are held against the spread of the seeds, which fewer do not show."""
 
 
-def _tasks(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    for name in names:
-        if name not in ALL_TASKS:
-            raise unknown("task", name, ALL_TASKS)
-    return names
-
-
 @click.command(name="reproduce")
 @options.scale
 @sources.models
 @click.option(
     "--only",
-    type=options.Parsed("tasks", _tasks),
+    type=options.choices("tasks", "task", ALL_TASKS),
     default=",".join(TASKS),
     show_default=True,
     help="Tasks, separated by commas; ablation, which trains 54 models, must be asked for.",
@@ -71,28 +63,21 @@ def command(
     budget: float | None,
     retrain: bool,
     dry_run: bool,
-    data: str,
-    seed: int,
-    device: str,
-    dtype: str,
-    out: Path | None,
-    engine: str,
-    workers: int | None,
-    quiet: bool,
-    as_json: bool,
+    given: options.Given,
 ) -> None:
     """Measure every model on every task, and write tables, plots and a report.
 
     Uses the checkpoints that are shipped, or trains them with --retrain. Without --out the results go to
     runs/SCALE. A run that was stopped goes on where it was; what is finished is not measured again.
     """
-    from fwpkm_eval.commands.measure import end, print_plan, print_rows, report_on, run_cells
+    from fwpkm_eval.commands.measure import conclude, print_plan, run_cells
     from fwpkm_eval.runs.engine import usable_workers
     from fwpkm_eval.runs.manifest import check_free, check_or_create
     from fwpkm_eval.runs.plan import plan_of
 
     plan = plan_of(scale)
-    out = out or Path("runs") / scale
+    out = given.out or Path("runs") / scale
+    given = replace(given, out=out)
     names = list(models or plan.models)
     seeds = given_seeds or 1
     ablation_seeds = given_seeds or ABLATION_SEEDS
@@ -104,19 +89,19 @@ def command(
         "retrain": retrain,
         **({} if budget is None else {"budget_seconds": budget}),
         **({} if seeds == 1 and (given_seeds is None or ABLATION not in only) else {"seeds": seeds}),
-        "data": data,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
+        "data": given.data,
+        "seed": given.seed,
+        "device": given.device,
+        "dtype": given.dtype,
         "plan": _as_json(asdict(plan)),
     }
-    all_seeds = range(seed, seed + seeds)
-    how: dict[str, Any] = {"retrain": retrain, "device": device, "dtype": dtype}
+    all_seeds = range(given.seed, given.seed + seeds)
+    how: dict[str, Any] = {"scale": scale, "retrain": retrain, "given": given}
     if dry_run:
         configured = [_as_configured(names, scale)] * seeds
-        planned = _plan_all(plan, configured, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, **how)
-        planned = _within(plan, planned, budget, workers)
-        print_plan(plan, planned.jobs, workers or usable_workers(len(planned.jobs)))
+        planned = _plan_all(plan, configured, all_seeds, ablation_seeds, only, out / "checkpoints", **how)
+        planned = _within(plan, planned, budget, given.workers)
+        print_plan(plan, planned.jobs, given.workers or usable_workers(len(planned.jobs)))
         return
     check_free(out, config)
     by_seed = [names] * seeds
@@ -124,28 +109,19 @@ def command(
         check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=all_seeds)
         by_seed = []
         for one in all_seeds:
-            at_once = workers or usable_workers(len(names))
-            by_seed.append(_train(names, scale, out / "checkpoints", data, at_once, quiet, device, one))
-    found = [sources.find_sources(of_seed, scale, device, dtype) for of_seed in by_seed]
-    planned = _plan_all(plan, found, all_seeds, ablation_seeds, only, scale=scale, data=data, out=out, **how)
-    planned = _within(plan, planned, budget, workers)
+            by_seed.append(_train(names, scale, out / "checkpoints", one, given))
+    found = [sources.find_sources(of_seed, scale, given) for of_seed in by_seed]
+    planned = _plan_all(plan, found, all_seeds, ablation_seeds, only, out / "checkpoints", **how)
+    planned = _within(plan, planned, budget, given.workers)
     measured = run_cells(
         planned.jobs,
-        out=out,
+        given,
         config=config,
         models=list({source.weights_hash: source for of_seed in found for source in of_seed}.values()),
         texts=planned.texts,
-        seed=seed,
-        workers=workers,
-        quiet=quiet,
         seeds=all_seeds,
     )
-    if as_json:
-        print_rows(measured.rows)
-    else:
-        _print_summary(out, measured.rows)
-    report_on(out, measured, as_json)
-    end(measured)
+    conclude(measured, given, lambda rows: _print_summary(out, rows))
 
 
 def _plan_all(
@@ -154,13 +130,11 @@ def _plan_all(
     seeds: Sequence[int],
     ablation_seeds: int,
     only: Sequence[str],
+    checkpoints: Path,
     *,
     scale: str,
-    data: str,
-    out: Path,
     retrain: bool,
-    device: str,
-    dtype: str,
+    given: options.Given,
 ) -> Planned:
     """The plan for each seed's models. Models that all seeds share are read once: a seed changes only their needles."""
     from fwpkm_eval.ablations import SCORES, ablation_plan, arms_of, models_to_train
@@ -173,24 +147,23 @@ def _plan_all(
     for number, (seed, of_seed) in enumerate(zip(seeds, models, strict=True)):
         wanted = [task for task in only if task != ABLATION and (task == "niah" or retrain or number == 0)]
         if wanted:
-            planned = plan_run(plan, of_seed, data=data, only=wanted, seed=seed)
+            planned = plan_run(plan, of_seed, data=given.data, only=wanted, seed=seed)
             jobs += planned.jobs
             texts |= {text.text_set.name: text for text in planned.texts}
     jobs = biggest_first(jobs)
     if ABLATION in only:
         ablation = ablation_plan(scale)
         trained = models_to_train(arms_of(ablation.model, scale, ablation), SCORES)
-        checkpoints = out / "checkpoints" / ABLATION
         from_first = range(seeds[0], seeds[0] + ablation_seeds)
         ablated = plan_ablation(
             ablation,
             trained,
             from_first,
             scale=scale,
-            data=data,
-            checkpoints=checkpoints,
-            device=device,
-            dtype=dtype,
+            data=given.data,
+            checkpoints=checkpoints / ABLATION,
+            device=given.device,
+            dtype=given.dtype,
         )
         jobs = [*ablated.jobs, *jobs]
         texts |= {text.text_set.name: text for text in ablated.texts}
@@ -210,12 +183,11 @@ def _within(plan: Plan, planned: Planned, budget: float | None, workers: int | N
     return replace(planned, jobs=cut.jobs)
 
 
-def _train(
-    names: Sequence[str | Path], scale: str, folder: Path, data: str, workers: int, quiet: bool, device: str, seed: int
-) -> list[str | Path]:
+def _train(names: Sequence[str | Path], scale: str, folder: Path, seed: int, given: options.Given) -> list[str | Path]:
     """Trains the models of a seed that are not finished in ``folder`` yet; returns the folders of their checkpoints."""
     from fwpkm_eval.api import checkpoint_name
     from fwpkm_eval.reference_models.config import model_config
+    from fwpkm_eval.runs.engine import usable_workers
     from fwpkm_eval.training.run import train_models
 
     full_names = []
@@ -224,7 +196,8 @@ def _train(
             raise UserError(f"--retrain trains models by name, and {name} is a folder")
         full_names.append(model_config(name, scale).name)
     folders = [folder / checkpoint_name(name, seed) for name in full_names]
-    train_models(full_names, scale, folders, data, workers, quiet, device, seed)
+    workers = given.workers or usable_workers(len(names))
+    train_models(full_names, scale, folders, given.data, workers, given.quiet, given.device, seed)
     return list(folders)
 
 

@@ -10,24 +10,15 @@ from pathlib import Path
 import click
 
 from fwpkm_eval.commands import options
-from fwpkm_eval.errors import unknown
 
 PARTS = ("kills", "damage", "repetition", "long")
 MODELS = ("gdn+swa", "gdn+swa:fwpkm")
 
 
-def _parts(text: str) -> tuple[str, ...]:
-    parts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    for part in parts:
-        if part not in PARTS:
-            raise unknown("part", part, PARTS)
-    return parts
-
-
 @click.command(name="soak")
 @click.option(
     "--only",
-    type=options.Parsed("parts", _parts),
+    type=options.choices("parts", "part", PARTS),
     default=",".join(PARTS),
     show_default=True,
     help="What to try.",

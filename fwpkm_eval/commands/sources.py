@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fwpkm_eval.commands.options import Parsed
+from fwpkm_eval.commands.options import Given, Parsed
 from fwpkm_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ models = click.option(
 )
 
 
-def find_sources(models: Sequence[str | Path] | None, scale: str, device: str, dtype: str) -> list[ModelSource]:
+def find_sources(models: Sequence[str | Path] | None, scale: str, given: Given) -> list[ModelSource]:
     """The checkpoints of ``models``; of all models in the scale's plan that are shipped, if None.
 
     Raises UserError for one that is not there or damaged, for none at all, and for one that is given twice.
@@ -60,7 +60,7 @@ def find_sources(models: Sequence[str | Path] | None, scale: str, device: str, d
             raise missing
     for folder in folders:
         load_checkpoint(folder)  # so that one that is damaged is refused now, and not cell by cell
-    sources = [read_source(folder, device, dtype) for folder in folders]
+    sources = [read_source(folder, given.device, given.dtype) for folder in folders]
     if len({(source.name, source.weights_hash) for source in sources}) < len(sources):
         raise UserError("the same model is given twice")
     return sources
