@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from plot_cases import Draw
+
+    from fwpkm_eval.reporting.style import Plot
+    from fwpkm_eval.runs.rows import Row
 
 # Triton's kernels run compiled where there is a GPU and in Triton's interpreter elsewhere; it looks once, at import.
 if not torch.cuda.is_available():
@@ -83,3 +90,34 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
                 yield job, engine.Failure(job, str(error))
 
     monkeypatch.setattr(engine.LocalCrew, "run", one_by_one)
+
+
+@pytest.fixture
+def no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark as where no peer is installed; `test_bench_peers` has the others."""
+    from fwpkm_eval.bench import peers
+
+    monkeypatch.setattr(peers, "peer_version", lambda: None)
+
+
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch) -> Draw:
+    """The figures that rows give, by name, as they are before they become files."""
+    from fwpkm_eval.reporting import style
+    from fwpkm_eval.reporting.plots import build_plots
+    from fwpkm_eval.runs.rows import rows_to_frame
+
+    def figures(rows: Iterable[Row]) -> dict[str, Figure]:
+        found: dict[str, Figure] = {}
+
+        def keep(figure: Figure, name: str, title: str, caption: str) -> Plot:
+            found[name] = figure
+            assert title
+            assert caption.endswith(".")
+            return style.Plot(name, title, caption, "", b"", 1.0)
+
+        monkeypatch.setattr(style, "finish", keep)
+        build_plots(rows_to_frame(rows))
+        return found
+
+    return figures

@@ -1,56 +1,22 @@
-"""The benchmark: what it checks, what it times, the ratios it forms, and malloc's setting."""
+"""The benchmark of the memory operations: what it runs, its memory, and what it checks before it times."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import platform
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bench_cases import MIB, SMALL, double, here, never
 
-from fwpkm_eval import cli, malloc
-from fwpkm_eval.bench import correctness, memory, ops, peers, rows, run, session, show, worker
+from fwpkm_eval.bench import correctness, memory, ops, rows, run, worker
 from fwpkm_eval.bench.correctness import Agreement
-from fwpkm_eval.bench.ops import COPYING, IN_PLACE, REFERENCE, Measurement, OpSize
-from fwpkm_eval.bench.run import BenchResult, Case
+from fwpkm_eval.bench.ops import COPYING, IN_PLACE, REFERENCE
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels import closed_form
-from fwpkm_eval.runs.rows import Row, read_rows_csv
 
-SMALL = OpSize("small", subkeys=12, key_dim=16, value_dim=20, heads=2, topk=3, chunk=16, tokens=50)
-MIB = 2**20
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where no peer is installed; `test_bench_peers` has the others."""
-    monkeypatch.setattr(peers, "peer_version", lambda: None)
-
-
-def here(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
-    """Does a job in this process, so that what a test changed is what is measured; bytes as if a size were large."""
-    found = worker.do({**job, "threads": 1})
-    return found | {"peak_bytes": 2 * MIB, "above_inputs_bytes": MIB} if "peak_bytes" in found else found
-
-
-def never(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
-    raise AssertionError(job)
-
-
-def measurement(*seconds: float, peak: int = 10 * MIB, above: int = 4 * MIB) -> Measurement:
-    return Measurement(list(seconds), 1.0, peak, above, threads=1)
-
-
-def by_metric(found: list[Row], arm: str) -> dict[str, Row]:
-    return {row.metric: row for row in found if row.arm == arm}
+pytestmark = pytest.mark.usefixtures("one_thread", "no_peer")
 
 
 # --- what is run
@@ -172,10 +138,6 @@ def test_an_error_that_is_no_number_is_no_agreement() -> None:
     assert agreement.failures("b") == []
 
 
-def _double(function: Any) -> Any:
-    return lambda *arguments, **options: 2 * function(*arguments, **options)
-
-
 @pytest.mark.parametrize(
     ("name", "noticed"),
     [
@@ -188,7 +150,7 @@ def test_a_wrong_implementation_is_caught_and_not_timed(
     name: str, noticed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = getattr(closed_form, name)
-    wrong = _double(right)
+    wrong = double(right)
     if name == "addressing_ds":
 
         def wrong(*arguments: Any) -> Any:
@@ -210,316 +172,3 @@ def test_a_wrong_implementation_is_caught_and_not_timed(
 def test_nothing_is_timed_if_the_check_cannot_be_made() -> None:
     with pytest.raises(AssertionError, match="check"):
         run.run_ops(SMALL, runner=never)
-
-
-# --- rows and ratios
-
-
-def test_rows_hold_every_figure_of_every_case() -> None:
-    told: list[str] = []
-    result = run.run_ops(SMALL, repeats=2, threads=1, runner=here, tell=told.append)
-    found = rows.bench_rows(result)
-    assert told[0].startswith("check against the reference: S 12,")
-    assert len(told) == 1 + 2 * (3 + 3 + 2) + 3
-    keys = [(row.arm, row.metric) for row in found]
-    assert len(set(keys)) == len(keys)
-    scans = {row.arm for row in found if row.arm.startswith("scan/")}
-    assert scans == {f"{arm}{suffix}" for arm in ops.arms_on("cpu") for suffix in ("", ", tuned malloc")}
-    mine = by_metric(found, IN_PLACE.name)
-    assert set(mine) == {"max_relative_error"} | {
-        name
-        for what in ("forward", "training")
-        for name in (
-            f"{what}_seconds",
-            f"tokens_per_second_{what}",
-            f"peak_bytes_{what}",
-            f"peak_bytes_above_inputs_{what}",
-            f"speedup_{what}",
-            f"memory_over_reference_{what}",
-        )
-    }
-    assert not any(metric.startswith(("speedup", "memory")) for metric in by_metric(found, REFERENCE.name))
-    row = by_metric(found, COPYING.name)["forward_backward_seconds"]
-    assert (row.task, row.scale, row.unit, row.n, row.length, row.write_chunk) == (
-        "bench",
-        "small",
-        "seconds",
-        2,
-        50,
-        "16",
-    )
-    assert (row.backend, row.device, row.dtype, row.protocol, row.dataset) == (
-        "torch", "cpu", "float32", "threads 1", str(SMALL),
-    )  # fmt: skip
-    assert row.tokens == 100
-
-
-def test_ratios_are_to_the_same_pass_and_allocator_of_the_reference() -> None:
-    result = BenchResult(SMALL, Agreement(0, {COPYING.name: 0}, {COPYING.name: {"output": 1e-7}}))
-    result.measured = {
-        Case(REFERENCE, "forward", "default"): measurement(9.0, 10.0, 11.0, above=100 * MIB),
-        Case(REFERENCE, "training", "default"): measurement(30.0, above=200 * MIB),
-        Case(REFERENCE, "forward", "tuned"): measurement(4.0, above=300 * MIB),
-        Case(COPYING, "forward", "default"): measurement(0.4, 0.5, 0.6, peak=50 * MIB, above=20 * MIB),
-        Case(COPYING, "training", "default"): measurement(3.0),
-        Case(COPYING, "forward", "tuned"): measurement(1.0),
-    }
-    found = rows.bench_rows(result)
-    default, tuned = by_metric(found, "scan/torch"), by_metric(found, "scan/torch, tuned malloc")
-    assert default["forward_seconds"].value == 0.5
-    assert default["forward_seconds"].ci_low == pytest.approx(0.42)
-    assert default["forward_seconds"].ci_high == pytest.approx(0.58)
-    assert default["speedup_forward"].value == 20
-    assert default["speedup_forward"].ci_low == pytest.approx(9.2 / 0.58)
-    assert default["speedup_forward"].ci_high == pytest.approx(10.8 / 0.42)
-    assert default["speedup_training"].value == 10
-    assert tuned["speedup_forward"].value == 4
-    assert default["memory_over_reference_forward"].value == pytest.approx(0.2)
-    assert default["peak_bytes_forward"].value == 50 * MIB
-    assert default["tokens_per_second_forward"].value == 50 / 0.5
-    assert default["max_relative_error"].value == 1e-7
-
-
-def test_no_share_of_a_memory_too_small_to_be_counted() -> None:
-    result = BenchResult(SMALL, Agreement(0, {}, {}))
-    case = Case(COPYING, "forward", "default")
-    result.measured = {case.reference(): measurement(1.0, above=0), case: measurement(0.5, above=0)}
-    found = by_metric(rows.bench_rows(result), COPYING.name)
-    assert "speedup_forward" in found
-    assert "memory_over_reference_forward" not in found
-
-
-def test_starved_measurements_are_called_so() -> None:
-    result = BenchResult(SMALL, Agreement(0, {}, {}))
-    result.measured = {Case(REFERENCE, "forward", "default"): measurement(1.0)}
-    assert "Do not trust" not in str(list(show.tables(result))[-1])
-    starved = dataclasses.replace(measurement(1.0), cpu_share=0.31)
-    result.measured[Case(REFERENCE, "training", "default")] = starved
-    assert "got 31% of a core. Do not trust" in str(list(show.tables(result))[-1])
-
-
-def test_scaling_goes_over_slots_and_tokens() -> None:
-    sizes = run.scaling_sizes(ops.op_size("paper"))
-    assert {size.subkeys for size in sizes} == {128, 256, 512, 1024}
-    assert {size.tokens for size in sizes} == {512, 1024, 2048, 4096, 8192}
-    assert len(set(sizes)) == len(sizes) == 8
-    result = BenchResult(SMALL, Agreement(0, {}, {}), {Case(REFERENCE, "forward", "default"): measurement(1.0)})
-    result.scaling = [(SMALL, measurement(2.0)), (dataclasses.replace(SMALL, tokens=100), measurement(5.0))]
-    found = [row for row in rows.bench_rows(result) if row.metric == "seconds_per_token_forward"]
-    assert [(row.value, row.length, row.arm) for row in found] == [
-        (2 / 50, 50, "scan/torch in place, tuned malloc"),
-        (5 / 100, 100, "scan/torch in place, tuned malloc"),
-    ]
-
-
-# --- the process of a measurement
-
-
-def test_each_allocator_has_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, str]] = []
-
-    def fake(*command: Any, env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
-        seen.append(env)
-        return subprocess.CompletedProcess(command, 0, stdout="{}")
-
-    monkeypatch.setattr(subprocess, "run", fake)
-    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")  # of whoever started us: not to be measured
-    for allocator in worker.ALLOCATORS:
-        worker.run_in_process_of_its_own({}, allocator)
-    assert not set(malloc.tuned_environment()) & set(seen[0])
-    assert malloc.tuned_environment().items() <= seen[1].items()
-
-
-def test_a_killed_measurement_is_one_line_and_a_failed_one_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = {"what": "forward", "size": {"name": "paper"}}
-    code = -9
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, code, stdout=""))
-    with pytest.raises(UserError, match="forward at size 'paper' was killed by signal 9"):
-        worker.run_in_process_of_its_own(job, "default")
-    code = 1
-    with pytest.raises(RuntimeError, match="ended with code 1"):
-        worker.run_in_process_of_its_own(job, "default")
-
-
-# --- the command
-
-
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The command measures here, but the peer's layer not at all; returns what is measured as it is."""
-    done: list[tuple[Any, ...]] = []
-
-    def runner(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
-        done.append((job["what"], job.get("arm") or job.get("backend"), allocator))
-        return here({**job, "budget": 0.01}, allocator)
-
-    monkeypatch.setattr(session, "run_in_process_of_its_own", runner)
-    monkeypatch.setattr(peers, "peer_version", lambda: None)
-    return done
-
-
-def test_the_command_measures_stores_and_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(ops, "op_size", lambda *asked: SMALL)
-    in_this_process(monkeypatch)
-    out = tmp_path / "bench"
-    assert cli.main(["bench", "--repeats", "1", "--out", str(out)]) == 0
-    shown = capsys.readouterr()
-    assert "Largest relative error against the reference: scan/torch " in shown.out
-    assert "training, scan/torch in place" in shown.out
-    assert "check against the reference" in shown.err
-    stored = read_rows_csv(out / "rows.csv")
-    assert {row.task for row in stored} == {"bench"}
-    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["finished"]
-    assert manifest["conditions"]["threads"] >= 1
-    assert (out / "report.html").exists()
-    assert cli.main(["bench", "--repeats", "1", "--scaling", "--out", str(out)]) == 2
-    assert "holds another run" in capsys.readouterr().err
-    assert read_rows_csv(out / "rows.csv") == stored
-
-
-def test_a_command_that_is_stopped_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(ops, "op_size", lambda *asked: SMALL)
-    done = in_this_process(monkeypatch)
-    measure, stop_after = session.run_in_process_of_its_own, 6
-
-    def stopped(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
-        if len(done) == stop_after:
-            raise KeyboardInterrupt
-        return measure(job, allocator)
-
-    monkeypatch.setattr(session, "run_in_process_of_its_own", stopped)
-    command = ["bench", "--repeats", "1", "--out", str(tmp_path / "bench")]
-    assert cli.main(command) == 130
-    first = list(done)
-    assert [each[0] for each in first] == ["check", *["forward"] * 3, *["forward_backward"] * 2]
-    stop_after = -1
-    assert cli.main(command) == 0
-    again = capsys.readouterr().err
-    assert "[2/20] scan/reference, forward, default malloc: found finished" in again
-    assert "[7/20] scan/reference, training, default malloc\n" in again
-    assert len(done) == len(set(done)) == 20  # nothing was measured twice
-
-
-def test_the_command_fails_if_an_arm_does_not_agree(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(closed_form, "write_scale", _double(closed_form.write_scale))
-    monkeypatch.setattr(ops, "op_size", lambda *asked: SMALL)
-    in_this_process(monkeypatch)
-    assert cli.main(["bench", "--repeats", "1", "--quiet", "--json"]) == 1
-    shown = capsys.readouterr()
-    timed = {row["arm"] for row in json.loads(shown.out) if row["metric"].endswith("seconds")}
-    assert {arm for arm in timed if arm.startswith("scan/")} == {"scan/reference", "scan/reference, tuned malloc"}
-    assert "scan/torch in place does not agree with the reference and was not timed: " in shown.err
-
-
-def test_the_command_with_its_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    # Each starts Python and torch: these few show what there is to show.
-    monkeypatch.setattr(run, "ALLOCATORS", ("default",))
-    monkeypatch.setattr(run, "arms_on", lambda device: {arm.name: arm for arm in (REFERENCE, IN_PLACE)})
-    assert cli.main(["bench", "--size", "micro", "--repeats", "1", "--threads", "1", "--quiet", "--json"]) == 0
-    found = [Row.from_json(row) for row in json.loads(capsys.readouterr().out)]
-    assert {row.scale for row in found} == {"micro"}
-    assert {row.protocol for row in found} == {"threads 1"}
-    assert all(row.value is not None and row.value >= 0 for row in found)
-    mine, reference = by_metric(found, IN_PLACE.name), by_metric(found, REFERENCE.name)
-    assert (mine["peak_bytes_forward"].value or 0) < (reference["peak_bytes_forward"].value or 0) / 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--what", "ops,modles"], "unknown benchmark 'modles', did you mean 'models'?"),
-        (["--what", "opps"], "unknown benchmark 'opps', did you mean 'ops'?"),
-        (["--size", "huge"], "unknown size 'huge'; valid: micro, paper"),
-        (["--what", "models", "--models", "gdn:fwpm"], "did you mean 'fwpkm'?"),
-        (["--device", "cuda"], "device 'cuda' cannot be used"),
-        (["--repeats", "0"], "0 is not in the range"),
-    ],
-)
-def test_bad_options_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-# --- malloc
-
-KEPT = """
-import ctypes
-from fwpkm_eval.malloc import tune_malloc
-print(tune_malloc(), tune_malloc())
-
-class Info(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in (
-        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
-
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-libc.free.argtypes = [ctypes.c_void_p]
-libc.mallinfo2.restype = Info
-buffer = libc.malloc(16 * 2**20)
-held = libc.mallinfo2()
-libc.free(buffer)
-freed = libc.mallinfo2()
-print(held.hblkhd // 2**20, freed.fordblks // 2**20)
-"""
-
-
-def _kept(**environment: str) -> tuple[str, int, int]:
-    """What `tune_malloc` said twice, MiB mapped for a buffer of 16 MiB, and MiB free in the heap once it was freed."""
-    kept = {name: value for name, value in os.environ.items() if name not in malloc.tuned_environment()}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", KEPT], env=kept | environment, capture_output=True, text=True, check=True
-    )
-    said, sizes = done.stdout.splitlines()
-    mapped, free = map(int, sizes.split())
-    return said, mapped, free
-
-
-@pytest.mark.skipif(
-    not malloc.is_glibc() or tuple(map(int, platform.libc_ver()[1].split("."))) < (2, 33), reason="needs mallinfo2"
-)
-def test_malloc_keeps_freed_memory_once_told_to() -> None:
-    # By malloc's own account: the system's count of page faults depends on what else the machine does.
-    said, mapped, free = _kept()
-    assert said == "True False"  # the second call finds it set
-    assert mapped == 0
-    assert free >= 16
-    said, mapped, free = _kept(MALLOC_TRIM_THRESHOLD_="131072")
-    assert said == "False False"  # whoever chose otherwise keeps their choice
-    assert mapped >= 16 or free < 16
-
-
-def test_malloc_is_left_alone_where_there_is_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in malloc.tuned_environment():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(malloc, "is_glibc", lambda: False)
-    assert not malloc.tune_malloc()
-    assert not set(malloc.tuned_environment()) & set(os.environ)
-
-
-def test_children_inherit_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not malloc.is_glibc():
-        pytest.skip("needs glibc")
-    for name in malloc.tuned_environment():
-        monkeypatch.delenv(name, raising=False)
-    calls: list[tuple[int, int]] = []
-
-    class OldLibrary:
-        """As glibc before 2.35: no threshold above 32 MiB."""
-
-        @staticmethod
-        def mallopt(which: int, value: int) -> int:
-            calls.append((which, value))
-            return int(which != -3 or value <= 32 * MIB)
-
-    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: OldLibrary)
-    assert malloc.tune_malloc()
-    assert calls == [(-3, 1_000_000_000), (-1, 2**31 - 1), (-2, 200_000_000), (-3, 32 * MIB)]
-    assert malloc.tuned_environment().items() <= os.environ.items()

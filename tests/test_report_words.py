@@ -1,0 +1,203 @@
+"""The report's sentences and the numbers at its top: what is said follows from the rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from report_cases import FWPKM, PKM, PLAIN, bench_rows, bits, guess_rows, needle, realistic_rows, said
+
+from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.highlights import highlights
+from fwpkm_eval.reporting.summary import summarise
+from fwpkm_eval.runs.rows import Row, rows_to_frame
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return list(realistic_rows())
+
+
+def test_the_best_rival_with_fast_weights_is_named_and_its_readings_told() -> None:
+    """A report on FwPKM does not hide another memory that does as well, or better."""
+    found = {"base:fwpkm@2": (10, 10), "base:lact@2": (0, 20), "base:fwmlp@2": (0, 0)}
+    rows = [
+        needle(model, right, passes=n) for model, pair in found.items() for n, right in zip((1, 4), pair, strict=True)
+    ]
+    rival = highlights(rows_to_frame(rows))[1]
+    assert (rival.number, rival.text) == ("100%", "by base:lact@2, the best other model with fast weights")
+    texts = [f.text for f in summarise(rows_to_frame(rows))["What do re-readings and more frequent writes buy?"]]
+    more = "base:lact@2 with one write per reading: going from one reading to 4 finds more"
+    assert any(text.startswith(more) for text in texts)
+    assert not any("fwmlp" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("short", "length", "said"),
+    [
+        (
+            0,
+            512,
+            "base and base:pkm@2 find none at 512 tokens with the haystack in sight either: in this training they did",
+        ),
+        (
+            3,
+            512,
+            "base:pkm@2 finds none at 512 tokens with the haystack in sight either: in this training it did not learn",
+        ),
+        (0, 4096, "No haystack shorter than 4K tokens was asked: base and base:pkm@2 may not have learned to answer"),
+    ],
+)
+def test_models_that_never_learned_to_answer_are_called_so(short: int, length: int, said: str) -> None:
+    where: dict[str, Any] = {"protocol": "open-book", "scope": "sample", "dataset": "manual", "needles": 5, "passes": 1}
+    rows = [needle("base:fwpkm@2", 20, **{**where, "length": at, "write_chunk": "1024"}) for at in (length, 32768)]
+    for model, found in (("base", short), ("base:pkm@2", 0)):
+        rows += [needle(model, found if at == length else 0, **{**where, "length": at}) for at in (length, 32768)]
+    texts = [finding.text for finding in summarise(rows_to_frame(rows))["Does the memory hold facts?"]]
+    assert any(text.startswith(said) for text in texts), texts
+    learned = [row for row in rows if row.model == "base:fwpkm@2"]
+    assert not any("learn" in f.text for f in summarise(rows_to_frame(learned))["Does the memory hold facts?"])
+
+
+def test_the_summary_names_what_was_found_with_counts_and_intervals() -> None:
+    rows = [
+        needle(FWPKM, 11), needle(FWPKM, 20, passes=4), needle(FWPKM, 19, write_chunk="1024"),
+        needle(FWPKM, 20, write_chunk="1024", passes=4), needle(PLAIN, 0), needle(PKM, 1),
+    ]  # fmt: skip
+    text = said([*rows, *guess_rows(rows)], "found")
+    assert f"Closed book, 4K: {FWPKM} finds 11 of 20 (95% interval 34–74%) after one reading" in text
+    assert "20 of 20 (84–100%) after 4, with one write per reading" in text
+    assert "19 of 20 (76–99%) after one reading and 20 of 20 (84–100%) after 4, with a write every 1,024 tokens" in text
+    assert (
+        f"Without fast weights: 1 of 20 (1–24%) by {PKM}, the best of 2; guessing would find one in 1,000,000." in text
+    )
+
+
+def test_the_summary_turns_when_the_rows_turn() -> None:
+    good = [needle(FWPKM, 20), needle(PLAIN, 0)]
+    assert f"{FWPKM} finds 20 of 20" in said(good, "found")
+    bad = [needle(FWPKM, 0), needle(PLAIN, 20)]
+    assert f"{FWPKM} finds 0 of 20" in said(bad, "not found")
+    assert FWPKM not in said(bad, "found")
+    even = [needle(FWPKM, 3), needle(PLAIN, 1)]
+    assert "So few samples cannot tell them apart." in said(even, "unclear")
+    assert FWPKM not in said(even, "found")
+    alone = said([needle(FWPKM, 20)], "note")
+    assert "No model without fast weights was asked the same." in alone
+    mixed = [needle(FWPKM, 20), needle(FWPKM, 2, write_chunk="1024"), needle(PLAIN, 1)]
+    assert "The difference is clear only with one write per reading." in said(mixed, "unclear")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "verdict", "words"),
+    [
+        (5, 18, "found", "finds more at 4K (25% → 90%)"),
+        (18, 5, "not found", "finds fewer at 4K (90% → 25%)"),
+        (15, 18, "unclear", "no difference that so few samples could show at 4K (75% → 90%)"),
+        (20, 20, "note", "one reading already finds all at 4K"),
+    ],
+)
+def test_what_rereading_buys(first: int, last: int, verdict: str, words: str) -> None:
+    assert words in said([needle(FWPKM, first), needle(FWPKM, last, passes=4)], verdict)
+
+
+@pytest.mark.parametrize(
+    ("whole", "often", "verdict", "words"),
+    [
+        (2, 20, "found", "finds more"),
+        (20, 2, "not found", "finds fewer"),
+        (9, 10, "unclear", "makes no clear difference"),
+    ],
+)
+def test_what_more_frequent_writes_buy(whole: int, often: int, verdict: str, words: str) -> None:
+    text = said([needle(FWPKM, whole), needle(FWPKM, often, write_chunk="512")], verdict)
+    assert f"a write every 512 tokens instead of one write per reading {words}, after one reading, at 4K" in text
+
+
+def test_the_limits_are_named() -> None:
+    rows = [needle(FWPKM, 20), needle(FWPKM, 3, needles=64), needle(FWPKM, 4, passes=2, needles=64)]
+    assert "under half of the needles, however often it reads, at 4K with 64 needles and one write" in said(
+        rows, "limit"
+    )
+    assert "(20%)" in said(rows, "limit")
+    fine = said([needle(FWPKM, 20), needle(FWPKM, 12, needles=64)])
+    assert "at least half of the needles in every setting" in fine
+    assert "12 of 20" in fine
+
+
+@pytest.mark.parametrize(
+    ("ours", "frozen", "verdict", "words", "direction"),
+    [
+        (1.7, 2.1, "found", "15.0% less than gdn+swa (2.000) and 19.0% less than itself", "the same direction"),
+        (2.2, 2.1, "not found", "10.0% more than gdn+swa (2.000) and 4.8% more than itself", "not the same direction"),
+        (2.001, 2.1, "unclear", "about as many as gdn+swa (2.000) and 4.7% less than itself", "not the same direction"),
+        (2.001, 2.0, "not found", "about as many as gdn+swa (2.000) and about as many as itself", "not the same"),
+    ],
+)
+def test_what_the_summary_says_about_text(ours: float, frozen: float, verdict: str, words: str, direction: str) -> None:
+    rows = [*bits(PLAIN, 2.0), *bits(FWPKM, ours, write_chunk="128"), *bits(FWPKM, frozen, arm="frozen")]
+    text = said(rows, verdict)
+    assert f"On source (stand-in for LC64), {FWPKM} needs {ours:.3f} bits per byte: {words}" in text
+    assert f"changes by −5.6% (gdn:fwpkm@2,6,10 against gdn): {direction}" in text
+
+
+def test_what_was_not_measured_is_said() -> None:
+    assert "Not measured in this run: perplexity and speed." in said([needle(FWPKM, 3)])
+    assert "Not measured in this run: needles, perplexity and speed." in said([])
+    assert "Not measured" not in said(realistic_rows())
+
+
+def test_samples_seeds_and_scale_are_said(rows: list[Row]) -> None:
+    notes = said(rows, "note")
+    assert "Each rate comes from 5 to 20 samples" in notes
+    assert "Measured with one seed (0)." in notes
+    assert "only directions: the models are of scale micro" in notes
+    assert "Measured with 2 seeds." in said([needle(FWPKM, 1), needle(FWPKM, 2, seed=1)])
+
+
+def test_the_numbers_at_the_top_come_from_the_rows() -> None:
+    rows = [
+        needle(FWPKM, 20), needle(FWPKM, 3, n=5, length=32768), needle(FWPKM, 4, n=5, length=32768, passes=2),
+        needle(PLAIN, 0, n=5, length=32768), *bits(PLAIN, 2.0), *bits(FWPKM, 1.7), *bench_rows(),
+    ]  # fmt: skip
+    shown = highlights(rows_to_frame(rows))
+    assert [highlight.number for highlight in shown] == ["80%", "0%", "−15.0%", "122×"]
+    assert "32K" in shown[0].text
+    assert "best setting: 2 readings, one write per reading; 4 of 5; 95% interval 38–96%" in shown[0].detail
+    assert highlights(rows_to_frame([])) == []
+
+
+def scan(arm: str, value: float, metric: str = "speedup_forward", **fields: Any) -> Row:
+    size = {"dataset": "S 512, dk 512, dv 512, H 1, k 8, C 512, T 2048, B 1", "scale": "paper"}
+    common: dict[str, Any] = {"task": "bench", "unit": "ratio", "backend": "torch", "device": "cpu", **size}
+    return Row(arm=arm, metric=metric, value=value, **{**common, **fields})
+
+
+def test_the_speed_at_the_top_is_a_case_chosen_beforehand_and_not_the_largest() -> None:
+    rows = [
+        scan("scan/torch", 32.3),
+        scan("scan/torch in place", 183.3),
+        scan("scan/torch in place", 190, "speedup_training"),
+        scan("scan/torch, tuned malloc", 9.9),
+        scan("scan/torch in place, tuned malloc", 19.7, ci_low=18.2, ci_high=23.0),
+        scan("write/torch", 493),
+        scan("layer/fwpkm_eval 1", 220, "speedup_over_peer_forward"),
+    ]
+    (shown,) = highlights(rows_to_frame(rows))
+    assert (shown.number, shown.text) == ("20×", "as fast as the reference")
+    assert shown.detail == (
+        "forward, backend torch in place, S 512, T 2048, malloc told to keep freed memory; "
+        "10th to 90th percentile 18.2–23×"
+    )
+    (shown,) = highlights(rows_to_frame(rows[:3]))
+    assert shown.number == "183×"
+    assert "malloc as the system has it" in shown.detail
+    assert highlights(rows_to_frame(rows[-2:])) == [], "neither an operation alone nor a peer's layer is the scan"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0%"), (0.004, "0.4%"), (0.85, "85%"), (0.9996, "99.9%"), (1.0, "100%"), (1.18, "118%"), (1.004, "100%")],
+)
+def test_shares_above_one_are_what_they_are(share: float, text: str) -> None:
+    assert wording.percent(share) == text
