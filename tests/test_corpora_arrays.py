@@ -118,6 +118,7 @@ def test_a_damaged_chunk(tmp_path: Path, content: bytes) -> None:
         (zarr_files(TOKENS, shape=[10])[".zarray"], r"it has shape \[10\] and chunks \[4, 64\]"),
         (zarr_files(TOKENS, shape=[2, 5, 150], chunks=[4])[".zarray"], r"it has shape \[2, 5, 150\] and chunks \[4\]"),
         (zarr_files(TOKENS, compressor={"id": "??"})[".zarray"], "compressed in a way that is not known"),
+        (zarr_files(TOKENS, compressor={"id": "vlen-array", "dtype": "f4,)"})[".zarray"], "a way that is not known"),
     ],
 )
 def test_arrays_of_another_kind(tmp_path: Path, layout: bytes, message: str) -> None:

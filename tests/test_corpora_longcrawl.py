@@ -274,14 +274,16 @@ def test_addresses() -> None:
     assert address("folder/heldout.bin") == "folder/heldout.bin"
 
 
-def test_gpt2_decoder_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Hash mismatch for data downloaded")])
+def test_gpt2_decoder_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     tiktoken = pytest.importorskip("tiktoken")
 
-    def offline(name: str) -> None:
-        raise ConnectionError("no route")
+    def without(name: str) -> None:
+        raise error
 
-    monkeypatch.setattr(tiktoken, "get_encoding", offline)
-    with pytest.raises(UserError, match=r"needs GPT-2's vocabulary.*could not: ConnectionError; connect, or point"):
+    monkeypatch.setattr(tiktoken, "get_encoding", without)
+    words = rf"needs GPT-2's vocabulary.*could not: {type(error).__name__}; connect, or point"
+    with pytest.raises(UserError, match=words):
         gpt2_decoder()
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     with pytest.raises(UserError, match=r"tiktoken is needed: pip install 'fwpkm-eval\[hub\]'"):

@@ -93,7 +93,7 @@ def _load(manager: Any, name: str) -> Loaded:
             f"task {name} needs data that is not here: {_first_line(error)}; it is fetched from {HUB} when there is a "
             "network, and kept"
         ) from error
-    except Exception as error:
+    except Exception as error:  # a task's YAML may run code of its own, and lm-eval passes on whatever that raises
         raise UserError(f"task {name} cannot be loaded: {type(error).__name__}: {_first_line(error)}") from error
     groups = loaded.get("groups", {})
     objects = [groups[name]] if name in groups else list(loaded["tasks"].values())

@@ -291,7 +291,7 @@ def _work(connection: Connection, execute: Execute, threads: int, memory_limit: 
             return  # the parent is gone
         except UserError as error:
             message = ("failed", (str(error),))
-        except Exception as error:
+        except Exception as error:  # whatever it is, it fails this cell alone; the details are told
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             message = ("failed", (reason, traceback.format_exc()))
             if memory_limit is not None and is_out_of_memory(error):

@@ -110,7 +110,7 @@ def _measure(execute: Execute, job: Job, heard: Any, threads: int) -> tuple[str,
         reporter.send()
     except UserError as error:
         return "failed", (str(error),)
-    except Exception as error:
+    except Exception as error:  # whatever it is, it fails this cell alone; the details are told
         return "failed", (f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc())
     return "done", (payload, time.perf_counter() - started)
 

@@ -29,7 +29,7 @@ def gpt2_decoder() -> Decoder:
         raise UserError("to decode GPT-2 ids, tiktoken is needed: pip install 'fwpkm-eval[hub]'") from error
     try:
         return tiktoken.get_encoding("gpt2").decode_bytes
-    except Exception as error:  # of the library that fetches the vocabulary
+    except (OSError, ValueError) as error:  # not fetched (requests' are OSErrors), not kept, or not what was expected
         raise UserError(
             "to decode GPT-2 ids, tiktoken needs GPT-2's vocabulary, which it fetches once and could not: "
             f"{type(error).__name__}; connect, or point TIKTOKEN_CACHE_DIR to a folder that has it"

@@ -113,7 +113,7 @@ class TokenArray:
             raise UserError(f"to read {self.where}, numcodecs is needed: pip install 'fwpkm-eval[hub]'") from error
         try:
             return get_codec(dict(compressor))
-        except Exception as error:
+        except Exception as error:  # of each codec its own: some read a type with numpy, which may be a SyntaxError
             raise UserError(f"{self.where} is compressed in a way that is not known: {first_line(error)}") from error
 
     def _chunk(self, block: int, column: int) -> bytes | None:
