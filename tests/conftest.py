@@ -55,6 +55,7 @@ def auto_is_the_cpu(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if GPU and request.module.__name__.rpartition(".")[2] not in GPU_MODULES:
             patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setattr(torch.cuda, "is_initialized", lambda: False)  # memory is counted where it is used
         yield
 
 
