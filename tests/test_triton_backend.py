@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
 
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.kernels import backends, triton_launch
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 
 COMPILE = Path(__file__).parent / "compile_triton.py"
@@ -39,6 +42,24 @@ def test_triton_is_refused_where_it_cannot_run() -> None:
         resolve_backend("triton", torch.device("meta"))
     with pytest.raises(UserError, match="whole sequences"):
         chunk_ops("reference")
+
+
+@pytest.mark.parametrize(("lacking", "named"), [("compiler", "gcc"), ("header", "Python.h")])
+def test_triton_on_a_gpu_needs_what_its_launcher_is_built_with(
+    lacking: str, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One clear line before anything is launched; "auto" goes without."""
+    monkeypatch.setattr(triton_launch, "interpreted", lambda: False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None if lacking == "compiler" else f"/usr/bin/{name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path))
+    monkeypatch.setattr(backends, "_build_trouble", backends._build_trouble.__wrapped__)
+    with pytest.raises(UserError, match=named):
+        resolve_backend("triton", torch.device("cuda"))
+    assert resolve_backend("auto", torch.device("cuda")) == "torch"
+    (tmp_path / "Python.h").touch()
+    if lacking == "header":
+        assert resolve_backend("auto", torch.device("cuda")) == "triton"
 
 
 @pytest.mark.parametrize("late", [False, True])
