@@ -21,6 +21,8 @@ GPU_MODULES = (
     "test_bench_pieces",
     "test_goldens",
     "test_gpu",
+    "test_graphs",
+    "test_bench_graphs",
 )
 """Tests that use a GPU where there is one; all others run on the CPU, on any machine."""
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
