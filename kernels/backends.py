@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 import torch
@@ -48,6 +53,18 @@ def _triton_trouble(device: torch.device) -> str | None:
         return (
             "its kernels are for CUDA; on a CPU they need TRITON_INTERPRET=1, set before Triton is imported (for tests)"
         )
+    return _build_trouble()
+
+
+@functools.cache
+def _build_trouble() -> str | None:
+    """Why Triton cannot build its launcher, which it compiles from C before the first launch on a machine; or None."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler and finds neither gcc nor clang (on Debian and Ubuntu, apt install gcc)"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    header = Path(sysconfig.get_path("include", scheme)) / "Python.h"
+    if not header.exists():
+        return f"Triton needs {header}, which is not there (on Debian and Ubuntu, apt install python3-dev)"
     return None
 
 

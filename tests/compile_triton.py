@@ -4,7 +4,9 @@ Launches are caught where Triton would run them; their arguments say what to com
 bytes of shared memory it takes, and the bytes of registers that it spills. Few tokens and small memories: kernels
 depend on widths, heads and k alone.
 
-Then runs a scan over two chunks, forward and backward, and prints the operations in it that wait for the device.
+Then runs a scan over two chunks, forward and backward, and prints the operations in it that wait for the device; once
+more in float64, in which the tests run. Its rows are ODD numbers wide: of its kernels those are printed, as "narrow",
+that multiply a row's number by that width in 32 bits.
 """
 
 from __future__ import annotations
@@ -30,7 +32,15 @@ from fwpkm_eval.kernels.triton_read import pkm_read_triton
 from fwpkm_eval.kernels.types import Addressing, MemoryRule, Score
 
 HOPPER = GPUTarget("cuda", 90, 32)
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64"}
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+ODD = 19
+"""A width that no block and no other number has."""
 compiled: set[tuple[Any, ...]] = set()
 
 
@@ -47,7 +57,7 @@ def compile_instead(kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps:
             signature[parameter.name], constexprs[parameter.name] = "constexpr", value
         else:
             assert isinstance(value, int), f"{parameter.name} of {kernel.fn.__name__}: floats would be float32"
-            signature[parameter.name] = "i32"
+            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             if value % 16 == 0:
                 attributes[(at,)] = [["tt.divisibility", 16]]
     key = (kernel.fn.__name__, *signature.items(), *constexprs.items(), str(attributes))
@@ -56,7 +66,19 @@ def compile_instead(kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps:
     compiled.add(key)
     source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attributes)
     result: Any = triton.compile(source, target=HOPPER, options={"num_warps": num_warps})
-    print(kernel.fn.__name__, result.metadata.shared, spilled(result.asm["ptx"]), flush=True)
+    if ODD not in constants.values():
+        print(kernel.fn.__name__, result.metadata.shared, spilled(result.asm["ptx"]), flush=True)
+    elif multiplies_in_32_bits(result.asm["ttir"], ODD):
+        print("narrow", kernel.fn.__name__, flush=True)
+
+
+def multiplies_in_32_bits(ttir: str, factor: int) -> bool:
+    """Whether numbers of 32 bits are multiplied by `factor`: as offsets of many rows they would not be enough."""
+    constants = set(
+        re.findall(rf"(%\w+) = arith\.constant (?:dense<{factor}> : tensor<[\dx]+xi32>|{factor} : i32)", ttir)
+    )
+    products = re.findall(r"arith\.muli (%\w+), (%\w+)[^:]*: (?:tensor<[\dx]+xi32>|i32)", ttir)
+    return any(constants & set(factors) for factors in products)
 
 
 def spilled(ptx: str) -> int:
@@ -114,10 +136,11 @@ def waits_of(what: str) -> Iterator[None]:
     print("waits", what, *waits.found, flush=True)
 
 
-def scan(addressing: Addressing) -> None:
+def scan(addressing: Addressing, dtype: torch.dtype = torch.float32) -> None:
     """Kernels do not run, so slots are whatever the memory held; which operations are called does not depend on it."""
-    query, target = torch.zeros(2, 48, 32, requires_grad=True), torch.zeros(2, 48, 16)
-    keys, values = torch.zeros(1, 2, 32, 16), torch.zeros(32**2, 16)
+    query = torch.zeros(2, 48, 32, dtype=dtype, requires_grad=True)
+    target, values = torch.zeros(2, 48, ODD, dtype=dtype), torch.zeros(32**2, ODD, dtype=dtype)
+    keys = torch.zeros(1, 2, 32, 16, dtype=dtype)
     rule = MemoryRule(8, "idw", 1, addressing)
     with waits_of(f"forward-{addressing}"):
         result = scan_sparse(query, target, None, keys, values, rule, 24, True, triton_chunk)
@@ -132,3 +155,4 @@ if __name__ == "__main__":
     compile_pkm(4, 256, 512, 32)
     scan("entropy")
     scan("none")
+    scan("entropy", torch.float64)

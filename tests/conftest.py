@@ -20,7 +20,26 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.rows import Row
 
 # Triton's kernels run compiled where there is a GPU and in Triton's interpreter elsewhere; it looks once, at import.
-if not torch.cuda.is_available():
+GPU = torch.cuda.is_available()
+GPU_MODULES = (
+    "test_triton_backend",
+    "test_triton_reads",
+    "test_triton_scan",
+    "test_bench_pieces",
+    "test_goldens",
+    "test_gpu",
+    "test_graphs",
+    "test_bench_graphs",
+)
+"""Tests that use a GPU where there is one; all others run on the CPU, on any machine."""
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+if GPU:
+    # This process holds the GPU before the variable hides it from the processes that tests start.
+    torch.cuda.init()
+    torch.cuda.device_count()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+else:
     os.environ["TRITON_INTERPRET"] = "1"
 
 # For `make soak`: --hypothesis-profile=soak.
@@ -37,6 +56,33 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FWPKM_EVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def auto_is_the_cpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Device "auto" is the CPU in tests whose numbers, names of devices and times are those of a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if GPU and request.module.__name__.rpartition(".")[2] not in GPU_MODULES:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setattr(torch.cuda, "is_initialized", lambda: False)  # memory is counted where it is used
+        yield
+
+
+@pytest.fixture
+def gpu_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts see the GPU, too."""
+    if VISIBLE is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
+
+
+@pytest.fixture
+def any_operation(poisoned_memory: None) -> Iterator[None]:
+    """Poisoned memory, but nothing refused: a mixer's cumulative sum has no deterministic form on a GPU."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(True)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fwpkm_eval.bench import pieces, rows, run, show, worker
+from fwpkm_eval.bench import correctness, ops, pieces, rows, run, show, worker
 from fwpkm_eval.bench.correctness import Agreement
 from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, Measurement, OpSize
 from fwpkm_eval.bench.piece_measure import (
@@ -23,8 +23,11 @@ from fwpkm_eval.bench.piece_measure import (
 )
 from fwpkm_eval.bench.pieces import PIECES, chunks_of
 from fwpkm_eval.bench.run import BenchResult, Case
+from fwpkm_eval.kernels.product_keys import lookup, split_query
 
 SMALL = OpSize("small", subkeys=12, key_dim=16, value_dim=20, heads=2, topk=3, chunk=16, tokens=50)
+ON_DEVICE = dataclasses.replace(SMALL, device="cuda" if torch.cuda.is_available() else "cpu")
+"""Where Triton runs: compiled on a GPU, in its interpreter elsewhere."""
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -42,11 +45,37 @@ def test_every_operation_agrees_with_the_reference() -> None:
 def test_every_operation_in_triton_agrees_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PKM_TOPK", 4)
     monkeypatch.setattr(pieces, "PKM_HEADS", 2)
-    errors = check_pieces(SMALL, 0, ("triton",))["triton"]
+    errors = check_pieces(ON_DEVICE, 0, ("triton",))["triton"]
     assert set(errors) == set(PIECES)
     assert max(errors.values()) < 1e-5
     assert run.backends_on("cpu") == ("torch",)
     assert run.backends_on("cuda:0") == ("torch", "triton")
+
+
+def test_tokens_whose_best_pairs_tie_read_as_another_that_does_not() -> None:
+    """Sub-keys 0 and 1 are one and the same: a token that reads one of them may as well read the other."""
+    keys = torch.eye(4).repeat(1, 2, 1, 1)
+    keys[0, 0, 1] = keys[0, 0, 0]
+    query = torch.full((1, 2, 3, 4), 0.1)
+    query[0, 0, 0, 0] = query[0, 0, 1, 2] = query[0, 0, 2, 3] = 1.0
+    query[0, 1, :, 2] = 1.0
+    found = pieces.without_ties(query, keys, 1, "dot")
+    assert torch.equal(found[:, :, 1:], query[:, :, 1:])
+    assert torch.equal(found[:, :, 0], query[:, :, 1])
+    # Without the tie, and where all pairs are read, all stay as they were.
+    assert torch.equal(pieces.without_ties(query[:, :, 1:], keys, 1, "dot"), query[:, :, 1:])
+    assert torch.equal(pieces.without_ties(query, keys[:, :, :1], 1, "dot"), query)
+
+
+def test_no_token_reads_other_slots_in_float32_than_in_float64() -> None:
+    """Two sub-keys of each half differ by less than float32 tells apart."""
+    inputs = ops.draw(SMALL, 0)
+    inputs.keys[:, :, 11] = inputs.keys[:, :, 0] * (1 + 1e-7)
+    chunk = pieces._chunk(inputs, SMALL, 0)
+    drawn = split_query(inputs.query[:, : SMALL.chunk], SMALL.heads)
+    assert 0 < (chunk.query != drawn).any(-1).sum() < drawn.shape[2] * 2
+    exact = lookup(chunk.query.double(), chunk.keys.double(), SMALL.topk, "idw").slots.flatten(1)
+    assert torch.equal(chunk.reads.slots.sort(-1).values, exact.sort(-1).values)
 
 
 @pytest.mark.parametrize("name", PIECES)
@@ -127,3 +156,14 @@ def test_a_run_measures_the_operations_after_the_scan() -> None:
     assert {backend for _, _, backend in result.pieces} == {"reference", "torch"}
     assert result.bandwidth is not None
     assert Case(IN_PLACE, "forward", "default") in result.measured
+
+
+def test_work_on_a_numbered_gpu_makes_it_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels called by themselves and events go to the current device."""
+    made: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", made.append)
+    monkeypatch.setattr(correctness, "check", lambda size: Agreement(0, {}, {}))
+    for device in ("cpu", "cuda", "cuda:1"):
+        size = dataclasses.asdict(dataclasses.replace(SMALL, device=device))
+        worker.do({"what": "check", "size": size, "threads": None})
+    assert made == [torch.device("cuda:1")]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
 
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.kernels import backends, triton_launch
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 
 COMPILE = Path(__file__).parent / "compile_triton.py"
@@ -41,6 +44,24 @@ def test_triton_is_refused_where_it_cannot_run() -> None:
         chunk_ops("reference")
 
 
+@pytest.mark.parametrize(("lacking", "named"), [("compiler", "gcc"), ("header", "Python.h")])
+def test_triton_on_a_gpu_needs_what_its_launcher_is_built_with(
+    lacking: str, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One clear line before anything is launched; "auto" goes without."""
+    monkeypatch.setattr(triton_launch, "interpreted", lambda: False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None if lacking == "compiler" else f"/usr/bin/{name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path))
+    monkeypatch.setattr(backends, "_build_trouble", backends._build_trouble.__wrapped__)
+    with pytest.raises(UserError, match=named):
+        resolve_backend("triton", torch.device("cuda"))
+    assert resolve_backend("auto", torch.device("cuda")) == "torch"
+    (tmp_path / "Python.h").touch()
+    if lacking == "header":
+        assert resolve_backend("auto", torch.device("cuda")) == "triton"
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_triton_on_a_cpu_needs_the_interpreter_from_the_start(late: bool) -> None:
     """One clear line, also if the variable is set after Triton was imported."""
@@ -65,7 +86,7 @@ def compiled() -> list[list[str]]:
 
 def test_every_kernel_compiles_for_hopper(compiled: list[list[str]]) -> None:
     """What the interpreter cannot see, types, tile limits and shared memory, at paper widths. It needs no GPU."""
-    kernels = [line for line in compiled if line[0] != "waits"]
+    kernels = [line for line in compiled if line[0] not in ("waits", "narrow")]
     assert len({name for name, *_ in kernels}) == 12
     # One block of an H100 has 227 KB; two blocks at a time hide each other's waits.
     assert all(int(shared) <= 113 * 1024 for _, shared, _ in kernels)
@@ -73,7 +94,12 @@ def test_every_kernel_compiles_for_hopper(compiled: list[list[str]]) -> None:
 
 def test_no_kernel_spills_its_registers(compiled: list[list[str]]) -> None:
     """A tile that does not fit goes through memory at every step; a few bytes, as in the lookup of k 32, are none."""
-    assert [line for line in compiled if line[0] != "waits" and int(line[2]) > 16] == []
+    assert [line for line in compiled if line[0] not in ("waits", "narrow") and int(line[2]) > 16] == []
+
+
+def test_offsets_of_rows_have_64_bits(compiled: list[list[str]]) -> None:
+    """4 million tokens of 512 features, or the values of S 2,048, are 2**31 numbers."""
+    assert [line for line in compiled if line[0] == "narrow"] == []
 
 
 def test_a_scan_never_waits_for_the_device_forward_and_once_backward(compiled: list[list[str]]) -> None:

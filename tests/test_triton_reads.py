@@ -107,6 +107,7 @@ def test_the_gradient_of_a_read_in_a_stream() -> None:
     assert_close("scan.gradient", found[0], found[1], "query")
 
 
+@pytest.mark.usefixtures("any_operation")
 @pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "gdn:pkm@1"])
 def test_a_model_reads_and_writes_with_the_backend_that_was_chosen(spec: str) -> None:
     model = tiny_model(spec).to(DEVICE)

@@ -17,13 +17,17 @@ from torch import Tensor
 from fwpkm_eval.bench.ops import Inputs, OpSize, draw
 from fwpkm_eval.kernels import closed_form as cf
 from fwpkm_eval.kernels.pkm import pkm_read
-from fwpkm_eval.kernels.product_keys import lookup, split_query
+from fwpkm_eval.kernels.product_keys import half_scores, lookup, split_query
 from fwpkm_eval.kernels.reference import addressing_loss
+from fwpkm_eval.kernels.types import Score
 
 PKM_HEADS, PKM_TOPK = 4, 32
 """PKM reads far more slots of a token than FwPKM (paper: H 4, k 32)."""
 CHUNKS = 4
 """Chunks that the calls go through by turns, so that one's rows are not all in the cache when it is asked for again."""
+
+TIE = 1e-5
+"""Pair sums of order one that differ by less may come in either order in float32."""
 
 Run = Callable[["Chunk"], Mapping[str, Tensor]]
 """One call; what it returns is compared with the reference's by name."""
@@ -116,19 +120,39 @@ def _with_tokens(size: OpSize, tokens: int) -> OpSize:
 
 def _chunk(inputs: Inputs, size: OpSize, number: int) -> Chunk:
     part = slice(number * size.chunk, (number + 1) * size.chunk)
-    query = split_query(inputs.query[:, part], size.heads).contiguous()
+    query = without_ties(split_query(inputs.query[:, part], size.heads).contiguous(), inputs.keys, size.topk, "idw")
     reads = cf.find_reads(query, inputs.keys, size.topk, "idw")
     error = (inputs.gate[:, part, None] * inputs.target[:, part]).reshape(-1, size.value_dim)
     random = torch.Generator().manual_seed(number)
     half = inputs.keys.shape[-1]
-    extra: dict[str, Any] = {
-        "pkm_query": torch.randn(1, query.shape[2], PKM_HEADS * 2 * half, generator=random),
-        "pkm_keys": torch.randn(PKM_HEADS, 2, size.subkeys, half, generator=random) * half**-0.5,
-        "cotangent": torch.randn(1, query.shape[2], size.value_dim, generator=random),
-    }
-    extra = {name: tensor.to(size.device) for name, tensor in extra.items()}
+    pkm_query = torch.randn(1, query.shape[2], PKM_HEADS * 2 * half, generator=random)
+    pkm_keys = torch.randn(PKM_HEADS, 2, size.subkeys, half, generator=random) * half**-0.5
+    cotangent = torch.randn(1, query.shape[2], size.value_dim, generator=random)
+    extra: dict[str, Any] = {"pkm_keys": pkm_keys.to(size.device), "cotangent": cotangent.to(size.device)}
     extra["pkm_topk"] = min(PKM_TOPK, size.subkeys)
+    pkm_query = split_query(pkm_query.to(size.device), PKM_HEADS)
+    pkm_query = without_ties(pkm_query, extra["pkm_keys"], extra["pkm_topk"], "dot")
+    extra["pkm_query"] = pkm_query.permute(2, 0, 1, 3).reshape(1, query.shape[2], -1)
     return Chunk(query, error, inputs.keys, inputs.values, reads, extra)
+
+
+def without_ties(query: Tensor, keys: Tensor, topk: int, score: Score) -> Tensor:
+    """The queries [H,2,n,d]; tokens whose k-th and next best pairs tie in any head have those of one that does not.
+
+    One token that reads another slot than the reference is an error beyond all tolerance, and of some thousand tokens
+    at the size of the paper one or another ties.
+    """
+    best = half_scores(query.double(), keys.double(), score)
+    best = best.topk(min(topk + 1, keys.shape[2]), dim=-1).values
+    sums = (best[:, 0].unsqueeze(-1) + best[:, 1].unsqueeze(-2)).flatten(-2)
+    if sums.shape[-1] <= topk:
+        return query
+    last, after = sums.topk(topk + 1, dim=-1).values[..., -2:].unbind(-1)
+    clear = (last - after > TIE).all(0)
+    if not clear.any():
+        return query
+    numbers = torch.arange(len(clear), device=clear.device)
+    return query[:, :, torch.where(clear, numbers, clear.int().argmax())]
 
 
 def _lookup_reference(chunk: Chunk) -> dict[str, Tensor]:

@@ -76,6 +76,10 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
 
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
+    device = torch.device(job.get("case", job["size"])["device"])
+    if device.index is not None:
+        # Events, and kernels that are called by themselves, go to the current device: of cuda:1, not to the first.
+        torch.cuda.set_device(device)
     if job["what"] == "model":
         from fwpkm_eval.bench.models import measure_model
 

@@ -1,0 +1,112 @@
+"""What only a GPU can show: training, measuring and benchmarking on one, sizes that fill it, repetition bit for bit.
+
+Kernels against the reference are in `test_triton_scan` and `test_triton_reads`, which use a GPU where there is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_cases import TINY, tiny_training_config, write_words
+
+from fwpkm_eval import cli
+from fwpkm_eval.bench.ops import PASSES, TRITON, TRITON_IN_PLACE, OpSize, draw, scan
+from fwpkm_eval.kernels.stream import ProductKeyMemory
+from fwpkm_eval.kernels.types import MemoryRule
+from fwpkm_eval.runs.rows import read_rows_csv
+from fwpkm_eval.training.parallel import Ranks
+from fwpkm_eval.training.trainer import Settings, Trainer
+
+DEVICE = "cuda"
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.usefixtures("gpu_in_processes"),
+]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "fa:pkm@1", "gdn+swa:fwmlp@1", "gdn:lact@1"])
+def test_a_model_is_trained_goes_on_and_is_measured(spec: str, bf16: bool, tmp_path: Path) -> None:
+    data = write_words(tmp_path / "data")
+    config = tiny_training_config(spec)
+
+    def trainer(folder: str) -> Trainer:
+        return Trainer(config, TINY, tmp_path / folder, data, Settings(bf16=bf16), Ranks(torch.device(DEVICE)))
+
+    whole = [report.loss for report in trainer("whole").run()]
+    first = trainer("model")
+    steps = first.run(save_every_seconds=-1)
+    losses = [next(steps).loss for _ in range(4)]
+    second = trainer("model")
+    assert second.resume()
+    losses += [report.loss for report in second.run()]
+    # A GPU may take some of a backbone's sums in another order.
+    assert losses == pytest.approx(whole, rel=1e-2)
+    words = tmp_path / "data" / "words"
+    (words / "test.jsonl").write_bytes((words / "train.jsonl").read_bytes())
+    asked = ["ppl", "--models", str(tmp_path / "model"), "--data", data, "--tokens", "256", "--segment", "128"]
+    assert cli.main([*asked, "--device", DEVICE, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    rows = read_rows_csv(tmp_path / "run" / "rows.csv")
+    assert rows
+    assert {row.device for row in rows} == {DEVICE}
+
+
+def test_the_benchmark_finds_that_all_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [
+        "bench",
+        "--what",
+        "ops,models",
+        "--models",
+        "gdn,gdn:fwpkm@1,gdn:pkm@1",
+        "--length",
+        "256",
+        "--batch",
+        "4",
+    ]
+    assert cli.main([*asked, "--repeats", "3", "--device", DEVICE, "--out", str(tmp_path / "out")]) == 0
+    arms = {row.arm for row in read_rows_csv(tmp_path / "out" / "rows.csv")}
+    assert {TRITON.name, TRITON_IN_PLACE.name, "lookup/triton", "pkm/triton"} <= arms
+    assert "does not agree" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subkeys", [512, 1024])
+def test_a_run_of_papers_size_repeats_bit_for_bit(subkeys: int) -> None:
+    size = OpSize("paper", subkeys, 512, 512, heads=1, topk=8, chunk=512, tokens=1024, batch=8, device=DEVICE)
+    runs = []
+    for _ in range(2):
+        inputs = draw(size, 0)
+        wanted = [getattr(inputs, name).requires_grad_() for name in PASSES["training"]]
+        result = scan(inputs, TRITON_IN_PLACE, size)
+        gradients = torch.autograd.grad((result.output * inputs.cotangent).sum(), wanted)
+        runs.append([result.output, result.keys, result.values, *gradients])
+    assert all(torch.equal(ours, again) for ours, again in zip(*runs, strict=True))
+    assert all(x.isfinite().all() for x in runs[0])
+
+
+@pytest.mark.parametrize(("heads", "topk"), [(1, 8), (4, 32)])
+def test_reads_beyond_two_billion_numbers(heads: int, topk: int) -> None:
+    """Offsets of 32 bits would end at 2**31: the last of many tokens read what they read by themselves."""
+    tokens = 2**31 // 512 + 64
+    if torch.cuda.mem_get_info()[0] < 48 * 2**30:
+        pytest.skip("needs 48 GiB of free memory")
+    draws = torch.Generator(DEVICE).manual_seed(0)
+    keys = torch.randn(heads, 2, 32, 4, generator=draws, device=DEVICE)
+    values = torch.randn(32**2, 512, generator=draws, device=DEVICE)
+    query = torch.randn(1, tokens, heads * 8, generator=draws, device=DEVICE)
+    memory = ProductKeyMemory(keys, values, MemoryRule(topk, "dot"), backend="triton")
+    with torch.no_grad():
+        every, alone = memory.read(query), memory.read(query[:, -64:])
+    assert torch.equal(every[:, -64:], alone)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_gpu_that_is_not_the_current_one() -> None:
+    size = OpSize("small", 32, 32, 32, heads=2, topk=4, chunk=32, tokens=64, batch=2)
+    found = []
+    for device in ("cuda:0", "cuda:1"):
+        there = replace(size, device=device)
+        found.append(scan(draw(there, 0), TRITON, there).output.cpu())
+    assert torch.equal(*found)
