@@ -110,3 +110,11 @@ def test_scaling_goes_over_slots_and_tokens() -> None:
         (2 / 50, 50, "scan/torch in place, tuned malloc"),
         (5 / 100, 100, "scan/torch in place, tuned malloc"),
     ]
+
+
+def test_on_a_gpu_scaling_is_of_what_runs_there() -> None:
+    done = BenchResult(dataclasses.replace(SMALL, device="cuda"), Agreement(0, {}, {}))
+    done.measured = {Case(REFERENCE, "forward", "default"): measurement(1.0)}
+    done.scaling = [(SMALL, measurement(2.0))]
+    (row,) = [row for row in rows.bench_rows(done) if row.metric == "seconds_per_token_forward"]
+    assert (row.arm, row.backend) == ("scan/triton in place", "triton")

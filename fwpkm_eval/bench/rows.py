@@ -11,7 +11,7 @@ import numpy as np
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.ops import ARMS, REFERENCE, Arm, Measurement, OpSize
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
-from fwpkm_eval.bench.run import SCALING_CASE, BenchResult, Case
+from fwpkm_eval.bench.run import BenchResult, Case, scaling_case
 from fwpkm_eval.runs.rows import Row
 
 
@@ -38,6 +38,7 @@ def bench_rows(result: BenchResult) -> list[Row]:
     for case, measured in result.measured.items():
         rows += _rows_of(result, case, measured)
     rows += _piece_rows(result)
+    case = scaling_case(result.size.device)
     for size, measured in result.scaling:
         tokens = size.tokens * size.batch
         low, middle, high = (seconds / tokens for seconds in percentiles(measured.seconds))
@@ -45,9 +46,9 @@ def bench_rows(result: BenchResult) -> list[Row]:
             _row(
                 result,
                 size,
-                SCALING_CASE.arm,
-                arm_name(SCALING_CASE),
-                f"seconds_per_token_{SCALING_CASE.what}",
+                case.arm,
+                arm_name(case),
+                f"seconds_per_token_{case.what}",
                 middle,
                 "seconds",
                 measured,

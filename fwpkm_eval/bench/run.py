@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fwpkm_eval.bench.correctness import TOLERANCE, Agreement
-from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, Arm, Measurement, OpSize, arms_on
+from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, TRITON_IN_PLACE, Arm, Measurement, OpSize, arms_on
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND, PieceMeasurement
 from fwpkm_eval.bench.worker import ALLOCATORS, Runner, Together, run_in_process_of_its_own
 from fwpkm_eval.errors import UserError
@@ -35,7 +35,9 @@ class Case:
         return Case(REFERENCE, self.what, self.allocator)
 
 
-SCALING_CASE = Case(IN_PLACE, "forward", "tuned")
+def scaling_case(device: str) -> Case:
+    """What `BenchResult.scaling` holds at other sizes: the scan in place, as models run it on the device."""
+    return Case(IN_PLACE, "forward", "tuned") if device == "cpu" else Case(TRITON_IN_PLACE, "forward", "default")
 
 
 @dataclass
@@ -43,7 +45,7 @@ class BenchResult:
     """Everything measured in one run.
 
     `pieces` are the operations by (operation, pass, backend), `piece_errors` how far they are from the reference, by
-    backend and operation, and `bandwidth` bytes per second of a large copy. `scaling` holds `SCALING_CASE` at other
+    backend and operation, and `bandwidth` bytes per second of a large copy. `scaling` holds `scaling_case` at other
     sizes; `load` the system's load average (runnable processes) just before and after, None where it is not known;
     `threads` those of each measuring process. `crashed` says what became of measurements whose process failed, by what
     was measured: the others are of use without them.
@@ -135,14 +137,15 @@ def run_ops(
     if not result.measured:
         raise UserError(f"nothing could be measured: {'; '.join(result.crashed.values())}")
     add_pieces(result, runner, common, tell, together)
-    if scaling and IN_PLACE in sound:
+    case = scaling_case(size.device)
+    if scaling and case.arm in sound:
         # The size itself is measured once more among the others.
-        jobs = [(other, job(other, SCALING_CASE) | {"part": "scaling"}) for other in scaling_sizes(size)]
-        together([(one, SCALING_CASE.allocator) for _, one in jobs])
+        jobs = [(other, job(other, case) | {"part": "scaling"}) for other in scaling_sizes(size)]
+        together([(one, case.allocator) for _, one in jobs])
         for other, one in jobs:
-            label = f"{SCALING_CASE.arm.name}, {SCALING_CASE.what}: {other}"
+            label = f"{case.arm.name}, {case.what}: {other}"
             tell(label)
-            scaled = result.attempt(label, runner, one, SCALING_CASE.allocator)
+            scaled = result.attempt(label, runner, one, case.allocator)
             if scaled is not None:
                 result.scaling.append((other, Measurement(**scaled)))
     result.load = (load, _load())

@@ -15,7 +15,7 @@ from fwpkm_eval.bench.peers import OURS, LayerSpeed, times_as_fast
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
 from fwpkm_eval.bench.pieces import PIECES
 from fwpkm_eval.bench.rows import memory_share, percentiles, speedup
-from fwpkm_eval.bench.run import SCALING_CASE, BenchResult, Case
+from fwpkm_eval.bench.run import BenchResult, Case, scaling_case
 from fwpkm_eval.bench.training import TrainingTimes, ratio_of, training_ratios
 
 ENOUGH_PROCESSOR = 0.8
@@ -111,7 +111,9 @@ def _pieces(result: BenchResult) -> Table:
 
 
 def _scaling(result: BenchResult) -> Table:
-    table = Table(title=f"{SCALING_CASE.arm.name}, forward, tuned malloc", title_justify="left", box=box.SIMPLE_HEAD)
+    case = scaling_case(result.size.device)
+    title = f"{case.arm.name}, {case.what}, {case.allocator} malloc"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("S", "slots", "tokens", "microseconds a token"):
         table.add_column(name, justify="right")
     for size, measured in result.scaling:

@@ -172,13 +172,14 @@ def _scaling_table(records: Sequence[Record]) -> list[Table]:
         rows.add(str(subkeys), f"{subkeys**2:,}", f"{int(record['length']):,}", each)
     if not rows.rows:
         return []
+    tuned = ", malloc told to keep freed memory" if records[0]["arm"].endswith("tuned malloc") else ""
     return [
         Table(
             name="speed-scaling",
             title="Time of a token over slots and tokens",
             columns=("S", "slots", "tokens", "microseconds a token"),
             rows=rows.done(),
-            note="The scan in place, forward, malloc told to keep freed memory. 64 times the slots are eight times the "
+            note=f"The scan in place, forward{tuned}. 64 times the slots are eight times the "
             "sub-keys to score; what is read and written stays the same.",
         )
     ]
