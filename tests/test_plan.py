@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from tiny_models import tiny_config
 
+from fwpkm_eval.commands import sources as sources_of
+from fwpkm_eval.commands.options import Given
 from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting.published import has_fast_weights
 from fwpkm_eval.reporting.summary_niah import CONTROL_LENGTH
 from fwpkm_eval.runs.jobs import ModelSource, TextSource, guess_job, niah_jobs, perplexity_job
-from fwpkm_eval.runs.plan import PLANS, TASKS, Plan, estimated_total, plan_of, plan_run
+from fwpkm_eval.runs.plan import PLANS, TASKS, Plan, estimated_total, models_of, plan_of, plan_run
 from fwpkm_eval.tasks.niah import NiahSettings
 from fwpkm_eval.tasks.perplexity import PerplexitySettings
 from fwpkm_eval.training.recipe import RECIPES
@@ -101,7 +103,7 @@ def test_a_cells_key_holds_all_that_can_change_its_value() -> None:
 def sources(plan: Plan) -> list[ModelSource]:
     from fwpkm_eval.reference_models.config import model_config
 
-    return [ModelSource(Path(name), model_config(name, "micro"), name) for name in plan.models]
+    return [ModelSource(Path(name), model_config(name, "micro"), name) for name in models_of(plan, everything=True)]
 
 
 def test_the_micro_plan_asks_all_that_it_should() -> None:
@@ -115,7 +117,7 @@ def test_the_micro_plan_asks_all_that_it_should() -> None:
     for job in planned.jobs:
         if job.cell.task == "niah":
             of.setdefault(job.cell.model, []).append(dict(job.cell.settings["task"]))
-    assert set(of) == {*plan.models, "guess"}
+    assert set(of) == {*models_of(plan, everything=True), "guess"}
     for model, asked in of.items():
         chunks = {chunk for settings in asked for chunk in settings["write_chunks"]}
         assert ("haystack" in chunks) == ("fwmlp" not in model)
@@ -132,7 +134,7 @@ def test_the_micro_plan_asks_all_that_it_should() -> None:
         if job.cell.task == "ppl"
     ]
     assert len(texts) == len(set(texts))
-    for model in plan.models:
+    for model in models_of(plan, everything=True):
         arms = {frozen for name, _, frozen in texts if name == model}
         assert arms == ({False, True} if has_fast_weights(model) else {False})
         assert {on for name, on, _ in texts if name == model} == {"docs", "source", "manual"}
@@ -160,8 +162,9 @@ def test_every_plan_has_a_control_no_longer_than_its_training_rows(scale: str) -
 
 def test_the_micro_plan_fits_its_time() -> None:
     plan = plan_of("micro")
-    jobs = plan_run(plan, sources(plan)).jobs
-    assert estimated_total(plan, jobs, 2) < 8 * 60
+    jobs = plan_run(plan, [source for source in sources(plan) if source.name in plan.models]).jobs
+    assert {job.cell.model for job in jobs} == {*plan.models, "guess"}
+    assert estimated_total(plan, jobs, 2) < 6 * 60
     assert estimated_total(plan, jobs, 1) > 1.7 * estimated_total(plan, jobs, 2)  # two workers are kept busy
 
 
@@ -173,9 +176,10 @@ def test_parts_of_a_plan() -> None:
     inside = plan_run(plan, sources(plan), only=("gates", "addressing", "cost")).jobs
     measured = {task: [job.cell.model for job in inside if job.cell.task == task] for task in TASKS}
     fwmlp, lact, fwpkm = "gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3"
-    assert sorted(measured["gates"]) == [fwmlp] * 3 + [fwpkm] * 3 + [lact] * 3
-    assert measured["addressing"] == [fwpkm] * 3
-    assert sorted(measured["cost"]) == sorted(plan.models)
+    in_sight = "gdn+fa:fwpkm@1,3"
+    assert sorted(measured["gates"]) == [in_sight] * 3 + [fwmlp] * 3 + [fwpkm] * 3 + [lact] * 3
+    assert sorted(measured["addressing"]) == [in_sight] * 3 + [fwpkm] * 3
+    assert sorted(measured["cost"]) == sorted(models_of(plan, everything=True))
     assert not measured["ppl"] + measured["niah"]
 
 
@@ -190,3 +194,14 @@ def test_what_has_no_plan_is_refused() -> None:
         plan_of("mikro")
     with pytest.raises(UserError, match="did you mean 'niah'"):
         plan_run(PLANS["micro"], [], only=("nia",))
+
+
+def test_models_may_be_named_left_to_the_plan_or_all() -> None:
+    plan = PLANS["micro"]
+    assert sources_of.chosen(None, "micro") == plan.models
+    assert sources_of.chosen(sources_of.names_or_folders(" all "), "micro") == (*plan.models, *plan.further)
+    assert sources_of.chosen(sources_of.names_or_folders("gdn,runs/mine"), "micro") == ("gdn", Path("runs/mine"))
+    assert sources_of.chosen(("all",), "small") == PLANS["small"].models
+    given = Given(data="embedded", seed=0, device="cpu", dtype="float32", out=None, quiet=True, as_json=False)
+    shipped = [source.name for source in sources_of.find_sources(("all",), "micro", given)]
+    assert shipped == [*plan.models, *plan.further]

@@ -78,7 +78,7 @@ def command(
     plan = plan_of(scale)
     out = given.out or Path("runs") / scale
     given = replace(given, out=out)
-    names = list(models or plan.models)
+    names = list(sources.chosen(models, scale))
     seeds = given_seeds or 1
     ablation_seeds = given_seeds or ABLATION_SEEDS
     config = {
@@ -93,7 +93,7 @@ def command(
         "seed": given.seed,
         "device": given.device,
         "dtype": given.dtype,
-        "plan": _as_json(asdict(plan)),
+        "plan": _as_json({name: value for name, value in asdict(plan).items() if name not in ("models", "further")}),
     }
     all_seeds = range(given.seed, given.seed + seeds)
     how: dict[str, Any] = {"scale": scale, "retrain": retrain, "given": given}

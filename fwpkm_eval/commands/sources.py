@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.jobs import ModelSource
 
 
+ALL = "all"
+"""In place of models: every one of the scale's plan."""
+
+
 def names_or_folders(text: str) -> tuple[str | Path, ...]:
-    """The models of a list such as ``gdn,gdn:fwpkm@2,runs/mine``: names, or folders (they hold a /)."""
+    """The models of a list such as ``gdn,gdn:fwpkm@2,runs/mine``: names, or folders (they hold a /); or `ALL`."""
     from fwpkm_eval.reference_models.notation import parse_model_name, split_model_names
 
+    if text.strip() == ALL:
+        return (ALL,)
     found: dict[str | Path, None] = {}
     for part in split_model_names(text):
         is_folder = "/" in part or Path(part).is_dir()
@@ -33,25 +39,34 @@ models = click.option(
     type=Parsed("models", names_or_folders),
     default=None,
     metavar="NAMES",
-    help="Models, separated by commas: names, or folders that hold a checkpoint. [default: by scale]",
+    help="Models, separated by commas: names, or folders that hold a checkpoint; all: every one of the scale's plan. "
+    "[default: by scale]",
 )
 
 
+def chosen(models: Sequence[str | Path] | None, scale: str) -> tuple[str | Path, ...]:
+    """What ``--models`` chose: the models of the scale's plan if nothing, with its further ones if `ALL`."""
+    from fwpkm_eval.runs.plan import models_of, plan_of
+
+    if models is None or tuple(models) == (ALL,):
+        return models_of(plan_of(scale), everything=models is not None)
+    return tuple(models)
+
+
 def find_sources(models: Sequence[str | Path] | None, scale: str, given: Given) -> list[ModelSource]:
-    """The checkpoints of ``models``; of all models in the scale's plan that are shipped, if None.
+    """The checkpoints of ``models``; of those in the scale's plan that are shipped, if they are not named.
 
     Raises UserError for one that is not there or damaged, for none at all, and for one that is given twice.
     """
     from fwpkm_eval.api import find_checkpoint
     from fwpkm_eval.reference_models.checkpoint import load_checkpoint
     from fwpkm_eval.runs.jobs import read_source
-    from fwpkm_eval.runs.plan import plan_of
 
-    if models is not None:
+    if models is not None and tuple(models) != (ALL,):
         folders = [find_checkpoint(model, scale) for model in models]
     else:
         folders, missing = [], None
-        for model in plan_of(scale).models:
+        for model in chosen(models, scale):
             try:
                 folders.append(find_checkpoint(model, scale))
             except UserError as error:
