@@ -59,6 +59,20 @@ def test_models_that_never_learned_to_answer_are_called_so(short: int, length: i
     assert not any("learn" in f.text for f in summarise(rows_to_frame(learned))["Does the memory hold facts?"])
 
 
+def test_how_far_attention_reaches_is_told_of_models_that_learned_to_answer() -> None:
+    where: dict[str, Any] = {"protocol": "open-book", "scope": "sample", "dataset": "manual", "needles": 5, "passes": 1}
+    rows = [needle("base", right, **{**where, "length": at}) for at, right in ((512, 20), (4096, 14), (32768, 4))]
+    rows += [needle("base:fwpkm@2", 20, **{**where, "length": at, "write_chunk": "1024"}) for at in (512, 4096, 32768)]
+    texts = [finding.text for finding in summarise(rows_to_frame(rows))["Does the memory hold facts?"]]
+    assert (
+        "base, without fast weights, did learn to answer: with the haystack in sight it finds 100% at 512, 70% at 4K "
+        "and 20% at 32K." in texts
+    )
+    assert not any("learn" in text for text in texts if not text.startswith("base, without"))
+    far = [row for row in rows if row.length != 512]
+    assert not any("did learn" in f.text for f in summarise(rows_to_frame(far))["Does the memory hold facts?"])
+
+
 def test_the_summary_names_what_was_found_with_counts_and_intervals() -> None:
     rows = [
         needle(FWPKM, 11), needle(FWPKM, 20, passes=4), needle(FWPKM, 19, write_chunk="1024"),

@@ -108,7 +108,7 @@ def control_findings(results: NiahResults) -> list[Finding]:
     """Which models do not answer at the shortest length either, haystack in sight: those never learned to.
 
     Their 0% further out says nothing of how far they remember. Without a haystack of `CONTROL_LENGTH` tokens or less
-    nobody can tell.
+    nobody can tell. And how far those without fast weights come that do answer there.
     """
     context = next((context for context in results.overall if context.protocol == "open-book"), None)
     models = usual_settings(results, context) if context else {}
@@ -117,8 +117,10 @@ def control_findings(results: NiahResults) -> list[Finding]:
     shortest = min(setting.length for found in models.values() for setting in found)
     rates = {model: best_at(found, shortest) for model, found in models.items()}
     none = [model for model, rate in rates.items() if rate is not None and rate.value == 0]
+    able = [model for model, rate in rates.items() if rate is not None and rate.value > 0 and not writes(model)]
+    reach = [_reach_finding(model, models[model]) for model in able if shortest <= CONTROL_LENGTH]
     if not none:
-        return []
+        return reach
     length = wording.size(shortest)
     who = wording.listing(none)
     if shortest > CONTROL_LENGTH:
@@ -130,7 +132,15 @@ def control_findings(results: NiahResults) -> list[Finding]:
         f"{'it' if one else 'they'} did not learn to answer, so that 0% at other lengths says nothing of how far "
         f"{'it remembers' if one else 'they remember'}."
     )
-    return [Finding("limit", text)]
+    return [*reach, Finding("limit", text)]
+
+
+def _reach_finding(model: str, found: Mapping[Setting, Measurement]) -> Finding:
+    """How many needles a model without fast weights finds at each length, the haystack in sight."""
+    rates = {length: best_at(found, length) for length in sorted({setting.length for setting in found})}
+    shown = [f"{wording.percent(rate.value)} at {wording.size(length)}" for length, rate in rates.items() if rate]
+    text = f"{model}, without fast weights, did learn to answer: with the haystack in sight it finds "
+    return Finding("note", f"{text}{wording.listing(shown)}.")
 
 
 def rereading_findings(results: NiahResults) -> list[Finding]:
