@@ -32,6 +32,19 @@ def test_the_best_rival_with_fast_weights_is_named_and_its_readings_told() -> No
     assert not any("fwmlp" in text for text in texts)
 
 
+def test_models_without_fast_weights_are_shown_with_the_haystack_in_sight() -> None:
+    """Closed book they cannot know; that they find nothing there would say nothing."""
+    usual: dict[str, Any] = {"scope": "sample", "dataset": "manual", "needles": 5, "passes": 1, "length": 4096}
+    closed = [needle(model, n, **usual, protocol="closed-book") for model, n in (("base:fwpkm@2", 20), ("base", 0))]
+    opened = [needle(model, n, **usual, protocol="open-book") for model, n in (("base:fwpkm@2", 19), ("base", 11))]
+    shown = highlights(rows_to_frame([*closed, *opened]))
+    assert [(one.number, one.text) for one in shown] == [
+        ("100%", "of needles found by base:fwpkm@2 at 4K, closed book"),
+        ("55%", "by the best model without fast weights, base, with the haystack in sight"),
+    ]
+    assert highlights(rows_to_frame(closed))[1].text == "by the best model without fast weights"
+
+
 @pytest.mark.parametrize(
     ("short", "length", "said"),
     [

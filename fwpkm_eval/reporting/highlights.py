@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.measurements import (
+    Context,
     Measurement,
     NiahResults,
     TextKey,
@@ -27,6 +28,7 @@ from fwpkm_eval.reporting.tables_text import baseline_key
 if TYPE_CHECKING:
     import pandas
 
+OPEN_BOOK = "open-book"
 _TUNED = "tuned malloc"
 """How a bench row's arm says that malloc was told to keep freed memory."""
 
@@ -77,16 +79,30 @@ def _recall_highlights(results: NiahResults) -> list[Highlight]:
         shown.append(
             Highlight(wording.percent(measured[rival].value), text, f"its best setting; {_interval(measured[rival])}")
         )
-    plain = {model: best_at(of, length) for model, of in models.items() if not writes(model)}
-    top = max((m for m in plain.values() if m), key=lambda m: m.value, default=None)
-    if top is not None:
-        detail = _interval(top)
-        shortest = min(setting.length for of in models.values() for setting in of)
-        short = max((m.value for m in (best_at(models[model], shortest) for model in plain) if m), default=None)
-        if short is not None and shortest < length:
-            detail += f"; {wording.percent(short)} at {wording.size(shortest)}"
-        shown.append(Highlight(wording.percent(top.value), "by the best model without fast weights", detail))
-    return shown
+    return [*shown, *_plain_highlight(results, context, length)]
+
+
+def _plain_highlight(results: NiahResults, context: Context, length: int) -> list[Highlight]:
+    """What a model without fast weights finds at a length: with the haystack in sight, where that was asked, for
+    closed book it cannot know anything."""
+    for where in (replace(context, protocol=OPEN_BOOK), context):
+        models = usual_settings(results, where) if where in results.overall else {}
+        plain = {model: best_at(of, length) for model, of in models.items() if not writes(model)}
+        measured = {model: rate for model, rate in plain.items() if rate is not None}
+        if measured:
+            break
+    else:
+        return []
+    best = max(measured, key=lambda model: measured[model].value)
+    shortest = min(setting.length for of in models.values() for setting in of)
+    short = max((m.value for m in (best_at(models[model], shortest) for model in plain) if m), default=None)
+    detail = _interval(measured[best])
+    if short is not None and shortest < length:
+        detail += f"; {wording.percent(short)} at {wording.size(shortest)}"
+    text = "by the best model without fast weights"
+    if where.protocol == OPEN_BOOK:
+        text += f", {best}, with the haystack in sight" if measured[best].value else ", with the haystack in sight"
+    return [Highlight(wording.percent(measured[best].value), text, detail)]
 
 
 def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[Highlight]:
