@@ -148,7 +148,7 @@ class ModelConfig:
 
     @property
     def trained_length(self) -> int | None:
-        """Tokens of a training sequence; beyond, full attention needs YaRN. None: it is not used at this scale."""
+        """Tokens of a training sequence; beyond, full attention needs YaRN. None: a scale that has no such length."""
         return TRAINED_LENGTHS.get(self.scale)
 
     @property
@@ -272,8 +272,8 @@ SMALL = ModelConfig(
 PAPER = ModelConfig(name="gdn", scale="paper")
 SCALES: dict[str, ModelConfig] = {"micro": MICRO, "small": SMALL, "paper": PAPER}
 
-TRAINED_LENGTHS = {"small": 4096, "paper": 4096}
-"""Tokens of a training sequence by scale. micro is not here: its models are measured with the rotary as trained."""
+TRAINED_LENGTHS = {"micro": 1024, "small": 4096, "paper": 4096}
+"""Tokens of a training sequence by scale."""
 
 DEFAULT_LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
     "micro": {"pkm": (1, 3), **dict.fromkeys(FAST_WEIGHTS, (1, 3))},

@@ -63,7 +63,7 @@ def yarn_arm(model: Any, length: int | None = None) -> str:
     """What the rows' `arm` says of a model's rotary: "yarn" where its full attention takes YaRN, else "".
 
     length: tokens of the sequences; None where rows of several lengths belong together and are to carry one name. The
-    factor is the row's length in trained lengths (4096 tokens), rounded up to a power of two; 1 changes nothing.
+    factor is the row's length in trained lengths , rounded up to a power of two; 1 changes nothing.
     """
     from fwpkm_eval.reference_models.yarn import uses_yarn, yarn_for
 

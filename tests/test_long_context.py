@@ -43,7 +43,21 @@ def test_the_factor_is_the_next_power_of_two(length: int, factor: int | None) ->
     found = yarn_for(model_config("fa", "paper"), length)
     assert (found and found.factor) == factor
     assert yarn_for(model_config("gdn+swa", "paper"), length) is None, "a window meets no untrained distance"
-    assert yarn_for(model_config("fa", "micro"), length) is None
+
+
+def test_micro_has_its_own_trained_length() -> None:
+    assert TRAINED_LENGTHS["micro"] == RECIPES["micro"].tokens == IN_SIGHT["micro"].tokens
+    assert yarn_for(model_config("fa", "micro"), 1024) is None
+    assert yarn_for(model_config("gdn+fa:fwpkm", "micro"), 4096) == Yarn(4, 1024)
+
+
+def test_the_trained_length_is_in_the_key_of_those_that_it_concerns() -> None:
+    text = TextSource("embedded", TextSet("words", "test", (Document("a", "some words"),), "path", None, "", "hash"))
+    keys = [
+        perplexity_job(ModelSource(Path("x"), model_config(name), "w"), text, PerplexitySettings()).cell.settings
+        for name in ("gdn+fa", "gdn+swa")
+    ]
+    assert [key.get("trained_length") for key in keys] == [1024, None]
 
 
 def test_yarn_keeps_fast_turns_stretches_slow_ones_and_grades_between() -> None:

@@ -136,6 +136,7 @@ def job_on_text(
     from fwpkm_eval.devices import resolve_device, resolve_dtype
     from fwpkm_eval.kernels.backends import resolve_backend
     from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
+    from fwpkm_eval.reference_models.yarn import uses_yarn
 
     device = resolve_device(model.device)
     values = {
@@ -151,6 +152,8 @@ def job_on_text(
     delta_rule = delta_rule_backend(device, resolve_dtype(model.dtype))
     if delta_rule != "torch":
         values["delta_rule"] = delta_rule
+    if uses_yarn(model.config):
+        values["trained_length"] = model.config.trained_length
     cell = Cell(task, model.name, values)
     return Job(cell, label, work, data=text.data, checkpoint=str(model.checkpoint), device=str(device))
 
