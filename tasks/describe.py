@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,7 @@ def fresh_state(model: Any, length: int | None = None) -> Any:
     length: tokens of the sequences to come, about; where they are longer than those trained on, full attention takes
     YaRN. None: as trained.
     """
-    from fwpkm_eval.reference_models.yarn import uses_yarn
-
-    longer = length is not None and uses_yarn(model.config)
+    longer = length is not None and _takes_yarn(model)
     state = model.initial_state(1, length=length) if longer else model.initial_state(1)
     state.assert_fresh()
     return state
@@ -65,10 +64,17 @@ def yarn_arm(model: Any, length: int | None = None) -> str:
     length: tokens of the sequences; None where rows of several lengths belong together and are to carry one name. The
     factor is the row's length in trained lengths , rounded up to a power of two; 1 changes nothing.
     """
-    from fwpkm_eval.reference_models.yarn import uses_yarn, yarn_for
+    from fwpkm_eval.reference_models.yarn import yarn_for
 
-    needed = uses_yarn(model.config) if length is None else yarn_for(model.config, length) is not None
+    needed = _takes_yarn(model) and (length is None or yarn_for(model.config, length) is not None)
     return "yarn" if needed else ""
+
+
+def _takes_yarn(model: Any) -> bool:
+    """Whether YaRN can change what a model computes. One of a user's own need not know of lengths."""
+    from fwpkm_eval.reference_models.yarn import uses_yarn
+
+    return uses_yarn(model.config) and "length" in inspect.signature(model.initial_state).parameters
 
 
 @contextmanager

@@ -16,16 +16,20 @@ from model_cases import fast_weights, small_config, small_model, tokens
 from tolerances import assert_close
 from torch import Tensor
 
+from fwpkm_eval.data.types import Document, TextSet
 from fwpkm_eval.harness.contexts import Context, ContextReader
 from fwpkm_eval.harness.settings import ReadingSettings
 from fwpkm_eval.reference_models import gated_delta
 from fwpkm_eval.reference_models.attention import Attention
-from fwpkm_eval.reference_models.config import BackboneConfig, model_config
+from fwpkm_eval.reference_models.config import TRAINED_LENGTHS, BackboneConfig, model_config
 from fwpkm_eval.reference_models.gated_delta import delta_rule_backend, fla_delta_rule, gated_delta_rule
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.state_files import load_state, save_state
 from fwpkm_eval.reference_models.yarn import Yarn, yarn_for
+from fwpkm_eval.runs.jobs import ModelSource, TextSource, perplexity_job
 from fwpkm_eval.tasks.describe import fresh_state, yarn_arm
+from fwpkm_eval.tasks.perplexity import PerplexitySettings
+from fwpkm_eval.training.recipe import IN_SIGHT, RECIPES
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -116,9 +120,16 @@ def test_tasks_start_with_yarn_where_it_is_needed_and_say_so() -> None:
     assert fresh_state(long, 8192).yarn == Yarn(2, 4096)
     assert fresh_state(long, 4096).yarn is None
     assert (yarn_arm(long), yarn_arm(long, 4096), yarn_arm(long, 8192)) == ("yarn", "", "yarn")
-    for other in (long_model("gdn+swa"), small_model("fa")):
-        assert fresh_state(other, 1 << 20).yarn is None
-        assert yarn_arm(other) == yarn_arm(other, 1 << 20) == ""
+    window = long_model("gdn+swa")
+    assert fresh_state(window, 1 << 20).yarn is None
+    assert yarn_arm(window) == yarn_arm(window, 1 << 20) == ""
+
+
+def test_a_users_own_model_need_not_know_of_lengths() -> None:
+    start = types.SimpleNamespace(assert_fresh=lambda: None)
+    own = types.SimpleNamespace(config=model_config("fa"), initial_state=lambda batch=1: start)
+    assert fresh_state(own, 1 << 20) is start
+    assert yarn_arm(own) == yarn_arm(own, 1 << 20) == ""
 
 
 @torch.no_grad()

@@ -139,7 +139,7 @@ def job_on_text(
     from fwpkm_eval.reference_models.yarn import uses_yarn
 
     device = resolve_device(model.device)
-    values = {
+    values: dict[str, Any] = {
         "weights": model.weights_hash,
         "config": model.config.to_dict(),
         "device": device.type,
