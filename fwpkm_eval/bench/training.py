@@ -16,7 +16,8 @@ from fwpkm_eval import __version__
 from fwpkm_eval.bench.worker import ALLOCATORS, Runner, Together, run_in_process_of_its_own
 from fwpkm_eval.runs.rows import Row
 
-MOST_STEPS = 12
+MOST_STEPS = 8
+"""After more, roundings have grown so far through writes and optimizer that the losses no longer tell a fault."""
 SPARSE, DENSE = "sparse closed form", "dense autograd"
 
 
