@@ -106,3 +106,19 @@ def test_the_command_keeps_the_rest_and_ends_with_1(
     assert "scan/torch in place, training, tuned malloc failed: the process measuring training" in error
     assert (out / "rows.csv").exists()
     assert not json.loads((out / "manifest.json").read_text()).get("finished")
+
+
+def test_a_model_that_does_not_run_leaves_the_operations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session, "run_in_process_of_its_own", failing(("None", "model")))
+    monkeypatch.setattr(peers, "peer_version", lambda: None)
+    monkeypatch.setattr(ops, "op_size", lambda *arguments: SMALL)
+    asked = ["bench", "--repeats", "1", "--threads", "1", "--quiet"]
+    out = tmp_path / "out"
+    assert cli.main([*asked, "--what", "ops,models", "--out", str(out)]) == 1
+    assert "models failed: the process measuring model ended with code 1" in capsys.readouterr().err
+    assert (out / "report.html").exists()
+    assert not json.loads((out / "manifest.json").read_text()).get("finished")
+    assert cli.main([*asked, "--what", "models"]) == 2
+    assert "nothing could be measured: models failed" in capsys.readouterr().err

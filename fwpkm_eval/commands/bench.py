@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fwpkm_eval.commands import options
+from fwpkm_eval.errors import UserError
 
 if TYPE_CHECKING:
     from fwpkm_eval.bench.models import ModelSpeed
@@ -128,16 +131,21 @@ def command(
         rows += bench_rows(result)
         peers = run_peers(chosen, budget=SECONDS_A_MEASUREMENT, remark=say, **common)
         rows += peer_rows(peers)
+    broken: list[str] = []
     speeds = []
     if "models" in what:
-        speeds = run_models(cases, budget=SECONDS_A_MEASUREMENT, **common)
-        rows += model_rows(speeds)
+        with _noted("models", broken):
+            speeds = run_models(cases, budget=SECONDS_A_MEASUREMENT, **common)
+            rows += model_rows(speeds)
     trained = []
     if "training" in what:
-        trained = run_training(TrainingCase(names[-1], size, where), **common)
-        rows += training_rows(trained)
+        with _noted("training", broken):
+            trained = run_training(TrainingCase(names[-1], size, where), **common)
+            rows += training_rows(trained)
+    if not rows:
+        raise UserError(f"nothing could be measured: {'; '.join(broken)}")
     if out is not None:
-        _store(out, rows, result)
+        _store(out, rows, result, finished=not broken)
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
@@ -146,10 +154,22 @@ def command(
         for arm, wrong in result.failures.items():
             failed = "failed" if arm in result.crashed else "does not agree with the reference and was not timed"
             click.echo(f"{arm} {failed}: {'; '.join(wrong)}", err=True)
+    for line in broken:
+        click.echo(line, err=True)
+    if broken or (result is not None and result.failures):
         raise click.exceptions.Exit(1)
 
 
-def _store(out: Path, rows: list[Row], result: BenchResult | None) -> None:
+@contextmanager
+def _noted(part: str, broken: list[str]) -> Iterator[None]:
+    """Notes that a part's process failed: what the others measured is of use without it."""
+    try:
+        yield
+    except RuntimeError as problem:
+        broken.append(f"{part} failed: {problem}")
+
+
+def _store(out: Path, rows: list[Row], result: BenchResult | None, finished: bool) -> None:
     """Writes rows.csv and what the numbers depend on, then tables, plots and report."""
     from fwpkm_eval.reporting import build_report
     from fwpkm_eval.runs.manifest import update_manifest
@@ -157,7 +177,7 @@ def _store(out: Path, rows: list[Row], result: BenchResult | None) -> None:
 
     write_rows_csv(rows, out / "rows.csv")
     if result is None:
-        update_manifest(out, finished=True)
+        update_manifest(out, finished=finished)
         build_report(out)
         return
     conditions: dict[str, Any] = {
@@ -167,7 +187,9 @@ def _store(out: Path, rows: list[Row], result: BenchResult | None) -> None:
         "load_average_after": result.load[1],
         "seconds": round(result.seconds, 1),
     }
-    update_manifest(out, seeds=[result.agreement.seed], conditions=conditions, finished=not result.failures)
+    update_manifest(
+        out, seeds=[result.agreement.seed], conditions=conditions, finished=finished and not result.failures
+    )
     build_report(out)
 
 

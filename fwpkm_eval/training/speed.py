@@ -38,11 +38,6 @@ class TrainingSpeed:
     first_difference: float
     loss_difference: float
 
-    @property
-    def ratio(self) -> float:
-        """How many times as fast the sparse way is, over all steps: they write in chunks of different sizes."""
-        return sum(self.dense) / sum(self.sparse)
-
 
 def training_speed(
     config: ModelConfig, recipe: Recipe, steps: int = 4, data: str = "embedded", device: str = "cpu"
