@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.runs.rows import FROZEN
 
 if TYPE_CHECKING:
     from fwpkm_eval.reference_models.config import ModelConfig
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SCORES = ("idw", "dot")
 REFERENCE = "reference"
-FROZEN = "frozen"
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,13 @@ def ablated_config(model: str, scale: str, plan: AblationPlan, trained: Trained)
     from fwpkm_eval.reference_models.config import model_config
 
     common = {**plan.overrides, "fwpkm.score": trained.score}
-    reference = model_config(model, scale, **common)
+    reference = model_config(model, scale, **common).trained_on(plan.recipe.tokens)
     if not reference.spec.layers("fwpkm"):
         raise UserError(f"the ablations are of FwPKM, and {reference.name} has none: name a model such as {plan.model}")
     if trained.arm == REFERENCE:
         return reference
     overrides = ARMS[trained.arm].overrides if trained.overrides is None else trained.overrides
-    config = model_config(model, scale, **{**common, **overrides})
+    config = model_config(model, scale, **{**common, **overrides}).trained_on(plan.recipe.tokens)
     if trained.overrides is not None:
         return config
     if config == reference:

@@ -122,6 +122,7 @@ class ModelConfig:
     """A model: its full name in the paper's notation, its scale, and the sizes of its parts.
 
     chunk_size: tokens per write of the fast weights while training, and by default at evaluation.
+    row_tokens: tokens of a training sequence, where full attention was not trained on its scale's.
     """
 
     name: str
@@ -133,6 +134,7 @@ class ModelConfig:
     pkm: PKMConfig = field(default_factory=PKMConfig)
     fwmlp: FwMLPConfig = field(default_factory=FwMLPConfig)
     lact: LaCTConfig = field(default_factory=LaCTConfig)
+    row_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self)
@@ -149,7 +151,12 @@ class ModelConfig:
     @property
     def trained_length(self) -> int | None:
         """Tokens of a training sequence; beyond, full attention needs YaRN. None: a scale that has no such length."""
-        return TRAINED_LENGTHS.get(self.scale)
+        return self.row_tokens or TRAINED_LENGTHS.get(self.scale)
+
+    def trained_on(self, tokens: int) -> ModelConfig:
+        """The same model trained on sequences of `tokens` tokens, which only full attention has to know of."""
+        as_its_scale = tokens == TRAINED_LENGTHS.get(self.scale) or "fa" not in self.layer_kinds
+        return replace(self, row_tokens=None if as_its_scale else tokens)
 
     @property
     def layer_kinds(self) -> tuple[LayerKind, ...]:
@@ -159,10 +166,12 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As checkpoints and cells' keys hold it. A model without LaCT does not name LaCT's sizes: those that were made
-        before there was LaCT stay what they are."""
+        before there was LaCT stay what they are; so with the length of training sequences."""
         found = asdict(self)
         if not self.spec.layers("lact") and self.lact == _lact_of(self.scale):
             del found["lact"]
+        if self.row_tokens is None:
+            del found["row_tokens"]
         return found
 
     @staticmethod
@@ -220,6 +229,8 @@ def check_sizes(config: ModelConfig) -> None:
     lookahead = max(fw.lookahead, config.fwmlp.lookahead, config.lact.lookahead)
     if config.chunk_size <= lookahead:
         raise UserError(f"chunk_size {config.chunk_size} must be larger than the lookahead {lookahead}")
+    if config.row_tokens is not None and (type(config.row_tokens) is not int or config.row_tokens < 1):
+        raise UserError(f"row_tokens is {config.row_tokens!r}; it must be a whole number of at least 1, or left out")
     if config.lact.base_rate <= 0:
         raise UserError(f"lact.base_rate is {config.lact.base_rate}; it must be above 0")
 

@@ -20,6 +20,9 @@ from fwpkm_eval.reference_models.config import ModelConfig
 SLOWEST_KEPT, FASTEST_SCALED = 32.0, 1.0
 """Turns over the trained length: frequencies above the first stay, those below the second are divided by s."""
 
+YARN_VERSION = 2
+"""Part of the keys of cells whose models take it: raise it whenever who takes which factor changes."""
+
 
 @dataclass(frozen=True)
 class Yarn:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fwpkm_eval.tasks.describe import describe_model
+from fwpkm_eval.tasks.describe import describe_model, yarn_arm
 from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def addressing_rows(model: Any, text_set: TextSet, settings: PerplexitySettings,
         "dataset": text_set.name,
         "write_chunk": str(settings.write_chunk or model.config.chunk_size),
         "scope": settings.scope,
+        "arm": yarn_arm(model, settings.segment),
         "seed": settings.seed,
         "seconds": result.seconds,
         "tokens": result.tokens,

@@ -58,16 +58,15 @@ def fresh_state(model: Any, length: int | None = None) -> Any:
     return state
 
 
-def yarn_arm(model: Any, length: int | None = None) -> str:
-    """What the rows' `arm` says of a model's rotary: "yarn" where its full attention takes YaRN, else "".
+def yarn_arm(model: Any, length: int, arm: str = "") -> str:
+    """The `arm` of rows whose sequences are `length` tokens: `arm`, and "yarn" where full attention takes YaRN.
 
-    length: tokens of the sequences; None where rows of several lengths belong together and are to carry one name. The
-    factor is the row's length in trained lengths , rounded up to a power of two; 1 changes nothing.
+    The factor is the length in trained lengths, rounded up to a power of two. Of both there is "frozen+yarn".
     """
     from fwpkm_eval.reference_models.yarn import yarn_for
+    from fwpkm_eval.runs.rows import YARN, joined_arm
 
-    needed = _takes_yarn(model) and (length is None or yarn_for(model.config, length) is not None)
-    return "yarn" if needed else ""
+    return joined_arm(arm, YARN if _takes_yarn(model) and yarn_for(model.config, length) is not None else "")
 
 
 def _takes_yarn(model: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fwpkm_eval.reference_models.notation import FAST_WEIGHTS
-from fwpkm_eval.tasks.describe import describe_model
+from fwpkm_eval.tasks.describe import describe_model, yarn_arm
 from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def gate_rows(model: Any, text_set: TextSet, settings: PerplexitySettings, resul
         "dataset": text_set.name,
         "write_chunk": str(settings.write_chunk or model.config.chunk_size),
         "scope": settings.scope,
+        "arm": yarn_arm(model, settings.segment),
         "seed": settings.seed,
         "seconds": result.seconds,
         "tokens": result.tokens,

@@ -86,9 +86,11 @@ class AnswerLoss:
 
 @dataclass
 class LongBenchResult:
-    """The answers' losses by (protocol, passes), in the order of the questions; and what reading cost."""
+    """The answers' losses by (protocol, passes), in the order of the questions; what their rows' `arm` says (YaRN for
+    any of the contexts); and what reading cost."""
 
     losses: dict[tuple[str, int], list[AnswerLoss]] = field(default_factory=lambda: defaultdict(list))
+    arm: str = ""
     seconds: float = 0.0
     tokens: int = 0
 
@@ -114,6 +116,7 @@ def evaluate_longbench(
         for question in questions.questions[: settings.questions]:
             exam = exam_of(question, settings, tokenizer, model_tensor(model).device)
             size = exam.answer.shape[1]
+            result.arm = result.arm or yarn_arm(model, exam.haystack.shape[1])
             if model.has_fast_weights:
                 memory = fresh_state(model, exam.haystack.shape[1])
                 answers, _ = memorise_and_answer(reader, exam, memory, settings.protocols, settings.passes)
@@ -168,7 +171,7 @@ def longbench_rows(
             "write_chunk": str(settings.write_chunk) if model.has_fast_weights else "",
             "scope": "sample",
             "protocol": protocol,
-            "arm": yarn_arm(model),
+            "arm": result.arm,
             "seed": settings.seed,
             "seconds": result.seconds,
             "tokens": result.tokens,

@@ -39,7 +39,7 @@ def niah_rows(model: Any, text_set: TextSet, settings: NiahSettings, result: Nia
         common = {
             **of_model,
             **_setting_fields(settings, text_set, setting, protocol, passes),
-            "arm": yarn_arm(model),
+            "arm": yarn_arm(model, setting.length),
             "seconds": seconds,
             "tokens": tokens,
         }

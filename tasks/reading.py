@@ -189,11 +189,15 @@ def answer_without_memory(reader: Reader, exam: Exam, protocols: Iterable[str]) 
     """The answers of a model without fast weights, by protocol; passes and writes cannot change them."""
     protocols = set(protocols)
     answers: dict[str, Answer] = {}
+
+    def start() -> Any:
+        # The question alone, too, is rotated as after the haystack: as it is with a memory that read it.
+        return fresh_state(reader.model, exam.haystack.shape[1])
+
     if protocols & {OPEN_BOOK, PUBLISHED}:
-        start = fresh_state(reader.model, exam.haystack.shape[1])
-        state = reader.read(exam.haystack, start, write=False)
+        state = reader.read(exam.haystack, start(), write=False)
         with_haystack = reader.answer(state, exam)
         answers.update({protocol: with_haystack for protocol in (OPEN_BOOK, PUBLISHED) if protocol in protocols})
     if CLOSED_BOOK in protocols:
-        answers[CLOSED_BOOK] = reader.answer(fresh_state(reader.model), exam)
+        answers[CLOSED_BOOK] = reader.answer(start(), exam)
     return answers

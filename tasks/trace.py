@@ -132,7 +132,7 @@ def _trace(
 
     from fwpkm_eval.tasks.trace_recorder import record
 
-    state = fresh_state(model)
+    state = fresh_state(model, settings.length)
     recorders = record(state, model.config.name)
     reader = Reader(model, settings.write_chunk, settings.block, progress)
     for reading in range(settings.passes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,8 @@ from fwpkm_eval.ablations import (
 from fwpkm_eval.data import load_set
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.config import SCALES, FwPKMConfig, ModelConfig
-from fwpkm_eval.runs.ablation import ablation_jobs
+from fwpkm_eval.reference_models.yarn import YARN_VERSION
+from fwpkm_eval.runs.ablation import ablation_jobs, fit_to_data
 from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.execute import execute
@@ -202,6 +204,30 @@ def test_a_cells_key_holds_all_that_can_change_its_value(data: str, tmp_path: Pa
     ):
         assert jobs(data, tmp_path, one, plan)[0].cell.key != here
     assert jobs(data, tmp_path, [Trained(REFERENCE, "idw", True)])[0].cell.key != here
+
+
+def test_full_attention_is_read_beyond_the_rows_that_an_ablation_trains_on(data: str, tmp_path: Path) -> None:
+    job = jobs(data, tmp_path, [Trained(REFERENCE, "idw")], replace(PLAN, model="fa:fwpkm@0"))[0]
+    assert job.cell.settings["yarn"] == [YARN_VERSION, RECIPE.tokens]
+    assert ModelConfig.from_dict(job.cell.settings["config"]).trained_length == RECIPE.tokens
+
+
+def test_who_ablates_full_attention_is_told_that_it_learns_little(
+    data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ablate", "--data", data, "--model", "gdn+fa:fwpkm@2", "--dry-run"]) == 0
+    assert "full attention does not learn to answer; the memory may" in capsys.readouterr().err
+    assert cli.main(["ablate", "--data", data, "--dry-run"]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_a_folder_without_the_plans_training_sets_trains_on_its_own(data: str, tmp_path: Path) -> None:
+    """Also where it has a test set of the plan's name."""
+    for name, split in (("source", "test"), ("mine", "train"), ("mine", "test")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        shutil.copy(Path(data) / "tales" / "test.jsonl", tmp_path / name / f"{split}.jsonl")
+    plan = fit_to_data(ablation_plan("micro"), str(tmp_path))
+    assert (plan.text, plan.recipe.sets) == ("source", ("mine",))
 
 
 def test_cells_and_settings_of_the_stored_run_are_those_of_today(data: str, tmp_path: Path) -> None:

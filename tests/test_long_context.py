@@ -17,18 +17,20 @@ from tolerances import assert_close
 from torch import Tensor
 
 from fwpkm_eval.data.types import Document, TextSet
+from fwpkm_eval.errors import UserError
 from fwpkm_eval.harness.contexts import Context, ContextReader
 from fwpkm_eval.harness.settings import ReadingSettings
 from fwpkm_eval.reference_models import gated_delta
 from fwpkm_eval.reference_models.attention import Attention
-from fwpkm_eval.reference_models.config import TRAINED_LENGTHS, BackboneConfig, model_config
+from fwpkm_eval.reference_models.config import TRAINED_LENGTHS, BackboneConfig, ModelConfig, model_config
 from fwpkm_eval.reference_models.gated_delta import delta_rule_backend, fla_delta_rule, gated_delta_rule
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.state_files import load_state, save_state
-from fwpkm_eval.reference_models.yarn import Yarn, yarn_for
+from fwpkm_eval.reference_models.yarn import YARN_VERSION, Yarn, yarn_for
 from fwpkm_eval.runs.jobs import ModelSource, TextSource, perplexity_job
 from fwpkm_eval.tasks.describe import fresh_state, yarn_arm
 from fwpkm_eval.tasks.perplexity import PerplexitySettings
+from fwpkm_eval.tasks.reading import CLOSED_BOOK, Exam, Reader, answer_without_memory, memorise_and_answer
 from fwpkm_eval.training.recipe import IN_SIGHT, RECIPES
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
@@ -61,7 +63,20 @@ def test_the_trained_length_is_in_the_key_of_those_that_it_concerns() -> None:
         perplexity_job(ModelSource(Path("x"), model_config(name), "w"), text, PerplexitySettings()).cell.settings
         for name in ("gdn+fa", "gdn+swa")
     ]
-    assert [key.get("trained_length") for key in keys] == [1024, None]
+    assert [key.get("yarn") for key in keys] == [[YARN_VERSION, 1024], None]
+
+
+def test_full_attention_trained_on_other_rows_than_its_scale_remembers_how_long_they_were() -> None:
+    config = model_config("gdn+fa", "micro")
+    assert config.trained_on(1024) == config
+    assert "row_tokens" not in config.to_dict()
+    short = config.trained_on(512)
+    assert yarn_for(short, 4096) == Yarn(8, 512)
+    assert ModelConfig.from_dict(short.to_dict()) == short
+    window = model_config("gdn+swa", "micro")
+    assert window.trained_on(512) == window
+    with pytest.raises(UserError, match="row_tokens is 0; it must be a whole number of at least 1"):
+        replace(config, row_tokens=0)
 
 
 def test_yarn_keeps_fast_turns_stretches_slow_ones_and_grades_between() -> None:
@@ -119,28 +134,49 @@ def test_tasks_start_with_yarn_where_it_is_needed_and_say_so() -> None:
     long = long_model("gdn+fa")
     assert fresh_state(long, 8192).yarn == Yarn(2, 4096)
     assert fresh_state(long, 4096).yarn is None
-    assert (yarn_arm(long), yarn_arm(long, 4096), yarn_arm(long, 8192)) == ("yarn", "", "yarn")
+    assert (yarn_arm(long, 4096), yarn_arm(long, 8192)) == ("", "yarn")
+    assert (yarn_arm(long, 4096, "frozen"), yarn_arm(long, 8192, "frozen")) == ("frozen", "frozen+yarn")
     window = long_model("gdn+swa")
     assert fresh_state(window, 1 << 20).yarn is None
-    assert yarn_arm(window) == yarn_arm(window, 1 << 20) == ""
+    assert yarn_arm(window, 1 << 20) == ""
+
+
+@torch.no_grad()
+def test_a_question_alone_is_rotated_alike_with_and_without_a_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    haystack = tokens(length=100)
+    exam = Exam(haystack, haystack[:, :5], haystack[:, :2])
+    seen = []
+    answer = Reader.answer
+
+    def watched(self: Reader, state: Any, exam: Exam) -> Any:
+        seen.append(state.yarn)
+        return answer(self, state, exam)
+
+    monkeypatch.setattr(Reader, "answer", watched)
+    plain, memory = (LanguageModel(replace(small_config(spec), row_tokens=64)) for spec in ("gdn+fa", "gdn+fa:fwpkm@1"))
+    answer_without_memory(Reader(plain, 32), exam, [CLOSED_BOOK])
+    memorise_and_answer(Reader(memory, 32), exam, fresh_state(memory, 100), [CLOSED_BOOK], [1])
+    assert seen == [Yarn(2, 64), Yarn(2, 64)]
 
 
 def test_a_users_own_model_need_not_know_of_lengths() -> None:
     start = types.SimpleNamespace(assert_fresh=lambda: None)
     own = types.SimpleNamespace(config=model_config("fa"), initial_state=lambda batch=1: start)
     assert fresh_state(own, 1 << 20) is start
-    assert yarn_arm(own) == yarn_arm(own, 1 << 20) == ""
+    assert yarn_arm(own, 1 << 20) == ""
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("memory", ["request", "stream"])
 def test_contexts_of_other_programs_are_read_with_the_yarn_of_their_length(memory: str) -> None:
-    model = long_model("gdn+fa:fwpkm@1")
+    model = LanguageModel(replace(small_config("gdn+fa:fwpkm@1"), row_tokens=64))
     reader = ContextReader(model, ReadingSettings(memory=memory))
-    ids = tuple(tokens(length=4500)[0].tolist())
-    for length, factor in ((12, None), (4500, 2), (16, None)):
-        _, state = reader.after(Context(ids[:length], (), ids[:length]))
-        assert (state.yarn and state.yarn.factor) == factor
+    ids = tuple(tokens(length=70)[0].tolist())
+    for length, factor in ((12, None), (70, 2), (16, None)):
+        # However a sequence is cut, it is one sequence.
+        for context in (Context(ids[:length], (), ids[:length]), Context(ids[:10], ids[10:length], ids[:10])):
+            _, state = reader.after(context)
+            assert (state.yarn and state.yarn.factor) == factor
 
 
 @torch.no_grad()

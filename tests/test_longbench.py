@@ -98,7 +98,7 @@ def test_a_model_without_memory_is_scored_once_and_alike() -> None:
 
 def test_perplexity_is_over_all_answer_tokens_and_its_interval_over_questions() -> None:
     losses = [AnswerLoss(2.0, 4), AnswerLoss(9.0, 6), AnswerLoss(1.0, 10)]
-    result = LongBenchResult({("open-book", 1): losses}, 1.0, 100)
+    result = LongBenchResult({("open-book", 1): losses}, seconds=1.0, tokens=100)
     rows = {row.metric: row for row in longbench_rows(HonestModel(), question_set(), SETTINGS, result)}
     nats, perplexity = rows["answer_nats_per_token"], rows["answer_perplexity"]
     assert (nats.value, nats.n) == (12 / 20, 20)

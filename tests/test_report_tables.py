@@ -96,6 +96,19 @@ def test_perplexity_stands_beside_the_frozen_run_the_baseline_and_the_paper() ->
     assert "a model of scale micro, another backbone and stand-in text" in note
 
 
+def test_yarn_follows_from_model_and_length_and_keeps_nothing_apart() -> None:
+    model = "gdn+fa:fwpkm@1"
+    rows = [*bits(model, 1.7, arm="yarn", write_chunk="128"), *bits(model, 2.125, arm="frozen+yarn")]
+    rows += [needle(model, 10, length=512), needle(model, 10, arm="yarn"), needle(PLAIN, 2)]
+    tables = tables_of(rows)
+    line = line_of(tables["perplexity-source"], model=model)
+    assert (line["writes off"], line["change by writing"]) == ("2.125", "−20.0%")
+    assert {line["model"] for line in lines_of(tables["niah-closed-book"])} == {model, PLAIN}
+    for table in ("perplexity-source", "niah-closed-book"):
+        assert "full attention takes YaRN" in tables[table].note
+    assert "YaRN" not in tables_of([needle(PLAIN, 2)])["niah-closed-book"].note
+
+
 def test_a_run_that_diverged_is_in_the_table_and_in_the_words() -> None:
     rows = [*bits(PLAIN, 2.0), *bits(FWPKM, math.nan), *bits(FWMLP, math.inf)]
     rows += [dataclasses.replace(rows[2], metric="diverged", value=0.25)]

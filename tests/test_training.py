@@ -245,6 +245,12 @@ def test_exercises_are_short_rows_that_ask_for_what_they_stated(data: str) -> No
     assert needles == {(128, 1), (320, 3)}
 
 
+def test_a_shorter_training_has_shorter_exercises() -> None:
+    short = IN_SIGHT["micro"].shortened(33)
+    assert (short.steps, short.exercise_steps) == (33, (5, 13, 17))
+    assert short.shortened(1).exercise_steps == (0, 0, 0)
+
+
 def test_after_the_exercises_training_is_as_without_them(data: str) -> None:
     with_them, without = maker(EXERCISES, data), maker(replace(NEEDLES, pswa=0.8), data)
     for step in range(20, 40):
@@ -260,6 +266,8 @@ def test_after_the_exercises_training_is_as_without_them(data: str) -> None:
         ({"exercise_tokens": (0,), "exercise_steps": (5,)}, "must divide a row of 640"),
         ({"exercise_tokens": (100,), "exercise_steps": (5,)}, "must divide a row of 640"),
         ({"exercise_tokens": (128, 320), "exercise_steps": (9, 5)}, "must not fall"),
+        ({"exercise_tokens": (128,), "exercise_steps": (20,), "steps": 20}, "must leave some of the 20 steps"),
+        ({"exercise_tokens": (128,), "exercise_steps": (5,), "layout": "packed"}, "layout packed has no exercises"),
         ({"exercise_tokens": (64,), "exercise_steps": (5,)}, "a needle and its question need"),
     ],
 )

@@ -88,7 +88,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train one model with its scale's recipe, the same for every model.
+    """Train one model with its scale's recipe, the same for every model (at micro, full attention has its own).
 
     The folder gets model.safetensors and model.json; a killed run goes on with --resume and ends with the same weights.
     For many GPUs: torchrun --nproc-per-node 4 -m fwpkm_eval train …
@@ -109,7 +109,7 @@ def command(
         torch.set_num_threads(threads)
     config = model_config(model, scale)
     recipe = recipe_for(config, data)
-    recipe = replace(recipe, seed=seed, steps=steps or recipe.steps, rows=rows or recipe.rows)
+    recipe = replace(recipe.shortened(steps or recipe.steps), seed=seed, rows=rows or recipe.rows)
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)
     where = Where(device, parallel, log, save_every)

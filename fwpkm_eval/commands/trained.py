@@ -54,8 +54,10 @@ def train_and_measure(
     """
     from fwpkm_eval.commands.measure import conclude, counted, print_plan, run_cells, shown_as
     from fwpkm_eval.devices import resolve_device
+    from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation, run_config
     from fwpkm_eval.runs.manifest import check_free
+    from fwpkm_eval.training.recipe import IN_SIGHT
 
     out = given.out or Path("runs") / f"{task}-{scale}"
     given = replace(given, out=out)
@@ -79,6 +81,8 @@ def train_and_measure(
         dtype=given.dtype,
     )
     jobs = planned.jobs
+    if scale in IN_SIGHT and "fa" in model_config(model or plan.model, scale).layer_kinds:
+        click.echo("note: in so short a training full attention does not learn to answer; the memory may", err=True)
     if dry_run:
         from fwpkm_eval.runs.engine import usable_workers
         from fwpkm_eval.runs.plan import plan_of

@@ -77,7 +77,7 @@ class ContextReader:
         """The same state before sequences as long as these: full attention may take YaRN, as in the needle task."""
         from fwpkm_eval.reference_models.yarn import yarn_for
 
-        longest = max(len(context.begin), len(context.rest), len(context.memorised))
+        longest = max(len(context.begin) + len(context.rest), len(context.memorised))
         return replace(memory, yarn=yarn_for(self.model.config, longest))
 
     def _will_write(self, context: Context) -> bool:

@@ -21,6 +21,7 @@ from fwpkm_eval.harness.load_tasks import Loaded
 from fwpkm_eval.harness.result_rows import result_rows
 from fwpkm_eval.runs.cells import Cell
 from fwpkm_eval.runs.engine import Agenda, Event, Failure, Job
+from fwpkm_eval.runs.rows import YARN, joined_arm
 
 if TYPE_CHECKING:
     from fwpkm_eval.harness.subjects import Subject
@@ -78,6 +79,7 @@ def run_task(subject: Subject, loaded: Loaded, settings: RunSettings) -> dict[st
     import lm_eval
 
     tokens_before = getattr(subject.lm, "tokens_read", None)
+    subject.lm.took_yarn = False
     started = time.perf_counter()
     # lm-eval prints progress of its resampling on standard output, and resamples in processes of its own.
     with contextlib.redirect_stdout(sys.stderr), _environment(DISABLE_MULTIPROC="1"), _git_not_asked():
@@ -93,7 +95,8 @@ def run_task(subject: Subject, loaded: Loaded, settings: RunSettings) -> dict[st
         )
     seconds = time.perf_counter() - started
     tokens = None if tokens_before is None else subject.lm.tokens_read - tokens_before
-    common = {**subject.row_fields, "seed": settings.seed, "seconds": seconds, "tokens": tokens}
+    arm = joined_arm(subject.row_fields.get("arm", ""), YARN if subject.lm.took_yarn else "")
+    common = {**subject.row_fields, "arm": arm, "seed": settings.seed, "seconds": seconds, "tokens": tokens}
     return {
         "rows": result_rows(results, common),
         "answers": {name: _answers(samples) for name, samples in results["samples"].items()},

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from packaging.requirements import Requirement
 
 import fwpkm_eval
+from fwpkm_eval.devices import resolve_device
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.harness.model import FwPKMLM
 from fwpkm_eval.harness.settings import OFF, ReadingSettings
+from fwpkm_eval.runs.jobs import how_computed
 from fwpkm_eval.tasks.describe import describe_model
 
 if TYPE_CHECKING:
@@ -46,10 +48,7 @@ def our_subject(source: ModelSource, settings: ReadingSettings, *, quiet: bool =
     }
     identity = {
         "weights": source.weights_hash,
-        "config": source.config.to_dict(),
-        "device": fields["device"],
-        "dtype": fields["dtype"],
-        "backend": fields["backend"],
+        **how_computed(source.config, resolve_device(source.device), source.dtype),
         "reading": asdict(settings),
     }
     return Subject(source.name, lm, fields, identity, source)

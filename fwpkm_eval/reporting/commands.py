@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.command_text import Run, fact_of, line_of, listed, number_text, size_text, unless
 from fwpkm_eval.reporting.fact import Fact
-from fwpkm_eval.reporting.measurements import FROZEN, GUESS, chunk_order, ordered, writes
+from fwpkm_eval.reporting.measurements import GUESS, chunk_order, ordered, writes
+from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn
 
 if TYPE_CHECKING:
     import pandas
@@ -97,7 +98,7 @@ def _perplexity(run: Run) -> list[Fact]:
     found = []
     for (tokens, scope), of_size in rows.groupby(["tokens", "scope"], sort=False):
         sets, models = list(dict.fromkeys(of_size["dataset"])), list(of_size["model"])
-        arms = set(of_size[of_size["model"].map(writes)]["arm"])
+        arms = set(of_size[of_size["model"].map(writes)]["arm"].map(arm_without_yarn))
         options = {
             "sets": ",".join(sets),
             "tokens": wording.size(int(own.get("tokens") or str(tokens))),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting.published import STANDS_IN_FOR, has_fast_weights, memories_of
 from fwpkm_eval.runs.intervals import wilson_interval
+from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn
 
 if TYPE_CHECKING:
     import pandas
@@ -24,7 +25,6 @@ GUESS = "guess"
 """The model name of the floor rows: what random digits are expected to get."""
 
 HAYSTACK = "haystack"
-FROZEN = "frozen"
 _VARIANT_SEPARATOR = " · "
 _VARIES = ("scale", "score", "dtype", "backend", "device")
 _KINDS_IN_ORDER = ("pkm", "fwmlp", "lact", "fwpkm")
@@ -277,7 +277,8 @@ def _records(frame: pandas.DataFrame, task: str, metric: str) -> list[dict[str, 
     chosen = of_task[of_task["metric"] == metric].drop(columns=["seconds"]).drop_duplicates().index
     records = of_task.loc[chosen].to_dict("records")
     return [
-        {str(name): _plain(value) for name, value in record.items()} | {"label": label[index]}
+        {str(name): _plain(value) for name, value in record.items()}
+        | {"label": label[index], "arm": arm_without_yarn(record["arm"])}
         for index, record in zip(chosen, records, strict=True)
     ]
 
@@ -292,7 +293,7 @@ def labels(frame: pandas.DataFrame) -> dict[Any, str]:
     varying = {key for key, values in seen.items() if len(values - {""}) > 1}
     found: dict[Any, str] = {}
     for at, index in enumerate(frame.index):
-        model, arm = columns["model"][at], columns["arm"][at]
+        model, arm = columns["model"][at], arm_without_yarn(columns["arm"][at])
         parts = [columns[name][at] for name in _VARIES if (model, name) in varying]
         parts += [arm] if arm != FROZEN else []
         found[index] = _VARIANT_SEPARATOR.join([model, *filter(None, parts)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.ablations import FROZEN, SCORES
+from fwpkm_eval.ablations import SCORES
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
 from fwpkm_eval.reporting.measurements_ablation import (
@@ -23,6 +23,7 @@ from fwpkm_eval.reporting.measurements_ablation import (
     needle_counts,
 )
 from fwpkm_eval.reporting.tables_ablation import difference_text
+from fwpkm_eval.runs.rows import FROZEN
 
 if TYPE_CHECKING:
     import pandas

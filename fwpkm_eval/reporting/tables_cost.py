@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting import wording
-from fwpkm_eval.reporting.measurements import FROZEN, baseline_of, model_order, spec_of
+from fwpkm_eval.reporting.measurements import baseline_of, model_order, spec_of
 from fwpkm_eval.reporting.published import memories_of
 from fwpkm_eval.reporting.table import Rows, Table
 from fwpkm_eval.reporting.wording import MISSING
+from fwpkm_eval.runs.rows import FROZEN
 
 if TYPE_CHECKING:
     import pandas

@@ -69,7 +69,7 @@ def _recall_table(results: NiahResults, context: Context, scale: str, sets: SetF
         title=f"Needles found: {wording.context_name(context, contexts)}",
         columns=(*columns, "published best", "comparable") if quotes else columns,
         rows=rows.done(),
-        note=_recall_note(context, needles, sets, list(dict.fromkeys(reasons))),
+        note=_recall_note(context, needles, sets, list(dict.fromkeys(reasons))) + wording.rotary(models),
         labels=3,
         words=1 if quotes else 0,
     )

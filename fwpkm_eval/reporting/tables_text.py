@@ -42,7 +42,7 @@ def perplexity_tables(results: dict[TextKey, TextResult], scale: str, sets: SetF
                 title=f"Perplexity: {sets.title(dataset)}{f', scope {scope}' if several else ''}",
                 columns=COLUMNS,
                 rows=rows.done(),
-                note=_note(scope, tokens, here, scale, sets),
+                note=_note(scope, tokens, here, scale, sets) + wording.rotary(key.model for key in here),
                 words=1,
             )
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from fwpkm_eval.reporting.measurements import HAYSTACK, Context, Measurement
+from fwpkm_eval.reporting.measurements import HAYSTACK, Context, Measurement, spec_of
 from fwpkm_eval.sizes import format_size
 
 MISSING = "–"
@@ -120,6 +120,14 @@ def context_slug(context: Context, contexts: Sequence[Context]) -> str:
 def listing(parts: Sequence[str]) -> str:
     """``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def rotary(models: Iterable[str]) -> str:
+    """What a note adds where a model has full attention."""
+    backbones = {spec_of(model).partition(":")[0] for model in models}
+    if not any("fa" in backbone.split("+") for backbone in backbones):
+        return ""
+    return " Beyond the length that it was trained on, full attention takes YaRN."
 
 
 def sentence(text: str) -> str:

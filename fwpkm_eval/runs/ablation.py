@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwpkm_eval.ablations import FROZEN, AblationPlan, Trained, ablated_config
+from fwpkm_eval.ablations import AblationPlan, Trained, ablated_config
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import Cell, with_tuples
 from fwpkm_eval.runs.engine import Job, Report
-from fwpkm_eval.runs.jobs import TextSource, named
-from fwpkm_eval.runs.rows import Row
+from fwpkm_eval.runs.jobs import TextSource, how_computed, named
+from fwpkm_eval.runs.rows import FROZEN, Row
 
 if TYPE_CHECKING:
     from fwpkm_eval.data import TextSet
@@ -54,16 +54,13 @@ def ablation_jobs(
     """
     from fwpkm_eval.api import tokenizer_of
     from fwpkm_eval.data import load_set
-    from fwpkm_eval.devices import resolve_device, resolve_dtype
-    from fwpkm_eval.kernels.backends import resolve_backend
-    from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
+    from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.tasks.niah import NIAH_VERSION, check_fit, readings_per_sample
     from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
 
     training = [load_set(haystack.data, name, "train") for name in plan.recipe.sets]
     where = resolve_device(device)
     elsewhere = "" if where.type == "cpu" else f"-{where.type}"
-    delta_rule = delta_rule_backend(where, resolve_dtype(dtype))
     jobs = []
     for seed in seeds:
         recipe = replace(plan.recipe, seed=seed)
@@ -76,18 +73,14 @@ def ablation_jobs(
                 "score": trained.score,
                 "seed": seed,
                 "frozen_too": trained.frozen_too,
-                "config": config.to_dict(),
+                **how_computed(config, where, dtype),
                 "recipe": recipe.to_dict(),
                 "training": [named(one) for one in training],
                 "haystack": named(haystack.text_set),
                 "data": named(text.text_set),
                 "niah": asdict(niah),
                 "ppl": asdict(reading),
-                "device": where.type,
-                "dtype": dtype,
-                "backend": resolve_backend("auto", where),
                 "versions": [ABLATION_VERSION, NIAH_VERSION, PERPLEXITY_VERSION],
-                **({} if delta_rule == "torch" else {"delta_rule": delta_rule}),
             }
             readings = [readings_per_sample(niah, has_fast_weights=True, write_chunk=c) for c in plan.write_chunks]
             if trained.frozen_too:
@@ -169,21 +162,14 @@ def run_config(
 
 def fit_to_data(plan: AblationPlan, data: str) -> AblationPlan:
     """The plan on the sets that ``data`` has, without reading them: a folder of the user's own has other sets."""
-    from fwpkm_eval.data import default_sets
+    from fwpkm_eval.data import available_sets, default_sets
+    from fwpkm_eval.training.recipe import sets_there_are
 
-    sets = default_sets(data)
-    if plan.text in sets:
-        return plan
-    return replace(plan, text=sets[0], recipe=replace(plan.recipe, sets=_training_sets(data)))
-
-
-def _training_sets(data: str) -> tuple[str, ...]:
-    from fwpkm_eval.data import available_sets
-
-    names = tuple(info.name for info in available_sets(data) if "train" in info.splits)
-    if not names:
+    if data != "hub" and not any("train" in info.splits for info in available_sets(data)):
         raise UserError(f"no set in {data!r} has a train split (a file <set>/train.jsonl): ablations train models")
-    return names
+    sets = default_sets(data)
+    recipe = replace(plan.recipe, sets=sets_there_are(plan.recipe.sets, data))
+    return replace(plan, text=plan.text if plan.text in sets else sets[0], recipe=recipe)
 
 
 def _needles(plan: AblationPlan, seed: int) -> NiahSettings:

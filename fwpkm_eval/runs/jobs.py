@@ -14,6 +14,8 @@ from fwpkm_eval.runs.execute import GUESS
 from fwpkm_eval.sizes import format_size
 
 if TYPE_CHECKING:
+    import torch
+
     from fwpkm_eval.reference_models.config import ModelConfig
     from fwpkm_eval.tasks.niah import NiahSettings
     from fwpkm_eval.tasks.perplexity import PerplexitySettings
@@ -133,29 +135,36 @@ def job_on_text(
     work: int,
 ) -> Job:
     """A cell of one model and one text, with all that can change its value in the key."""
-    from fwpkm_eval.devices import resolve_device, resolve_dtype
-    from fwpkm_eval.kernels.backends import resolve_backend
-    from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
-    from fwpkm_eval.reference_models.yarn import uses_yarn
+    from fwpkm_eval.devices import resolve_device
 
     device = resolve_device(model.device)
     values: dict[str, Any] = {
         "weights": model.weights_hash,
-        "config": model.config.to_dict(),
-        "device": device.type,
-        "dtype": model.dtype,
-        "backend": resolve_backend("auto", device),
+        **how_computed(model.config, device, model.dtype),
         "data": named(text.text_set),
         "task": settings,
         "task_version": version,
     }
-    delta_rule = delta_rule_backend(device, resolve_dtype(model.dtype))
-    if delta_rule != "torch":
-        values["delta_rule"] = delta_rule
-    if uses_yarn(model.config):
-        values["trained_length"] = model.config.trained_length
     cell = Cell(task, model.name, values)
     return Job(cell, label, work, data=text.data, checkpoint=str(model.checkpoint), device=str(device))
+
+
+def how_computed(config: ModelConfig, device: torch.device, dtype: str) -> dict[str, Any]:
+    """What a cell's key holds of a model beside its weights: its sizes, and all that chooses how it computes."""
+    from fwpkm_eval.devices import resolve_dtype
+    from fwpkm_eval.kernels.backends import resolve_backend
+    from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
+    from fwpkm_eval.reference_models.yarn import YARN_VERSION, uses_yarn
+
+    delta_rule = delta_rule_backend(device, resolve_dtype(dtype))
+    return {
+        "config": config.to_dict(),
+        "device": device.type,
+        "dtype": dtype,
+        "backend": resolve_backend("auto", device),
+        **({} if delta_rule == "torch" else {"delta_rule": delta_rule}),
+        **({"yarn": [YARN_VERSION, config.trained_length]} if uses_yarn(config) else {}),
+    }
 
 
 def named(text_set: TextSet) -> dict[str, str]:

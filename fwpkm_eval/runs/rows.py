@@ -18,6 +18,19 @@ from fwpkm_eval.files import write_whole
 if TYPE_CHECKING:
     import pandas
 
+FROZEN, YARN = "frozen", "yarn"
+"""In `arm`: the fast weights were not written; full attention took YaRN. Of both: "frozen+yarn"."""
+
+
+def joined_arm(*parts: str) -> str:
+    """The `arm` of rows to which all of these apply; empty ones say nothing."""
+    return "+".join(filter(None, parts))
+
+
+def arm_without_yarn(arm: str) -> str:
+    """An `arm` as rows are compared by: whether YaRN was needed follows from the model and the length."""
+    return joined_arm(*(part for part in arm.split("+") if part != YARN))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

@@ -1,4 +1,4 @@
-"""What a training run is made of; the same for every model of a scale."""
+"""What a training run is made of; the same for every model of a scale, but for those with full attention at micro."""
 
 from __future__ import annotations
 
@@ -83,6 +83,15 @@ class Recipe:
             )
         if list(self.exercise_steps) != sorted(self.exercise_steps):
             raise UserError(f"exercise_steps is {self.exercise_steps}; they must not fall")
+        if self.exercise_steps and self.exercise_steps[-1] >= self.steps:
+            raise UserError(f"exercise_steps is {self.exercise_steps}; they must leave some of the {self.steps} steps")
+        if self.exercise_steps and self.layout == "packed":
+            raise UserError("layout packed has no exercises: leave exercise_tokens and exercise_steps out")
+
+    def shortened(self, steps: int) -> Recipe:
+        """The same recipe with another number of steps, its exercises the same share of them."""
+        ends = tuple(end * steps // self.steps for end in self.exercise_steps)
+        return replace(self, steps=steps, exercise_steps=ends)
 
     def to_dict(self) -> dict[str, Any]:
         """As checkpoints and cells' keys hold it: exercises only where there are some, as before there were any."""
@@ -140,11 +149,11 @@ def recipe_for(config: ModelConfig, data: str = "embedded") -> Recipe:
     recipe = RECIPES[config.scale]
     if "fa" in config.layer_kinds:
         recipe = IN_SIGHT.get(config.scale, recipe)
-    return replace(recipe, sets=_sets_there_are(recipe.sets, data))
+    return replace(recipe, sets=sets_there_are(recipe.sets, data))
 
 
-def _sets_there_are(wanted: tuple[str, ...], data: str) -> tuple[str, ...]:
-    """The sets wanted, if `data` has all of them to train on (or nothing at all); else every set that it has."""
+def sets_there_are(wanted: tuple[str, ...], data: str) -> tuple[str, ...]:
+    """The sets wanted, if `data` has all of them to train on (or nothing at all); else every one that it has."""
     if data == "hub":
         return wanted
     from fwpkm_eval.data import available_sets

@@ -97,6 +97,7 @@ class Trainer:
         settings: Settings | None = None,
         ranks: Ranks | None = None,
     ) -> None:
+        config = config.trained_on(recipe.tokens)
         self.config, self.recipe, self.folder, self.data = config, recipe, folder, data
         self.settings = settings or Settings()
         self.ranks = ranks or Ranks(torch.device("cpu"))
