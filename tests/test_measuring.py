@@ -26,6 +26,7 @@ from fwpkm_eval.runs.manifest import check_or_create
 from fwpkm_eval.runs.plan import Plan
 from fwpkm_eval.runs.rows import Row, read_rows_csv
 from fwpkm_eval.tasks import niah
+from fwpkm_eval.tasks.compressors import COMPRESSORS
 from fwpkm_eval.tasks.niah import NiahSettings
 from fwpkm_eval.tasks.perplexity import PerplexitySettings
 
@@ -305,8 +306,10 @@ def test_reproduce_measures_what_its_plan_says_and_writes_a_report(
     assert "What do re-readings" in printed
     assert f"report: {out / 'report.html'}" in printed
     with (out / "rows.csv").open(newline="") as file:
-        tasks = {row["task"] for row in csv.DictReader(file)}
-    assert tasks == {"ppl", "niah", "gates", "addressing", "cost", "trace"}
+        rows = list(csv.DictReader(file))
+    assert {row["task"] for row in rows} == {"ppl", "niah", "gates", "addressing", "cost", "trace"}
+    floors = [(row["dataset"], row["model"]) for row in rows if row["model"] in COMPRESSORS]
+    assert sorted(floors) == sorted((name, one) for name in ("notes", "tales") for one in COMPRESSORS)
     for name in ("manifest.json", "tables.md", "report.html", "plots"):
         assert (out / name).exists()
 
@@ -323,8 +326,8 @@ def test_reproduce_over_seeds_draws_other_needles_and_reads_the_text_once(
     common = ("--models", models(folder), "--data", str(folder / "data"), "--only", "ppl,niah", "--seeds", "2")
     assert run("reproduce", *common, "--seed", "5", "--out", str(tmp_path / "run")) == 0
     with (tmp_path / "run" / "rows.csv").open(newline="") as file:
-        found = {(row["task"], row["seed"]) for row in csv.DictReader(file)}
-    assert found == {("niah", "5"), ("niah", "6"), ("ppl", "5")}
+        found = [row for row in csv.DictReader(file) if row["model"] not in COMPRESSORS]
+    assert {(row["task"], row["seed"]) for row in found} == {("niah", "5"), ("niah", "6"), ("ppl", "5")}
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["seeds"] == [5, 6]
 
 

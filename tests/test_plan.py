@@ -15,6 +15,7 @@ from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting.published import has_fast_weights
 from fwpkm_eval.reporting.summary_niah import CONTROL_LENGTH
+from fwpkm_eval.runs.execute import COMPRESSED, GUESS
 from fwpkm_eval.runs.jobs import ModelSource, TextSource, guess_job, niah_jobs, perplexity_job
 from fwpkm_eval.runs.plan import PLANS, TASKS, Plan, estimated_total, models_of, plan_of, plan_run
 from fwpkm_eval.tasks.niah import NiahSettings
@@ -117,7 +118,7 @@ def test_the_micro_plan_asks_all_that_it_should() -> None:
     for job in planned.jobs:
         if job.cell.task == "niah":
             of.setdefault(job.cell.model, []).append(dict(job.cell.settings["task"]))
-    assert set(of) == {*models_of(plan, everything=True), "guess"}
+    assert set(of) == {*models_of(plan, everything=True), GUESS}
     for model, asked in of.items():
         chunks = {chunk for settings in asked for chunk in settings["write_chunks"]}
         assert ("haystack" in chunks) == ("fwmlp" not in model)
@@ -131,8 +132,12 @@ def test_the_micro_plan_asks_all_that_it_should() -> None:
     texts = [
         (job.cell.model, job.cell.settings["data"]["name"], job.cell.settings["task"]["frozen"])
         for job in planned.jobs
-        if job.cell.task == "ppl"
+        if job.cell.task == "ppl" and job.cell.model != COMPRESSED
     ]
+    floors = [job.cell.settings for job in planned.jobs if job.cell.model == COMPRESSED]
+    assert {(one["data"]["name"], one["task"]["tokens"]) for one in floors} == {
+        (name, plan.tokens.get(name, plan.tokens[""])) for name in ("docs", "source", "manual")
+    }
     assert len(texts) == len(set(texts))
     for model in models_of(plan, everything=True):
         arms = {frozen for name, _, frozen in texts if name == model}
@@ -163,7 +168,7 @@ def test_every_plan_has_a_control_no_longer_than_its_training_rows(scale: str) -
 def test_the_micro_plan_fits_its_time() -> None:
     plan = plan_of("micro")
     jobs = plan_run(plan, [source for source in sources(plan) if source.name in plan.models]).jobs
-    assert {job.cell.model for job in jobs} == {*plan.models, "guess"}
+    assert {job.cell.model for job in jobs} == {*plan.models, GUESS, COMPRESSED}
     assert estimated_total(plan, jobs, 2) < 6 * 60
     assert estimated_total(plan, jobs, 1) > 1.7 * estimated_total(plan, jobs, 2)  # two workers are kept busy
 
@@ -172,7 +177,8 @@ def test_parts_of_a_plan() -> None:
     plan = PLANS["micro"]
     assert {job.cell.task for job in plan_run(plan, sources(plan), only=("ppl",)).jobs} == {"ppl"}
     assert {job.cell.task for job in plan_run(plan, sources(plan), only=("niah",)).jobs} == {"niah"}
-    assert {job.cell.model for job in plan_run(plan, sources(plan)[:1], only=("ppl",)).jobs} == {plan.models[0]}
+    one_model = plan_run(plan, sources(plan)[:1], only=("ppl",)).jobs
+    assert {job.cell.model for job in one_model} == {plan.models[0], COMPRESSED}
     inside = plan_run(plan, sources(plan), only=("gates", "addressing", "cost")).jobs
     measured = {task: [job.cell.model for job in inside if job.cell.task == task] for task in TASKS}
     fwmlp, lact, fwpkm = "gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3"

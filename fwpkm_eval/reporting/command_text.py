@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.fact import Fact
-from fwpkm_eval.reporting.measurements import GUESS, ordered
+from fwpkm_eval.reporting.measurements import FLOORS, ordered
 
 if TYPE_CHECKING:
     import pandas
@@ -38,7 +38,7 @@ class Run:
 def fact_of(run: Run, name: str, command: str, models: Iterable[str], task: str, options: Mapping[str, Any]) -> Fact:
     """A command with what all share: models, scale, text, type and the first seed; further seeds are named."""
     rows = run.rows(task)
-    named = [model for model in ordered(models) if model not in ("", GUESS)]
+    named = [model for model in ordered(models) if model not in ("", *FLOORS)]
     rows = rows[rows["model"].isin(named)] if named else rows
     scales, types = sorted(set(rows["scale"]) - {""}), sorted(set(rows["dtype"]) - {""})
     seeds = sorted({int(seed) for seed in rows["seed"].dropna()})

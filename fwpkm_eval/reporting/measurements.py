@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 from fwpkm_eval.reporting.published import STANDS_IN_FOR, has_fast_weights, memories_of
 from fwpkm_eval.runs.intervals import wilson_interval
 from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn
+from fwpkm_eval.tasks.compressors import COMPRESSORS
 
 if TYPE_CHECKING:
     import pandas
 
 GUESS = "guess"
 """The model name of the floor rows: what random digits are expected to get."""
+FLOORS = (GUESS, *COMPRESSORS)
+"""What rows name in place of a model where none was asked."""
 
 HAYSTACK = "haystack"
 _VARIANT_SEPARATOR = " · "
@@ -132,6 +135,7 @@ def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
     metrics = ("perplexity", "nats_per_token", "bits_per_byte", "documents_read", "bits_per_byte_at_position")
     groups: dict[tuple[TextKey, str, int | None], list[dict[str, Any]]] = defaultdict(list)
     found: dict[TextKey, dict[str, Any]] = defaultdict(lambda: {"by_position": {}})
+    frame = frame[~frame["model"].isin(COMPRESSORS)]
     for metric in metrics:
         for row in _records(frame, "ppl", metric):
             frozen = row["arm"] == FROZEN
@@ -151,6 +155,14 @@ def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
     }
 
 
+def compressed(frame: pandas.DataFrame) -> dict[tuple[str, str], dict[str, Measurement]]:
+    """Bits per byte of the general compressors, for each set and scope of text."""
+    found: dict[tuple[str, str], dict[str, Measurement]] = defaultdict(dict)
+    for row in _records(frame[frame["model"].isin(COMPRESSORS)], "ppl", "bits_per_byte"):
+        found[row["dataset"], row["scope"]][row["model"]] = pool([row])
+    return dict(found)
+
+
 def ordered(models: Iterable[str]) -> list[str]:
     """Models in the order of tables and legends: no memory, PKM, FwMLP, LaCT, FwPKM, mixtures; the floor last."""
     return sorted(set(models), key=model_order)
@@ -160,7 +172,7 @@ def model_order(model: str) -> tuple[int, str]:
     """The place of a model in tables and legends; see :func:`ordered`."""
     kinds = memories_of(spec_of(model))
     ranks = {frozenset(): 0, **{frozenset({kind}): rank for rank, kind in enumerate(_KINDS_IN_ORDER, 1)}}
-    return (9 if model == GUESS else ranks.get(kinds, len(ranks)), model)
+    return (9 if model in FLOORS else ranks.get(kinds, len(ranks)), model)
 
 
 def model_rank(model: str) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fwpkm_eval.reporting.measurements import GUESS, ordered, spec_of
+from fwpkm_eval.reporting.measurements import FLOORS, ordered, spec_of
 from fwpkm_eval.reporting.published import memories_of
 from fwpkm_eval.sizes import format_size
 
@@ -150,7 +150,7 @@ def colours(models: Iterable[str]) -> dict[str, str]:
     """A colour for each model, by its kind of memory where it is the first of its kind."""
     chosen: dict[str, str] = {}
     for model in ordered(models):
-        if model == GUESS:
+        if model in FLOORS:
             continue
         preferred = _PREFERRED.get(memories_of(spec_of(model)), _PURPLE)
         free = (colour for colour in (preferred, *_SPARE) if colour not in chosen.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.reporting.measurements import niah_results, text_results
+from fwpkm_eval.reporting.measurements import compressed, niah_results, text_results
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables_ablation import ablation_tables
@@ -29,7 +29,8 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
     sets = sets or SetFacts()
     scale = scale_of(frame)
     exact = niah_results(frame)
-    recall, perplexity = recall_tables(exact, scale, sets), perplexity_tables(text_results(frame), scale, sets)
+    recall = recall_tables(exact, scale, sets)
+    perplexity = perplexity_tables(text_results(frame), scale, sets, compressed(frame))
     cost, bench = cost_tables(frame), bench_tables(frame)
     quoted = [task for task, made in (("niah", recall), ("ppl", perplexity), ("cost", [*cost, *bench])) if quotes(made)]
     return [

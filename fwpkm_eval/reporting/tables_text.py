@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fwpkm_eval.reporting import published, wording
 from fwpkm_eval.reporting.measurements import Measurement, TextKey, TextResult, baseline_of, spec_of
 from fwpkm_eval.reporting.sets import SetFacts
@@ -26,8 +28,13 @@ _SCOPES = {
 }
 
 
-def perplexity_tables(results: dict[TextKey, TextResult], scale: str, sets: SetFacts) -> list[Table]:
-    """One table for each set and scope."""
+def perplexity_tables(
+    results: dict[TextKey, TextResult],
+    scale: str,
+    sets: SetFacts,
+    floors: Mapping[tuple[str, str], Mapping[str, Measurement]] | None = None,
+) -> list[Table]:
+    """One table for each set and scope; ``floors``: bits per byte of general compressors on the same text."""
     tables = []
     several = len({key.scope for key in results}) > 1
     for dataset, scope in dict.fromkeys((key.dataset, key.scope) for key in results):
@@ -35,6 +42,9 @@ def perplexity_tables(results: dict[TextKey, TextResult], scale: str, sets: SetF
         rows = Rows()
         for key in _lines(here):
             rows.add(*_row(key, here, scale, sets))
+        floor = (floors or {}).get((dataset, scope), {})
+        for name, bits in floor.items():
+            rows.add(name, MISSING, f"{bits.value:.3f}", *([MISSING] * (len(COLUMNS) - 3)))
         tokens = max((result.perplexity.n or 0 for result in here.values() if result.perplexity), default=0)
         tables.append(
             Table(
@@ -42,7 +52,9 @@ def perplexity_tables(results: dict[TextKey, TextResult], scale: str, sets: SetF
                 title=f"Perplexity: {sets.title(dataset)}{f', scope {scope}' if several else ''}",
                 columns=COLUMNS,
                 rows=rows.done(),
-                note=_note(scope, tokens, here, scale, sets) + wording.rotary(key.model for key in here),
+                note=_note(scope, tokens, here, scale, sets)
+                + wording.rotary(key.model for key in here)
+                + _floor_note(floor),
                 words=1,
             )
         )
@@ -68,6 +80,12 @@ def baseline_key(key: TextKey, results: dict[TextKey, TextResult]) -> TextKey | 
     if base is None or not published.memories_of(spec_of(key.model)):
         return None
     return there[base]
+
+
+def _floor_note(floor: Mapping[str, Measurement]) -> str:
+    if not floor:
+        return ""
+    return f" No model: {wording.listing(list(floor))}, each at its highest level, on the same text as one piece."
 
 
 def _lines(here: dict[TextKey, TextResult]) -> list[TextKey]:

@@ -17,7 +17,7 @@ from fwpkm_eval.runs.engine import Job, Report
 if TYPE_CHECKING:
     from fwpkm_eval.tasks.niah import NiahResult
 
-GUESS = "guess"
+GUESS, COMPRESSED = "guess", "compressors"
 """The name in the place of a model's for the floor: random digits."""
 
 Load = Callable[[str, str, str], TextSet]
@@ -42,6 +42,8 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
     measured: dict[str, Any]
     if cell.model == GUESS:
         measured = {"rows": _guess(text_set, settings)}
+    elif cell.model == COMPRESSED:
+        measured = {"rows": _compressed(text_set, settings)}
     elif task == "ppl":
         measured = {"rows": _perplexity(_model(job, settings), text_set, settings, report)}
     elif task == "trace":
@@ -74,6 +76,14 @@ def _guess(text_set: TextSet, settings: Mapping[str, Any]) -> list[Any]:
     from fwpkm_eval.tasks.niah_rows import guess_rows
 
     return guess_rows(text_set, NiahSettings(**with_tuples(settings["task"])))
+
+
+def _compressed(text_set: TextSet, settings: Mapping[str, Any]) -> list[Any]:
+    from fwpkm_eval.data.tokenizers import tokenizer_named
+    from fwpkm_eval.tasks.compressors import compressor_rows
+
+    task = settings["task"]
+    return compressor_rows(text_set, task["tokens"], tokenizer_named(task["tokenizer"]))
 
 
 def _perplexity(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> list[Any]:

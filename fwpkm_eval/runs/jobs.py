@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fwpkm_eval.data import TextSet
 from fwpkm_eval.runs.cells import Cell
 from fwpkm_eval.runs.engine import Job
-from fwpkm_eval.runs.execute import GUESS
+from fwpkm_eval.runs.execute import COMPRESSED, GUESS
 from fwpkm_eval.sizes import format_size
 
 if TYPE_CHECKING:
@@ -118,6 +118,19 @@ def guess_job(text: TextSource, settings: NiahSettings) -> Job:
 
     values = {"task": asdict(settings), "task_version": NIAH_VERSION, "data": named(text.text_set)}
     return Job(Cell("niah", GUESS, values), "guessing", 0, data=text.data)
+
+
+def compressor_job(text: TextSource, settings: PerplexitySettings, tokenizer: str) -> Job:
+    """General compressors on the text that perplexity scores with these settings, cut where the tokenizer's tokens
+    are."""
+    from fwpkm_eval.tasks.compressors import COMPRESSORS_VERSION
+
+    values = {
+        "task": {"tokens": settings.tokens, "tokenizer": tokenizer},
+        "task_version": COMPRESSORS_VERSION,
+        "data": named(text.text_set),
+    }
+    return Job(Cell("ppl", COMPRESSED, values), f"compressors on {text.text_set.name}", 0, data=text.data)
 
 
 def biggest_first(jobs: Iterable[Job]) -> list[Job]:

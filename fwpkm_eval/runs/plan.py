@@ -16,6 +16,7 @@ from fwpkm_eval.runs.jobs import (
     ModelSource,
     TextSource,
     biggest_first,
+    compressor_job,
     guess_job,
     niah_jobs,
     perplexity_job,
@@ -24,6 +25,7 @@ from fwpkm_eval.runs.jobs import (
 if TYPE_CHECKING:
     from fwpkm_eval.runs.engine import Job
     from fwpkm_eval.tasks.niah import NiahSettings
+    from fwpkm_eval.tasks.perplexity import PerplexitySettings
 
 TASKS = ("ppl", "niah", "gates", "addressing", "cost", "trace")
 TEST_SPLIT = "test"
@@ -170,6 +172,9 @@ def plan_run(
     texts: dict[str, TextSource] = {}
     if only - {"niah", "trace"}:
         texts = {name: TextSource(data, load_set(data, name, TEST_SPLIT)) for name in default_sets(data)}
+    if "ppl" in only and models:
+        tokenizer = models[0].config.tokenizer
+        jobs += [compressor_job(text, _text_settings(plan, text, seed), tokenizer) for text in texts.values()]
     for model in models:
         if "ppl" in only:
             jobs += _perplexity(plan, model, texts.values(), seed)
@@ -205,13 +210,16 @@ def estimated_total(plan: Plan, jobs: Iterable[Job], workers: int) -> float:
     return max(busy)
 
 
-def _perplexity(plan: Plan, model: ModelSource, texts: Iterable[TextSource], seed: int) -> list[Job]:
+def _text_settings(plan: Plan, text: TextSource, seed: int) -> PerplexitySettings:
     from fwpkm_eval.tasks.perplexity import PerplexitySettings
 
+    return PerplexitySettings(tokens=plan.tokens.get(text.text_set.name, plan.tokens[""]), seed=seed)
+
+
+def _perplexity(plan: Plan, model: ModelSource, texts: Iterable[TextSource], seed: int) -> list[Job]:
     jobs = []
     for text in texts:
-        tokens = plan.tokens.get(text.text_set.name, plan.tokens[""])
-        settings = PerplexitySettings(tokens=tokens, seed=seed)
+        settings = _text_settings(plan, text, seed)
         jobs.append(perplexity_job(model, text, settings))
         if model.has_fast_weights:
             jobs.append(perplexity_job(model, text, replace(settings, frozen=True)))
