@@ -1,7 +1,7 @@
 """One process of a training under torchrun, for test_distributed.py: trains what it is told, writes what it saw.
 
 Its argument is a JSON file of {"data", "out", "runs": […]}, and a run {"name", "model", "recipe"} with, if need be,
-"mode", "settings", "stop" (the step to stop after) and "resume".
+"mode", "settings", "changes" (of the configuration), "stop" (the step to stop after) and "resume".
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
 
 def train(run: dict[str, Any], ranks: Ranks, data: str, out: Path) -> dict[str, Any]:
     """Trains, as far as `stop` says, with a save point after every step."""
-    config = tiny_training_config(run["model"])
+    config = tiny_training_config(run["model"], **run.get("changes", {}))
     recipe = Recipe.from_dict(run["recipe"])
     trainer = Trainer(config, recipe, out / run["name"], data, Settings(**run.get("settings", {})), ranks)
     if run.get("resume"):

@@ -51,6 +51,8 @@ def cases(processes: int) -> list[dict[str, Any]]:
         case("sharded-memory", MEMORY, mode="fsdp"),
         case("sharded-stopped", MEMORY, mode="fsdp", stop=3),
         case("sharded-stopped", MEMORY, mode="fsdp", resume=True),
+        case("no-gate", MEMORY, replace(ROWS, steps=3), changes={"fwpkm.gate": False}),
+        case("sharded-no-gate", MEMORY, replace(ROWS, steps=3), changes={"fwpkm.gate": False}, mode="fsdp"),
     ]
 
 
@@ -91,10 +93,20 @@ def test_two_processes_have_the_losses_of_one(name: str, seen: Any) -> None:
 
 def test_both_processes_have_the_same_slow_weights_and_their_own_memories(seen: Any) -> None:
     _, (first, second), _ = seen
-    for name in ("plain", "pkm", "accumulated", "sharded", "memory"):
+    for name in ("plain", "pkm", "accumulated", "sharded", "memory", "no-gate"):
         assert first[name]["slow"] == second[name]["slow"], name
     for name in ("memory", "sharded-memory"):
         assert first[name]["memory"] != second[name]["memory"], name
+
+
+def test_a_memory_without_a_gate_trains_on_two_processes(seen: Any) -> None:
+    """Its gate is in the model and gets no gradient: DDP must not wait for one. Sharded, the same is learned."""
+    _, two, _ = seen
+    for process in two:
+        assert len(set(process["no-gate"]["losses"])) == 3
+        assert process["sharded-no-gate"]["losses"] == pytest.approx(
+            process["no-gate"]["losses"], rel=SAME_LOSS_BY_SLOTS
+        )
 
 
 @pytest.mark.parametrize(("whole", "stopped"), [("memory", "stopped"), ("sharded-memory", "sharded-stopped")])

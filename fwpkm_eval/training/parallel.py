@@ -163,11 +163,8 @@ def sum_rows(gradient: Tensor) -> None:
 
 
 def _has_unused_parameters(model: LanguageModel) -> bool:
-    """Whether a gate is neither read nor written with: an ablation that leaves parameters without a gradient."""
-    return any(
-        isinstance(layer.memory, FwPKMLayer) and not (layer.memory.config.gate or layer.memory.config.gated_loss)
-        for layer in model.blocks
-    )
+    """Whether a memory has no gate, neither in its reads nor in its writes: an ablation without its gradient."""
+    return any(isinstance(layer.memory, FwPKMLayer) and not layer.memory.config.gate for layer in model.blocks)
 
 
 def whole(tensor: Tensor) -> Tensor:
