@@ -506,3 +506,42 @@ def test_a_memory_that_diverged_costs_its_step_and_no_more(spec: str, data: str,
     assert all(math.isfinite(report.loss) for report in running)
     assert json.loads((tmp_path / "model.json").read_text())["training"]["diverged_steps"] == 1
     load_checkpoint(tmp_path)
+
+
+def keys_of(trainer: Trainer) -> dict[int, torch.Tensor]:
+    return {number: weights["keys"].clone() for number, weights in trainer.state.fast_weights.items()}
+
+
+@pytest.mark.parametrize("spoilt", ["gradient", "values", "keys"])
+def test_a_dropped_step_leaves_the_learned_keys_as_they_were(spoilt: str, data: str, tmp_path: Path) -> None:
+    """Values start anew in every layer; the first keys come back only where a layer's own are not finite.
+
+    Values that diverge in layer 0 spoil the keys of layer 1 within the step.
+    """
+    recipe = replace(TINY, steps=3)
+    trainer = Trainer(config("gdn:fwpkm@0,1"), recipe, tmp_path, data)
+    first = trainer.model.initial_state().fast_weights
+    running = trainer.run(NEVER)
+    next(running)
+    learned = keys_of(trainer)
+    assert not any(torch.equal(keys, first[number]["keys"]) for number, keys in learned.items())
+    hooked = trainer.model.final_norm.weight.register_hook(
+        lambda slope: slope * math.inf if spoilt == "gradient" else slope
+    )
+    if spoilt != "gradient":
+        trainer.state.fast_weights[0][spoilt].fill_(math.nan)
+    dropped = next(running)
+    hooked.remove()
+    assert math.isnan(dropped.loss)
+    assert dropped.diverged_memories == (() if spoilt == "gradient" else (0, 1))
+    expected = {**learned, **({0: first[0]["keys"]} if spoilt == "keys" else {})}
+    for number, weights in trainer.state.fast_weights.items():
+        assert torch.equal(weights["keys"], expected[number])
+        assert torch.equal(weights["values"], first[number]["values"])
+    assert math.isfinite(next(running).loss)
+    last = keys_of(trainer)
+    assert not list(running)
+    stored = load_checkpoint(tmp_path).initial_state().fast_weights
+    for number, weights in stored.items():
+        assert torch.equal(weights["keys"], last[number].half().float())
+        assert not torch.equal(weights["keys"], first[number]["keys"].half().float())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -187,6 +187,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if batch.new_document:
             self.state = self._state_of_new_document()
+        keys = self._keys()
         sums = torch.zeros(7, dtype=torch.float64, device=self.ranks.device)
         for number in range(self.parts):
             mine = batch.part(self.ranks.rank * self.parts + number, self.ranks.world * self.parts)
@@ -200,11 +201,12 @@ class Trainer:
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             self.optimizer.step()
         else:
-            # A fast-weight memory can diverge within a row (FwMLP does, now and then): the step is dropped, the
-            # memory starts anew, and the drops are counted in what the checkpoint says of its training.
+            # A fast-weight memory can diverge within a row (FwMLP does, now and then): the step is dropped, values
+            # start anew, and the drops are counted in what the checkpoint says of its training. Keys are learned all
+            # along, so they are as before the step: what diverged in one layer spoils those of the layers above it.
             self.diverged_steps += 1
             diverged = self._diverged_memories()
-            self.state = self.model.initial_state()
+            self.state = self._state_of_new_document(keys)
             loss = math.nan
         return StepReport(
             step=self.step + 1,
@@ -263,15 +265,26 @@ class Trainer:
         counts = self.ranks.sum(torch.tensor(broken, dtype=torch.float32, device=self.ranks.device)).tolist()
         return tuple(number for number, count in zip(numbers, counts, strict=True) if count)
 
-    def _state_of_new_document(self) -> ModelState:
-        """A fresh sequence with the values as they started. Keys go on: they are learned all along."""
+    def _keys(self) -> dict[int, Tensor]:
+        """A copy of each product-key memory's keys, by layer; training writes them in place."""
+        held = {number: held.memory for number, held in self.state.memories.items()}
+        return {n: memory.keys.clone() for n, memory in held.items() if isinstance(memory, ProductKeyMemory)}
+
+    def _state_of_new_document(self, keys: Mapping[int, Tensor] | None = None) -> ModelState:
+        """A fresh sequence with the values as they started. Keys go on: they are learned all along.
+
+        keys: those to go on with, by layer, the first ones in place of any that are not finite; None: as they are.
+        """
         if self._first_state is None:
             self._first_state = self.model.initial_state()
         fresh = self._first_state.copy()
         for number, held in self.state.memories.items():
             memory = fresh.memories[number].memory
             if isinstance(memory, ProductKeyMemory) and isinstance(held.memory, ProductKeyMemory):
-                memory.keys = held.memory.keys
+                if keys is None:
+                    memory.keys = held.memory.keys
+                elif keys[number].isfinite().all():
+                    memory.keys = keys[number]
         return fresh
 
     def finish(self) -> None:
