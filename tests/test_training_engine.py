@@ -27,11 +27,11 @@ from fwpkm_eval.reference_models import count_parameters
 from fwpkm_eval.reference_models.config import DEFAULT_LAYERS, PAPER, SCALES, SMALL, model_config
 from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
 from fwpkm_eval.training import objective
-from fwpkm_eval.training.batches import BatchMaker, PackedBatchMaker, is_windowed
+from fwpkm_eval.training.batches import BatchMaker, PackedBatchMaker, is_windowed, training_text
 from fwpkm_eval.training.loggers import METRICS
 from fwpkm_eval.training.objective import Objective, Part, weighted_cross_entropy
 from fwpkm_eval.training.recipe import RECIPES, recipe_for
-from fwpkm_eval.training.run import Where, train_model
+from fwpkm_eval.training.run import Where, train_model, train_models
 from fwpkm_eval.training.savepoints import save_points
 from fwpkm_eval.training.speed import training_speed
 from fwpkm_eval.training.trainer import Settings, Trainer
@@ -112,6 +112,87 @@ def test_a_folder_is_trained_into_by_one_run_at_a_time(data: str, tmp_path: Path
     assert train(tmp_path, data)
     with pytest.raises(UserError, match="finished checkpoint already"):
         train(tmp_path, data)
+
+
+def described(folder: Path, model: str, data: str, **changes: Any) -> Path:
+    """A folder whose model.json is that of a model of scale micro, trained on `data`. changes: of its recipe."""
+    config = model_config(model)
+    recipe = replace(recipe_for(config, data), **changes)
+    text = training_text(recipe, ByteTokenizer(), data)
+    about = {"recipe": recipe.to_dict(), "data_hash": text.data_hash}
+    stored = {"format": 1, "config": config.to_dict(), "seed": recipe.seed, "training": about}
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text(json.dumps(stored))
+    return folder
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the models that `train_models` starts to train; each ends at once, as if it had been trained."""
+    names: list[str] = []
+
+    def start(name: str, *rest: Any) -> Any:
+        names.append(name)
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr("fwpkm_eval.training.run._start", start)
+    return names
+
+
+@pytest.mark.parametrize("model", ["gdn:fwpkm", "gdn+fa"], ids=["plain", "exercises"])
+def test_what_is_trained_is_not_trained_again(model: str, data: str, tmp_path: Path, started: list[str]) -> None:
+    folders = [described(tmp_path / "there", model, data, seed=3), tmp_path / "missing"]
+    train_models([model, "gdn"], "micro", folders, data, 2, True, seed=3)
+    assert started == ["gdn"]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "words"),
+    [
+        ("gdn", {"seed": 3, "steps": 7}, "recipe.steps is 7 there and 2400 here"),
+        ("gdn", {"seed": 4}, "recipe.seed is 4 there and 3 here"),
+        ("gdn+fa", {"seed": 3}, "config"),
+        (
+            "gdn",
+            {"seed": 3, "exercise_tokens": (256,), "exercise_steps": (5,)},
+            r"recipe.exercise_steps is \[5\] there",
+        ),
+    ],
+    ids=["recipe", "seed", "model", "exercises"],
+)
+def test_a_folder_of_another_training_is_not_taken_for_this_one(
+    model: str, changes: dict[str, Any], words: str, data: str, tmp_path: Path, started: list[str]
+) -> None:
+    """Before anything is trained: what differs, in which folder, and what to do."""
+    other = described(tmp_path / "other", model, data, **changes)
+    with pytest.raises(UserError, match=f"{other} holds another model: {words}.*delete it") as raised:
+        train_models(["gdn:fwpkm", "gdn"], "micro", [tmp_path / "new", other], data, 2, True, seed=3)
+    assert "\n" not in str(raised.value)
+    assert started == []
+
+
+def test_a_folder_trained_on_another_text_is_not_taken_for_this_one(
+    data: str, tmp_path: Path, started: list[str]
+) -> None:
+    other = described(tmp_path / "other", "gdn", write_words(tmp_path / "data", seed=1))
+    with pytest.raises(UserError, match="data_hash is"):
+        train_models(["gdn"], "micro", [other], data, 1, True)
+    assert started == []
+
+
+@pytest.mark.parametrize("text", ["{}", "{", "[]"])
+def test_a_broken_description_is_no_trained_model(
+    text: str, data: str, tmp_path: Path, started: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "checkpoints" / "gdn"
+    broken.mkdir(parents=True)
+    (broken / "model.json").write_text(text)
+    command = ["reproduce", "--retrain", "--models", "gdn", "--data", data, "--out", str(tmp_path), "--quiet"]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert f"delete {broken} to train it anew" in error
+    assert error.count("\n") == 1
+    assert started == []
 
 
 def test_loggers_that_are_not_there_are_named_with_the_way_to_get_them(

@@ -231,29 +231,20 @@ def measure_ablation(
 def _train(config: ModelConfig, recipe: Recipe, folder: Path, job: Job, report: Report) -> None:
     """Trains on the job's device into `folder`, going on where a killed run stopped; a finished checkpoint is kept."""
     from fwpkm_eval.devices import resolve_device
-    from fwpkm_eval.reference_models.checkpoint import DESCRIPTION, read_description
+    from fwpkm_eval.training.finished import is_finished
     from fwpkm_eval.training.loggers import loggers
     from fwpkm_eval.training.parallel import Ranks
     from fwpkm_eval.training.trainer import Trainer
 
-    trainer = Trainer(config, recipe, folder, job.data, ranks=Ranks(resolve_device(job.device)))
-    if (folder / DESCRIPTION).exists():
-        about = read_description(folder)
-        there = {key: dict(about.get("training") or {}).get(key) for key in ("recipe", "data_hash")}
-        here = {"recipe": recipe.to_dict(), "data_hash": trainer.batches.data_hash}
-        if _as_stored([about["config"], there]) != _as_stored([config.to_dict(), here]):
-            raise UserError(f"{folder} holds another model: choose another --out folder, or delete that one")
+    if is_finished(folder, config, recipe, job.data):
         return
+    trainer = Trainer(config, recipe, folder, job.data, ranks=Ranks(resolve_device(job.device)))
     trainer.resume()
     folder.mkdir(parents=True, exist_ok=True)
     with loggers(folder, config.name, trainer.step) as log:
         for step in trainer.run():
             log(step)
             report(step.tokens * TRAINED_TOKEN)
-
-
-def _as_stored(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def _diverged_rows(

@@ -10,18 +10,19 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fwpkm_eval.devices import peak_memory
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.checkpoint import DESCRIPTION
-from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.reference_models.config import ModelConfig, model_config
+from fwpkm_eval.training.finished import is_finished
 from fwpkm_eval.training.loggers import loggers
 from fwpkm_eval.training.parallel import Ranks, started
 from fwpkm_eval.training.progress import TrainingProgress
-from fwpkm_eval.training.recipe import Recipe
+from fwpkm_eval.training.recipe import Recipe, recipe_for
 from fwpkm_eval.training.savepoints import RESUME, save_points
 from fwpkm_eval.training.trainer import Settings, Trainer
 
@@ -119,17 +120,22 @@ def train_models(
     device: str = "cpu",
     seed: int = 0,
 ) -> None:
-    """Trains the models that are not finished yet. On a CPU `workers` at a time, each a process of one thread: two such
-    train two small models faster than two threads train them one after the other. On a GPU one after the other.
+    """Trains the models that are not finished yet, by their scale's recipe. On a CPU `workers` at a time, each a process
+    of one thread: two such train two small models faster than two threads train them one after the other. On a GPU one
+    after the other.
 
     Raises:
-        UserError: a training failed; the others are finished first.
+        UserError: a folder holds another model; or a training failed, and the others were finished first.
     """
     from fwpkm_eval.devices import resolve_device
 
     on_cpu = resolve_device(device).type == "cpu"
     options = ["--data", data, "--device", device, "--seed", str(seed), *(["--threads", "1"] if on_cpu else [])]
-    waiting = [(n, f) for n, f in zip(names, folders, strict=True) if not (f / DESCRIPTION).exists()]
+    waiting = []
+    for name, folder in zip(names, folders, strict=True):
+        config = model_config(name, scale)
+        if not is_finished(folder, config, replace(recipe_for(config, data), seed=seed), data):
+            waiting.append((name, folder))
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
     try:

@@ -1,0 +1,56 @@
+"""Whether a folder holds a training that is wanted again, so that nothing is trained twice or taken for another."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from fwpkm_eval.data.tokenizers import tokenizer_named
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.checkpoint import DESCRIPTION, read_description
+from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.training.batches import training_text
+from fwpkm_eval.training.recipe import Recipe
+from fwpkm_eval.training.savepoints import first_difference
+
+
+def is_finished(folder: Path, config: ModelConfig, recipe: Recipe, data: str) -> bool:
+    """Whether the folder holds the checkpoint of this very training: configuration, recipe, seed and text.
+
+    Raises:
+        UserError: it holds the checkpoint of another one, or a description that cannot be read; or the text is missing.
+    """
+    if not (folder / DESCRIPTION).exists():
+        return False
+    try:
+        stored = read_description(folder)
+    except UserError as problem:
+        raise UserError(f"{problem}; delete {folder} to train it anew") from None
+    training: Any = stored.get("training")
+    about = training if isinstance(training, dict) else {}
+    there = {
+        "config": stored["config"],
+        "recipe": about.get("recipe") or {},
+        "seed": stored["seed"],
+        "data_hash": about.get("data_hash"),
+    }
+    here = {
+        "config": config.to_dict(),
+        "recipe": recipe.to_dict(),
+        "seed": recipe.seed,
+        "data_hash": _data_hash(recipe.sets, config.tokenizer, data),
+    }
+    difference = first_difference(there, json.loads(json.dumps(here)))
+    if difference is not None:
+        raise UserError(
+            f"{folder} holds another model: {difference}; delete it to train this one, or choose another --out folder"
+        )
+    return True
+
+
+@functools.lru_cache(maxsize=4)
+def _data_hash(sets: tuple[str, ...], tokenizer: str, data: str) -> str:
+    """Read once for all the models of a run, for it takes seconds."""
+    return training_text(Recipe(sets=sets), tokenizer_named(tokenizer), data).data_hash
