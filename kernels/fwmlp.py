@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwpkm_eval.kernels.dense import check_rule, check_sizes, shifted_target
+from fwpkm_eval.kernels.grad_mode import takes_gradient
 from fwpkm_eval.kernels.types import DenseScanResult, TargetRule
 
 SHAPES = {
@@ -81,7 +82,7 @@ def fwmlp_scan(
     check_sizes(query, target, weights, SHAPES, chunk_size)
     dtype = weights["w_up"].dtype
     query, target = query.to(dtype), target.to(dtype)
-    unrolled = torch.is_grad_enabled() and any(x.requires_grad for x in (query, target, *weights.values()))
+    unrolled = takes_gradient(query, target, *weights.values())
     outputs, losses = [], []
     for start in range(0, query.shape[1], chunk_size):
         part = slice(start, start + chunk_size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fwpkm_eval.kernels.grad_mode import takes_gradient
 from fwpkm_eval.kernels.product_keys import Lookup, lookup, split_query
 from fwpkm_eval.kernels.types import ENTROPY_EPSILON, MemoryRule, ScanResult
 
@@ -33,9 +34,7 @@ def scan_reference(
 ) -> ScanResult:
     """The scan over chunks (see `fwpkm_scan` for shapes), one dense autograd step per chunk."""
     # Without a gradient to keep, each chunk's graph is dropped with the chunk.
-    unrolled = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (query, target, gate, keys, values)
-    )
+    unrolled = takes_gradient(query, target, gate, keys, values)
     with torch.enable_grad():
         return _scan(query, target, gate, keys, values, rule, chunk_size, unrolled)
 

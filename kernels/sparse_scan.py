@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fwpkm_eval.kernels.chunk import ChunkGradient, ChunkInputs, ChunkOps, ChunkStep, TouchedRows
+from fwpkm_eval.kernels.grad_mode import takes_gradient
 from fwpkm_eval.kernels.graph_capture import Inputs, Outputs, Step
 from fwpkm_eval.kernels.graphs import active_graphs
 from fwpkm_eval.kernels.types import MemoryRule, ScanResult
@@ -64,7 +65,10 @@ def _scan_chunks(
 
 
 class _Scan(torch.autograd.Function):
-    """(query, target, gate, keys, values) → (output, keys, values, indices, weights, memory_loss, addressing_loss)."""
+    """(query, target, gate, keys, values) → (output, keys, values, indices, weights, memory_loss, addressing_loss).
+
+    log: whether a gradient is taken, for which the rows and keys that each chunk overwrites are kept.
+    """
 
     @staticmethod
     def forward(
@@ -78,10 +82,11 @@ class _Scan(torch.autograd.Function):
         chunk_size: int,
         inplace: bool,
         ops: ChunkOps,
+        log: bool,
     ) -> tuple[Any, ...]:
         if not inplace:
             keys, values = (x.clone(memory_format=torch.contiguous_format) for x in (keys, values))
-        done = _scan_chunks(query, target, gate, keys, values, rule, chunk_size, ops, log=any(ctx.needs_input_grad))
+        done = _scan_chunks(query, target, gate, keys, values, rule, chunk_size, ops, log)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(query, target, gate, done.output)
         ctx.steps, ctx.old_keys = done.steps, done.old_keys
@@ -123,7 +128,7 @@ class _Scan(torch.autograd.Function):
         if ctx.needs_input_grad[4]:
             d_first_values = _zeros(query, ctx.values_shape) if d_values is None else d_values.clone()
             d_first_values[touched] = rows.gradient
-        return d_query, d_target, d_gate, d_keys, d_first_values, None, None, None, None
+        return d_query, d_target, d_gate, d_keys, d_first_values, None, None, None, None, None
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -154,12 +159,13 @@ def scan_sparse(
     In place and without a gradient it is replayed from a graph within `graphs.cuda_graphs`.
     """
     graphs = active_graphs()
-    if graphs is not None and inplace and not _takes_gradient(query, target, gate):
+    if graphs is not None and inplace and not takes_gradient(query, target, gate):
         what = ("scan", ops, rule, chunk_size)
         found = graphs.run(what, _scan_step(rule, chunk_size, ops), (query, target, gate), keys, values)
         result = found[0], keys, values, *found[1:]
     else:
-        result = _Scan.apply(query, target, gate, keys, values, rule, chunk_size, inplace, ops)
+        log = takes_gradient(query, target, gate, keys, values)
+        result = _Scan.apply(query, target, gate, keys, values, rule, chunk_size, inplace, ops, log)
     output, new_keys, new_values, indices, weights, memory_loss, addressing = result
     return ScanResult(
         output,
@@ -170,10 +176,6 @@ def scan_sparse(
         memory_loss,
         addressing if rule.addressing == "entropy" else None,
     )
-
-
-def _takes_gradient(*inputs: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 def _scan_step(rule: MemoryRule, chunk_size: int, ops: ChunkOps) -> Step:

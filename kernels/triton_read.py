@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fwpkm_eval.kernels.grad_mode import takes_gradient
 from fwpkm_eval.kernels.triton_gradients import add_rows, launch_read_backward, move_keys, scores_back
 from fwpkm_eval.kernels.triton_launch import blocks, dense_rows, on_device, power, token_tile
 from fwpkm_eval.kernels.triton_rows import read_kernel
@@ -21,11 +22,14 @@ from fwpkm_eval.kernels.types import MemoryRule
 
 
 class _Read(torch.autograd.Function):
-    """(query [B,C,H·dk], keys [H,2,S,d], values [S²,dv]) → (v̂ [B,C,dv], slots int32, weights [n,H·k])."""
+    """(query [B,C,H·dk], keys [H,2,S,d], values [S²,dv]) → (v̂ [B,C,dv], slots int32, weights [n,H·k]).
+
+    log: whether a gradient is taken, for which the inputs and what was found are kept.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, keys: Tensor, values: Tensor, topk: int, score: str, per_head: bool
+        ctx: Any, query: Tensor, keys: Tensor, values: Tensor, topk: int, score: str, per_head: bool, log: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         query, keys, values = dense_rows(query), keys.contiguous(), values.contiguous()
         with on_device(values):
@@ -33,7 +37,7 @@ class _Read(torch.autograd.Function):
             output = gather(values, found.slots, found.weights).view(*query.shape[:2], -1)
         ctx.mark_non_differentiable(found.slots, found.weights)
         ctx.set_materialize_grads(False)
-        if any(ctx.needs_input_grad):
+        if log:
             ctx.save_for_backward(query, keys, values)
             ctx.found, ctx.score, ctx.per_head = found, score, per_head
         return output, found.slots, found.weights
@@ -44,7 +48,7 @@ class _Read(torch.autograd.Function):
         query, keys, values = ctx.saved_tensors
         found: Lookups = ctx.found
         if grads[0] is None:
-            return (None,) * 6
+            return (None,) * 7
         d_output = dense_rows(grads[0])
         d_query, d_keys, d_values = None, None, None
         with on_device(values):
@@ -71,7 +75,7 @@ class _Read(torch.autograd.Function):
                     by_subkey = group_by_subkey(found.numbers, keys.shape[2])
                     zero = torch.zeros_like(keys)
                     d_keys = move_keys(found, by_subkey, d_half, query, keys, zero, zero, ctx.score, 1.0)
-        return d_query, d_keys, d_values, None, None, None
+        return d_query, d_keys, d_values, None, None, None, None
 
 
 def gather(values: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
@@ -111,7 +115,8 @@ def gather(values: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
 
 def read_memory(query: Tensor, keys: Tensor, values: Tensor, rule: MemoryRule) -> tuple[Tensor, Tensor, Tensor]:
     """query [B,C,H·dk] → (v̂ [B,C,dv], slots, weights [n,H·k]) (see `ChunkOps`)."""
-    output, slots, weights = _Read.apply(query, keys, values, rule.topk, rule.score, False)
+    log = takes_gradient(query, keys, values)
+    output, slots, weights = _Read.apply(query, keys, values, rule.topk, rule.score, False, log)
     return output, slots, weights
 
 
@@ -122,5 +127,6 @@ def pkm_read_triton(query: Tensor, keys: Tensor, values: Tensor, topk: int) -> t
     they are.
     """
     wide = torch.promote_types(torch.promote_types(query.dtype, keys.dtype), torch.float32)
-    output, slots, _ = _Read.apply(query.to(wide), keys.to(wide), values, topk, "dot", True)
+    log = takes_gradient(query, keys, values)
+    output, slots, _ = _Read.apply(query.to(wide), keys.to(wide), values, topk, "dot", True, log)
     return output.to(torch.promote_types(query.dtype, values.dtype)), slots.view(*query.shape[:2], -1).long()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tolerances import assert_close
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fwpkm_eval.kernels import closed_form
+from fwpkm_eval.kernels import closed_form, sparse_torch
 from fwpkm_eval.kernels.types import ScanResult
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
@@ -360,6 +361,26 @@ def test_a_chunk_scored_in_blocks_gives_the_same(monkeypatch: pytest.MonkeyPatch
             ours_gradients = gradients(ours, inputs)
         for name, gradient in gradients(expected, inputs).items():
             assert_close("scan.gradient", ours_gradients[name], gradient, name)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_without_a_gradient_nothing_is_kept_for_one(inplace: bool) -> None:
+    """Leaves that require one are no reason under no_grad: what each chunk overwrites would be kept for nothing."""
+    case = Case(tokens=24, chunk=7)
+    found = []
+    for mode in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
+        inputs = case.inputs()
+        for name in ("query", "target", "gate", *(() if inplace else ("keys", "values"))):
+            inputs[name].requires_grad_()
+        with mode, mock.patch.object(sparse_torch, "step_chunk", wraps=sparse_torch.step_chunk) as steps:
+            result = case.scan(inputs, backend="torch", inplace=inplace)
+        kept = isinstance(mode, torch.enable_grad)
+        assert [call.kwargs["log"] for call in steps.call_args_list] == [kept] * 4
+        assert result.output.requires_grad == kept
+        found.append(result)
+    for name in FORWARD:
+        assert torch.equal(getattr(found[0], name), getattr(found[1], name))
+        assert torch.equal(getattr(found[0], name), getattr(found[2], name))
 
 
 class LargestTensor(TorchDispatchMode):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from scan_cases import Case
 from tiny_models import tiny_model
 from tolerances import assert_close
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from fwpkm_eval.kernels.pkm import pkm_read
 from fwpkm_eval.kernels.stream import ProductKeyMemory, WriteQueue, flush, read_and_queue
@@ -43,6 +46,25 @@ def test_pkm_agrees_with_torch(heads: int, subkeys: int, half: int, width: int, 
     untouched = torch.ones(subkeys**2, dtype=torch.bool)
     untouched[found["torch"][0].flatten()] = False
     assert (found["triton"][-1].cpu()[untouched] == 0).all()
+
+
+def test_a_read_without_a_gradient_keeps_nothing_for_one() -> None:
+    given = [x.to(DEVICE).requires_grad_() for x in pkm_inputs(1, 5, 3, 4, 3)]
+    query, keys, values = given
+    memory = ProductKeyMemory(keys, values, Case(topk=2, width=4).rule, backend="triton")
+    reads: list[Callable[[], Tensor]] = [
+        lambda: pkm_read(query, keys, values, topk=2, backend="triton")[0],
+        lambda: memory.read(query),
+    ]
+    for read in reads:
+        with mock.patch.object(FunctionCtx, "save_for_backward", autospec=True) as saved:
+            with torch.no_grad():
+                without = read()
+            assert not saved.called
+            assert not without.requires_grad
+        with_gradient = read()
+        assert torch.equal(with_gradient, without)
+        assert all(slope.abs().sum() > 0 for slope in torch.autograd.grad(with_gradient.square().sum(), given))
 
 
 def test_pkm_in_bfloat16_looks_up_in_float32() -> None:

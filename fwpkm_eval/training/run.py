@@ -120,9 +120,10 @@ def train_models(
     device: str = "cpu",
     seed: int = 0,
 ) -> None:
-    """Trains the models that are not finished yet, by their scale's recipe. On a CPU `workers` at a time, each a process
-    of one thread: two such train two small models faster than two threads train them one after the other. On a GPU one
-    after the other.
+    """Trains the models that are not finished yet, by their scale's recipe.
+
+    On a CPU `workers` at a time, each a process of one thread: two such train two small models faster than two threads
+    train them one after the other. On a GPU one after the other.
 
     Raises:
         UserError: a folder holds another model; or a training failed, and the others were finished first.
