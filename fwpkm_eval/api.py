@@ -56,8 +56,7 @@ def load_model(
     from fwpkm_eval.reference_models.checkpoint import load_checkpoint
 
     where = resolve_device(str(device))
-    model = load_checkpoint(find_checkpoint(name_or_path, scale, seed), where)
-    return model if dtype == "float32" else model.to(resolve_dtype(dtype))
+    return load_checkpoint(find_checkpoint(name_or_path, scale, seed), where, resolve_dtype(dtype))
 
 
 def save_state(path: str | Path, model: Any, state: Any) -> None:

@@ -17,6 +17,7 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.files import write_whole
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.reference_models.weights_hash import hash_weights
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 FORMAT = 1
@@ -57,7 +58,8 @@ def save_checkpoint(
         "format": FORMAT,
         "config": model.config.to_dict(),
         "seed": model.seed,
-        "weights_hash": model.weights_hash,
+        # Of the weights as they are when they are loaded, whatever type they have now.
+        "weights_hash": hash_weights(model.seed, {name: tensor.float() for name, tensor in weights.items()}),
         "training": about,
     }
     save_tensors(folder / WEIGHTS, weights)
@@ -88,8 +90,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
-    """The model of a checkpoint folder, in float32 and evaluation mode.
+def load_checkpoint(
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> LanguageModel:
+    """The model of a checkpoint folder, in evaluation mode; its `weights_hash` is the checkpoint's in every dtype.
 
     Raises:
         UserError: files missing or damaged, weights of another shape than the configuration says, or a wrong hash.
@@ -105,12 +109,15 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> L
         raise UserError(f"{folder / WEIGHTS} cannot be read: {problem}") from None
     check_same_shapes(weights, model.state_dict(), folder / WEIGHTS)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    if model.weights_hash != description.get("weights_hash"):
+    found = hash_weights(model.seed, model.state_dict())
+    if found != description.get("weights_hash"):
         raise UserError(
-            f"{folder / WEIGHTS} has hash {model.weights_hash}, its description says "
+            f"{folder / WEIGHTS} has hash {found}, its description says "
             f"{description.get('weights_hash')}: the weights were changed or belong to another checkpoint"
         )
-    return model.to(device).eval()
+    model = model.to(device, dtype).eval()
+    model.was_loaded(found)
+    return model
 
 
 def check_same_shapes(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path: Path) -> None:

@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, D hidden, W vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +29,7 @@ from fwpkm_eval.reference_models.memory_layers import (
 )
 from fwpkm_eval.reference_models.norms import RMSNorm
 from fwpkm_eval.reference_models.state import ModelState
+from fwpkm_eval.reference_models.weights_hash import check_sum, hash_weights
 from fwpkm_eval.reference_models.yarn import Yarn, yarn_for
 
 
@@ -123,6 +123,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.seed = seed
         self.backend = "auto"
+        self._known_hash: tuple[int, str] | None = None
         back = config.backbone
         with torch.random.fork_rng(devices=[]):
             self.embedding = nn.Embedding(back.vocab_size, back.hidden)
@@ -176,12 +177,18 @@ class LanguageModel(nn.Module):
 
     @property
     def weights_hash(self) -> str:
-        """16 hex digits over the names, shapes and bytes of all slow weights and first keys, the seed included."""
-        digest = hashlib.sha256(f"seed {self.seed}".encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """16 hex digits over the names, shapes and bytes of all slow weights and first keys, the seed included.
+
+        Of a model that was loaded in another dtype than float32: those of its checkpoint, until a weight is changed.
+        """
+        found = check_sum(self.seed, self.state_dict())
+        if self._known_hash is None or self._known_hash[0] != found:
+            self._known_hash = found, hash_weights(self.seed, self.state_dict())
+        return self._known_hash[1]
+
+    def was_loaded(self, weights_hash: str) -> None:
+        """Has `weights_hash` give the hash of the checkpoint that the weights are of, as long as they are as now."""
+        self._known_hash = check_sum(self.seed, self.state_dict()), weights_hash
 
     def initial_state(self, batch_size: int = 1, length: int | None = None) -> ModelState:
         """Before the first token, with the fast weights as they are before anything was read.

@@ -62,11 +62,23 @@ def load_state(path: Path | str, model: LanguageModel) -> ModelState:
     """The state in a file, on the model's device: the model goes on from it as from the state that was saved.
 
     Raises:
-        UserError: no such file, damaged, or the state of another model.
+        UserError: no such file, damaged, or the state of another model; a sequence that was read in another dtype.
     """
     stored = read_state(Path(path))
     check_same_model(path, stored, model)
+    ours, theirs = (str(x).removeprefix("torch.") for x in (model.embedding.weight.dtype, _read_in(stored.state)))
+    if theirs not in (ours, "None"):
+        raise UserError(
+            f"{path} holds a sequence read in {theirs}, which a model in {ours} cannot go on with: load the model with "
+            f"dtype={theirs!r}, or save the state's fresh_sequence()"
+        )
     return stored.to(model.device).state
+
+
+def _read_in(state: ModelState) -> torch.dtype | None:
+    """The dtype of the activations that a state's caches hold; recurrent matrices may be wider. None: no caches."""
+    caches = [tensor for mixer in state.mixers for tensor in (mixer or {}).values()]
+    return min((tensor.dtype for tensor in caches), key=lambda dtype: dtype.itemsize, default=None)
 
 
 def check_same_model(path: Path | str, stored: StoredState, model: LanguageModel) -> None:

@@ -68,6 +68,62 @@ def test_weights_that_do_not_fit_their_stored_dtype_are_never_stored_unreadably(
     load_checkpoint(tmp_path)
 
 
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_hash_is_the_checkpoints_in_every_type(dtype: torch.dtype, folder: Path) -> None:
+    model = load_checkpoint(folder, dtype=dtype)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {dtype}
+    assert model.weights_hash == json.loads((folder / DESCRIPTION).read_text())["weights_hash"]
+
+
+def step_fused(weight: torch.Tensor) -> None:
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+    weight.grad = None
+
+
+CHANGES: dict[str, Callable[[torch.Tensor], Any]] = {
+    "in place": lambda weight: weight[0].add_(1),
+    "through .data": lambda weight: weight.data[1].mul_(2),
+    "a new .data": lambda weight: setattr(weight, "data", weight.data.flip(0)),
+    "fused optimizer": step_fused,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_a_changed_weight_is_another_hash(
+    change: Callable[[torch.Tensor], Any], dtype: torch.dtype, folder: Path
+) -> None:
+    """However it was changed: not every way counts up the tensor's version."""
+    model = load_checkpoint(folder, dtype=dtype)
+    before = model.weights_hash
+    assert model.weights_hash == before
+    change(model.embedding.weight)
+    assert model.weights_hash != before
+
+
+def test_a_changed_key_or_seed_is_another_hash(folder: Path) -> None:
+    model = load_checkpoint(folder, dtype=torch.bfloat16)
+    hashes = {model.weights_hash}
+    model.get_buffer("layers.0.memory.first_keys").data.view(-1)[3] += 1
+    hashes.add(model.weights_hash)
+    model.seed += 1
+    hashes.add(model.weights_hash)
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_model_loaded_in_any_type_can_be_stored_again(dtype: torch.dtype, folder: Path, tmp_path: Path) -> None:
+    model = load_checkpoint(folder, dtype=dtype)
+    save_checkpoint(model, tmp_path / "again", {}, dtype)
+    again = load_checkpoint(tmp_path / "again", dtype=dtype)
+    assert same(dict(again.state_dict()), dict(model.state_dict()))
+    assert (again.weights_hash == model.weights_hash) == (dtype != torch.bfloat16)  # rounded, they are other weights
+
+
 def test_values_of_fast_weights_are_not_stored_and_keys_are(folder: Path) -> None:
     stored = load_file(folder / WEIGHTS)
     assert {name for name in stored if "first_keys" in name} == {

@@ -416,6 +416,35 @@ def test_load_model_and_evaluate(folder: Path) -> None:
     assert fwpkm_eval.load_model(str(folder / "plain"), dtype="float64").device.type == "cpu"
 
 
+@pytest.mark.usefixtures("without_workers")
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_a_run_in_another_type_than_the_checkpoints(dtype: str, folder: Path, tmp_path: Path) -> None:
+    """From the command line, where the weights loaded are held against those planned; and the same from Python."""
+    data, out = str(folder / "data"), tmp_path / "out"
+    command = [
+        "ppl",
+        "--models",
+        models(folder),
+        "--sets",
+        "tales",
+        "--tokens",
+        "200",
+        "--data",
+        data,
+        "--dtype",
+        dtype,
+    ]
+    assert run(*command, "--out", str(out)) == 0
+    rows = {row.model: row for row in read_rows_csv(out / "rows.csv") if row.metric == "perplexity" and row.arm == ""}
+    for name, where in ((FWPKM, "fwpkm"), (PLAIN, "plain")):
+        stored = json.loads((folder / where / "model.json").read_text())["weights_hash"]
+        assert (rows[name].dtype, rows[name].weights_hash) == (dtype, stored)
+        loaded = fwpkm_eval.load_model(folder / where, dtype=dtype)
+        frame = fwpkm_eval.evaluate(loaded, "ppl", data=data, sets=["tales"], tokens=200)
+        (same,) = frame[frame["metric"] == "perplexity"].itertuples()
+        assert (same.value, same.weights_hash, same.dtype) == (rows[name].value, stored, dtype)
+
+
 def test_a_damaged_checkpoint_is_refused_before_anything_is_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.stream import ProductKeyMemory
 from fwpkm_eval.reference_models import checkpoint
+from fwpkm_eval.reference_models.checkpoint import load_checkpoint, save_checkpoint
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.state import ModelState
 from fwpkm_eval.reference_models.state_diff import diff_states
@@ -91,6 +92,22 @@ def refused(path: Path, model: LanguageModel, match: str) -> None:
     with pytest.raises(UserError, match=match) as refusal:
         load_state(path, model)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_sequence_goes_on_only_in_the_type_that_it_was_read_in(tmp_path: Path) -> None:
+    """What a memory holds is float32 in every type: a new sequence may start from it in another."""
+    save_checkpoint(small_model(ONE), tmp_path / "model", {})
+    narrow = load_checkpoint(tmp_path / "model", dtype=torch.bfloat16)
+    wide = load_checkpoint(tmp_path / "model")
+    for model, other, name in ((narrow, wide, "bfloat16"), (wide, narrow, "float32")):
+        state = read(model, [8], 5)
+        save_state(tmp_path / "state", model, state)
+        load_state(tmp_path / "state", model)
+        refused(tmp_path / "state", other, f"a sequence read in {name}.*dtype='{name}'")
+        save_state(tmp_path / "state", model, state.fresh_sequence())
+        loaded = load_state(tmp_path / "state", other)
+        assert same(fast_weights(loaded), fast_weights(state))
+        assert other(tokens(length=9), loaded)[0].isfinite().all()
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
