@@ -206,6 +206,10 @@ def test_recipes_by_scale() -> None:
 def test_models_that_see_a_whole_row_have_a_recipe_of_their_own_with_or_without_memory() -> None:
     recipe = recipe_for(model_config("gdn+fa"))
     assert recipe == recipe_for(model_config("gdn+fa:fwpkm")) == recipe_for(model_config("fa")) == IN_SIGHT["micro"]
+    assert recipe_for(model_config("gdn+swa"), exercises=True) == recipe
+    assert recipe_for(model_config("gdn+fa"), exercises=False) == recipe_for(model_config("gdn+swa")) != recipe
+    with pytest.raises(UserError, match="scale paper has no recipe with exercises; there is one at micro"):
+        recipe_for(model_config("gdn+fa", "paper"), exercises=True)
     assert recipe_for(model_config("gdn+fa", "paper")) == replace(RECIPES["paper"], sets=("docs", "source"))
 
 

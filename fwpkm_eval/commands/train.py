@@ -34,6 +34,11 @@ def _names(text: str) -> tuple[str, ...]:
     default=None,
     help="Rows that a process reads at a time, accumulating gradients. [default: all of its rows]",
 )
+@click.option(
+    "--exercises/--no-exercises",
+    default=None,
+    help="Begin with short rows, in which full attention learns to answer. [default: for full attention, at micro]",
+)
 @options.device
 @click.option(
     "--precision",
@@ -75,6 +80,7 @@ def command(
     steps: int | None,
     rows: int | None,
     rows_at_once: int | None,
+    exercises: bool | None,
     device: str,
     precision: str,
     parallel: str,
@@ -108,7 +114,7 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     config = model_config(model, scale)
-    recipe = recipe_for(config, data)
+    recipe = recipe_for(config, data, exercises)
     recipe = replace(recipe.shortened(steps or recipe.steps), seed=seed, rows=rows or recipe.rows)
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)

@@ -139,15 +139,18 @@ IN_SIGHT: dict[str, Recipe] = {
 }
 
 
-def recipe_for(config: ModelConfig, data: str = "embedded") -> Recipe:
+def recipe_for(config: ModelConfig, data: str = "embedded", exercises: bool | None = None) -> Recipe:
     """The recipe of a model's scale and kind, with the training sets that `data` has in place of those it does not.
 
+    exercises: whether training begins with short rows (`IN_SIGHT`); None: as is best for the kind of model.
     Raises UserError for a scale that has none.
     """
     if config.scale not in RECIPES:
         raise unknown("scale with a training recipe", config.scale, list(RECIPES))
     recipe = RECIPES[config.scale]
-    if "fa" in config.layer_kinds:
+    if exercises and config.scale not in IN_SIGHT:
+        raise UserError(f"scale {config.scale} has no recipe with exercises; there is one at {', '.join(IN_SIGHT)}")
+    if exercises or (exercises is None and "fa" in config.layer_kinds):
         recipe = IN_SIGHT.get(config.scale, recipe)
     return replace(recipe, sets=sets_there_are(recipe.sets, data))
 
