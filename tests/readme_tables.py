@@ -1,0 +1,147 @@
+"""README's tables, made from the stored rows: `python tests/readme_tables.py` puts them into README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pandas
+
+from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn, read_rows_csv, rows_to_frame
+from fwpkm_eval.tasks.compressors import COMPRESSORS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+
+MODELS = (
+    "gdn+swa",
+    "gdn+swa:pkm@1,3",
+    "gdn+swa:fwmlp@1,3",
+    "gdn+swa:lact@1,3",
+    "gdn+swa:fwpkm@1,3",
+    "gdn+fa",
+    "gdn+fa:fwpkm@1,3",
+)
+WRITERS = ("gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3", "gdn+fa:fwpkm@1,3")
+TRAINED_ANEW = ("gdn+swa", "gdn+swa:fwpkm@1,3")
+SETS = ("source", "docs", "manual")
+ONE_WRITE, OFTEN = ("haystack", "one write a reading"), ("1024", "a write every 1,024")
+HELD = ((5, 4096, 20, ONE_WRITE), (5, 4096, 20, OFTEN), (64, 4096, 20, ONE_WRITE), (256, 16384, 5, ONE_WRITE)) + tuple(
+    (5, length, 5, how) for length in (32768, 131072) for how in (ONE_WRITE, OFTEN)
+)
+SHOWN = ((512, 20), (4096, 20), (32768, 5), (131072, 5))
+
+
+def rows_of(name: str) -> pandas.DataFrame:
+    frame = rows_to_frame(read_rows_csv(ROOT / "results" / name / "rows.csv"))
+    return frame.assign(arm=frame["arm"].map(arm_without_yarn))
+
+
+def found(frame: pandas.DataFrame, model: str, **asked: object) -> str:
+    """``100% (84–100)``: the best of all numbers of readings, with that setting's 95% interval."""
+    rows = frame[(frame["task"] == "niah") & (frame["metric"] == "exact_match") & frame["depth"].isna()]
+    for column, value in {"model": model, **asked}.items():
+        rows = rows[rows[column] == value]
+    if rows.empty:
+        return "–"
+    top = max(rows.to_dict("records"), key=lambda row: float(row["value"]))
+    return f"{100 * top['value']:.0f}% ({100 * top['ci_low']:.0f}–{100 * top['ci_high']:.0f})"
+
+
+def bits(frame: pandas.DataFrame, model: str, dataset: str, arm: str = "") -> str:
+    rows = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & (frame["arm"] == arm)]
+    rows = rows[(rows["model"] == model) & (rows["dataset"] == dataset)]
+    return "–" if rows.empty else f"{rows['value'].item():.3f}"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]], words: int = 1) -> str:
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def size(tokens: int) -> str:
+    return f"{tokens // 1024}K" if tokens >= 1024 else str(tokens)
+
+
+def where(length: int) -> str:
+    return "needles-128k" if length == 131072 else "micro"
+
+
+def closed_book() -> str:
+    lines = []
+    for needles, length, samples, (chunk, words) in HELD:
+        asked = {"needles": needles, "length": length, "write_chunk": chunk, "protocol": "closed-book"}
+        cells = [found(rows_of(where(length)), model, **asked) for model in WRITERS]
+        lines.append([f"{needles} needles in {size(length)}, {words} (n = {samples})", *cells])
+    return table(["asked with nothing in sight", *(f"`{model}`" for model in WRITERS)], lines)
+
+
+def open_book() -> str:
+    lines = []
+    for model in MODELS:
+        cells = []
+        for length, _ in SHOWN:
+            asked = {"needles": 5, "length": length, "write_chunk": "1024", "protocol": "open-book"}
+            cells.append(found(rows_of(where(length)), model, **asked))
+        lines.append([f"`{model}`", *cells])
+    return table(["5 needles in", *(f"{size(length)} (n = {samples})" for length, samples in SHOWN)], lines)
+
+
+def text() -> str:
+    frame, lines = rows_of("micro"), []
+    for model in MODELS:
+        cells = [bits(frame, model, name, arm) for name in SETS for arm in ("", FROZEN)]
+        lines.append([f"`{model}`", *cells])
+    for name in COMPRESSORS:
+        lines.append([name, *(cell for one in SETS for cell in (bits(frame, name, one), "–"))])
+    return table(["bits per byte", *(head for name in SETS for head in (f"`{name}`", "writes off"))], lines)
+
+
+def trainings() -> str:
+    asked: tuple[tuple[str, Callable[[pandas.DataFrame, str], str]], ...] = (
+        ("5 in 4K, one write", _asked(5, 4096, "haystack")),
+        ("64 in 4K, one write", _asked(64, 4096, "haystack")),
+        ("256 in 16K, one write", _asked(256, 16384, "haystack")),
+        ("5 in 32K, a write every 1,024", _asked(5, 32768, "1024")),
+        *((f"`{name}`, bits per byte", _bits_of(name)) for name in SETS),
+    )
+    shipped, anew = rows_of("micro"), rows_of("micro-seeds")
+    frames = {"0": shipped, **{str(seed): _of_training(anew, seed) for seed in (1, 2)}}
+    heads = [f"`{model}`, {seed}" for model in TRAINED_ANEW for seed in frames]
+    lines = [[label, *(tell(frames[seed], model) for model in TRAINED_ANEW for seed in frames)] for label, tell in asked]
+    return table(["training with seed", *heads], lines)
+
+
+def _asked(needles: int, length: int, chunk: str) -> Callable[[pandas.DataFrame, str], str]:
+    how = {"needles": needles, "length": length, "write_chunk": chunk, "protocol": "closed-book"}
+    return lambda frame, model: found(frame, model, **how).partition(" ")[0]
+
+
+def _bits_of(name: str) -> Callable[[pandas.DataFrame, str], str]:
+    return lambda frame, model: bits(frame, model, name)
+
+
+def _of_training(frame: pandas.DataFrame, seed: int) -> pandas.DataFrame:
+    """The rows of the weights that were trained with a seed: text is read with one seed for all of them."""
+    own = set(frame[(frame["task"] == "niah") & (frame["seed"] == seed)]["weights_hash"])
+    return frame[frame["weights_hash"].isin(own)]
+
+
+TABLES = {"closed book": closed_book, "open book": open_book, "text": text, "trainings": trainings}
+
+
+def block(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name}: made by tests/readme_tables.py -->\n)(.*?)(\n\n)", re.DOTALL)
+
+
+def main() -> None:
+    readme = README.read_text(encoding="utf-8")
+    for name, make in TABLES.items():
+        made = make()
+        readme = block(name).sub(lambda match, made=made: match[1] + made + match[3], readme)
+    README.write_text(readme, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
