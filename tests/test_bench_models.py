@@ -30,7 +30,7 @@ def speed(name: str, training: list[float], reading: list[float]) -> ModelSpeed:
 
 def test_rates_and_shares_of_the_backbone() -> None:
     found = [speed("gdn", [1.0] * 3, [0.5] * 3), speed("gdn:fwpkm@1", [2.0] * 3, [0.4] * 3)]
-    rows = {(row.model, row.metric): row for row in model_rows(found)}
+    rows = {(row.model, row.metric): row for row in model_rows(found, "gdn")}
     assert rows["gdn", "samples_per_second_training"].value == 2
     assert rows["gdn", "tokens_per_second_reading"].value == 400
     assert rows["gdn:fwpkm@1", "share_of_backbone_speed_training"].value == 0.5
@@ -43,7 +43,7 @@ def test_rates_and_shares_of_the_backbone() -> None:
 def test_models_are_trained_and_read() -> None:
     told: list[str] = []
     cases = [ModelCase(name, "micro", 1, 130) for name in ("gdn", "gdn:fwpkm@1")]
-    found = run_models(cases, threads=1, repeats=3, budget=60, runner=here, tell=told.append)
+    found = run_models(cases, failed={}, threads=1, repeats=3, budget=60, runner=here, tell=told.append)
     assert [len(one.seconds[what]) for one in found for what in models.PASSES] == [3] * 4
     assert all(min(one.seconds["training"]) > min(one.seconds["reading"]) for one in found)
     assert found[1].parameters > found[0].parameters

@@ -88,7 +88,7 @@ def test_a_pass_that_the_memory_is_too_small_for_is_left_out(monkeypatch: pytest
     monkeypatch.setattr(peers, "peer_version", lambda: "2")
     monkeypatch.setitem(peers._LAYERS, PEER, too_large)
     told: list[str] = []
-    found = run_peers(SIZE, threads=1, repeats=3, budget=0.1, runner=here, remark=told.append)
+    found = run_peers(SIZE, failed={}, threads=1, repeats=3, budget=0.1, runner=here, remark=told.append)
     assert told[-1] == f"layer of {PEER} 2, training: not measured, it needs more memory than there is"
     assert found[1].measured == {}
     assert not any("peer" in row.metric for row in peer_rows(found))
@@ -98,5 +98,5 @@ def test_a_pass_that_the_memory_is_too_small_for_is_left_out(monkeypatch: pytest
 def test_without_the_peer_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     told: list[str] = []
-    assert run_peers(SIZE, threads=1, repeats=3, budget=1.0, runner=here, remark=told.append) == []
+    assert run_peers(SIZE, failed={}, threads=1, repeats=3, budget=1.0, runner=here, remark=told.append) == []
     assert told == [f"{PEER} is not installed: no ratio to it (pip install 'fwpkm-eval[peers]')"]

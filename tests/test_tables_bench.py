@@ -50,7 +50,7 @@ def measured() -> list[Row]:
         )
         for name, each, parameters in (("gdn", 4.0, 112_100_000), ("gdn:fwpkm@2,6,10", 5.0, 519_100_000))
     ]
-    return [*bench.bench_rows(result), *model_rows(speeds)]
+    return [*bench.bench_rows(result), *model_rows(speeds, "gdn")]
 
 
 def tables() -> dict[str, Table]:

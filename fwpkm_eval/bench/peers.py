@@ -21,7 +21,7 @@ from torch import Tensor
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.ops import TINY, Measurement, OpSize, timed
 from fwpkm_eval.bench.stopwatch import stopwatch
-from fwpkm_eval.bench.worker import Runner, Together, run_in_process_of_its_own
+from fwpkm_eval.bench.worker import Runner, Together, attempt, run_in_process_of_its_own
 from fwpkm_eval.memory_limit import available_memory, is_out_of_memory, limit_memory
 from fwpkm_eval.runs.rows import Row
 
@@ -53,6 +53,7 @@ def peer_version() -> str | None:
 def run_peers(
     size: OpSize,
     *,
+    failed: dict[str, str],
     threads: int | None,
     repeats: int,
     budget: float,
@@ -63,7 +64,7 @@ def run_peers(
 ) -> list[LayerSpeed]:
     """Our layer beside the peer's, pass by pass; nothing where it is not installed.
 
-    A pass that needs too much memory is left out, and ``remark`` is told so.
+    A pass that needs too much memory is left out, and ``remark`` is told so; ``failed`` gets those whose process fails.
     """
     version = peer_version()
     if version is None:
@@ -78,7 +79,9 @@ def run_peers(
         for speed, job in zip(found, jobs, strict=True):
             name = f"layer of {speed.layer} {speed.version}, {what}"
             tell(name)
-            result = runner(job, "default")
+            result = attempt(name, runner, job, "default", failed)
+            if result is None:
+                continue
             if "failed" in result:
                 remark(f"{name}: not measured, {result['failed']}")
             else:
