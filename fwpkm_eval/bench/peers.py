@@ -42,6 +42,11 @@ class LayerSpeed:
     size: OpSize
     measured: dict[str, Measurement]
 
+    @property
+    def arm(self) -> str:
+        """How rows name it: ours without its version, which has a column of its own, so that releases compare."""
+        return f"layer/{self.layer}" if self.layer == OURS else f"layer/{self.layer} {self.version}"
+
 
 def peer_version() -> str | None:
     """Of the installed peer; None if it is not installed."""
@@ -204,7 +209,7 @@ def peer_rows(found: Sequence[LayerSpeed]) -> Iterator[Row]:
                 "length": size.tokens,
                 "write_chunk": str(size.chunk),
                 "protocol": f"threads {measured.threads}",
-                "arm": f"layer/{speed.layer} {speed.version}",
+                "arm": speed.arm,
                 "device": measured.device_name,
                 "dtype": "float32",
                 "version": __version__,
