@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from fwpkm_eval import __version__
-from fwpkm_eval.bench.rows import percentiles
+from fwpkm_eval.bench.ratios import percentiles, times_as_fast
 from fwpkm_eval.bench.worker import Runner, Together, attempt, run_in_process_of_its_own
 from fwpkm_eval.runs.rows import Row
 
@@ -74,7 +75,7 @@ def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
     """A worker's job ``model``; JSON values."""
     import torch
 
-    from fwpkm_eval.bench.stopwatch import stopwatch
+    from fwpkm_eval.bench.stopwatch import stopwatch, time_calls
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.reference_models.language_model import LanguageModel
     from fwpkm_eval.reference_models.parameters import count_parameters
@@ -108,10 +109,8 @@ def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
         call()
         held = watch.held_bytes()
         watch.reset_peak()
-        times: list[float] = []
-        while len(times) < job["repeats"] and (len(times) < 3 or sum(times) < job["budget"]):
-            times.append(watch.seconds(call))
-        seconds[what], peaks[what] = times, max(0, watch.peak_bytes() - held)
+        seconds[what] = time_calls(watch, repeat(call), job["repeats"], job["budget"])
+        peaks[what] = max(0, watch.peak_bytes() - held)
     total, active = count_parameters(config)
     return {
         "case": dataclasses.asdict(case),
@@ -156,10 +155,10 @@ def model_rows(found: Sequence[ModelSpeed], backbone: str) -> Iterator[Row]:
             yield Row(metric=f"tokens_per_second_{what}", value=rate, unit="tokens/s", **common, **cost)
             yield Row(metric=f"peak_bytes_{what}", value=float(speed.peak_bytes[what]), unit="bytes", **common, **cost)
             if alone is not None and speed is not alone:
-                share, bounds = share_of(alone, speed, what)
+                least, share, most = times_as_fast(speed.seconds[what], alone.seconds[what])
                 yield Row(
                     metric=f"share_of_backbone_speed_{what}", value=share, unit="fraction",
-                    ci_low=bounds[0], ci_high=bounds[1], **common, **cost,
+                    ci_low=least, ci_high=most, **common, **cost,
                 )  # fmt: skip
         yield Row(metric="parameters", value=float(speed.parameters), unit="parameters", **common)
         yield Row(metric="active_parameters", value=float(speed.active_parameters), unit="parameters", **common)
@@ -168,10 +167,3 @@ def model_rows(found: Sequence[ModelSpeed], backbone: str) -> Iterator[Row]:
 def speed_of(name: str, found: Sequence[ModelSpeed]) -> ModelSpeed | None:
     """The speed of a model, None if it was not measured."""
     return next((speed for speed in found if speed.case.name == name), None)
-
-
-def share_of(backbone: ModelSpeed, other: ModelSpeed, what: str) -> tuple[float, tuple[float, float]]:
-    """Speed as a share of the backbone's, for the same tokens; with bounds over 10th and 90th percentiles."""
-    low, middle, high = percentiles(backbone.seconds[what])
-    other_low, other_middle, other_high = percentiles(other.seconds[what])
-    return middle / other_middle, (low / other_high, high / other_low)

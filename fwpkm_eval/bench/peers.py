@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.ops import TINY, Measurement, OpSize, timed
+from fwpkm_eval.bench.ratios import percentiles, times_as_fast
 from fwpkm_eval.bench.stopwatch import stopwatch
 from fwpkm_eval.bench.worker import Runner, Together, attempt, run_in_process_of_its_own
 from fwpkm_eval.memory_limit import available_memory, is_out_of_memory, limit_memory
@@ -195,8 +196,6 @@ def _call(layer: _Layer, what: str, size: OpSize) -> Callable[[], Any]:
 
 def peer_rows(found: Sequence[LayerSpeed]) -> Iterator[Row]:
     """Seconds and memory of both layers, arms ``layer/…``; and how many times as fast as the peer ours is."""
-    from fwpkm_eval.bench.rows import percentiles
-
     for speed in found:
         size = speed.size
         for what, measured in speed.measured.items():
@@ -224,24 +223,19 @@ def peer_rows(found: Sequence[LayerSpeed]) -> Iterator[Row]:
                 unit="bytes",
                 **common,
             )
-            if speed.layer == OURS and all(what in other.measured for other in found[1:]):
-                times, bounds = times_as_fast(found, what)
+            ratio = ratio_to_peer(found, what)
+            if speed.layer == OURS and ratio is not None:
                 yield Row(
                     metric=f"speedup_over_peer_{what}",
-                    value=times,
+                    value=ratio[1],
                     unit="ratio",
-                    ci_low=bounds[0],
-                    ci_high=bounds[1],
+                    ci_low=ratio[0],
+                    ci_high=ratio[2],
                     **common,
                 )
 
 
-def times_as_fast(found: Sequence[LayerSpeed], what: str) -> tuple[float, tuple[float, float]]:
-    """How many times as fast as the peer's layer ours is, with bounds over the calls' 10th and 90th percentiles."""
-    from fwpkm_eval.bench.rows import percentiles
-
-    ours, peers = (
-        percentiles(next(speed for speed in found if speed.layer == layer).measured[what].seconds)
-        for layer in (OURS, PEER)
-    )
-    return peers[1] / ours[1], (peers[0] / ours[2], peers[2] / ours[0])
+def ratio_to_peer(found: Sequence[LayerSpeed], what: str) -> tuple[float, float, float] | None:
+    """How many times as fast as the peer's layer ours is, between its bounds; None where one of them was not timed."""
+    ours, peers = (next(speed for speed in found if speed.layer == layer).measured.get(what) for layer in (OURS, PEER))
+    return None if ours is None or peers is None else times_as_fast(ours.seconds, peers.seconds)
