@@ -18,8 +18,6 @@ from fwpkm_eval.bench.worker import Runner, Together, attempt, run_in_process_of
 from fwpkm_eval.runs.rows import Row
 
 PASSES = ("training", "reading")
-PUBLISHED_SHARE = 0.35
-"""gdn:fwpkm@2,6,10 trained at 19 samples/s where gdn did 54 (arXiv 2601.00671v2), put down to immature kernels."""
 
 
 @dataclass(frozen=True)
