@@ -14,7 +14,7 @@ from bench_cases import SMALL, by_metric, double, here
 from fwpkm_eval import cli, malloc
 from fwpkm_eval.bench import ops, peers, run, session, worker
 from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE
-from fwpkm_eval.errors import UserError
+from fwpkm_eval.bench.worker import MeasurementFailed
 from fwpkm_eval.kernels import closed_form
 from fwpkm_eval.runs.rows import Row, read_rows_csv
 
@@ -39,15 +39,24 @@ def test_each_allocator_has_its_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert malloc.tuned_environment().items() <= seen[1].items()
 
 
-def test_a_killed_measurement_is_one_line_and_a_failed_one_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = {"what": "forward", "size": {"name": "paper"}}
-    code = -9
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, code, stdout=""))
-    with pytest.raises(UserError, match="forward at size 'paper' was killed by signal 9"):
-        worker.run_in_process_of_its_own(job, "default")
-    code = 1
-    with pytest.raises(RuntimeError, match="ended with code 1"):
-        worker.run_in_process_of_its_own(job, "default")
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        (
+            "os.kill(os.getpid(), 9)",
+            MeasurementFailed,
+            "measuring forward was killed by signal 9, most likely for want",
+        ),
+        ("sys.exit(1)", MeasurementFailed, "measuring forward ended with code 1"),
+        ("raise KeyboardInterrupt", KeyboardInterrupt, None),
+    ],
+)
+def test_a_killed_process_is_a_measurement_that_failed_but_an_interrupted_one_ends_all(
+    end: str, error: type[BaseException], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_START", f"import os, sys; {end}")
+    with pytest.raises(error, match=message):
+        worker.run_in_process_of_its_own({"what": "forward"}, "default")
 
 
 # --- the command

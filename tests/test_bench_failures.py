@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from fwpkm_eval import cli
-from fwpkm_eval.bench import correctness, ops, peers, piece_measure, rows, run, session, worker
+from fwpkm_eval import __version__, cli
+from fwpkm_eval.bench import correctness, ops, peers, piece_measure, rows, run, session, show, training, worker
 from fwpkm_eval.bench.ops import COPYING, IN_PLACE, REFERENCE, OpSize
+from fwpkm_eval.bench.peers import OURS, PEER
 from fwpkm_eval.bench.run import Case
-from fwpkm_eval.errors import UserError
+from fwpkm_eval.bench.worker import MeasurementFailed
+from fwpkm_eval.runs.rows import Row, read_rows_csv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,11 +32,12 @@ def here(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
 
 
 def failing(*cases: tuple[str, str]) -> Any:
-    """A runner in which these (arm or backend, pass) fail as a process does."""
+    """A runner in which these (arm, backend, layer, model or malloc; what) fail as a process does."""
 
     def runner(job: Mapping[str, Any], allocator: str) -> dict[str, Any]:
-        if (str(job.get("arm") or job.get("backend")), job["what"]) in cases:
-            raise RuntimeError(f"the process measuring {job['what']} ended with code 1")
+        of = {job.get("arm"), job.get("backend"), job.get("layer"), job.get("case", {}).get("name"), allocator}
+        if any((name, job.get("pass", job["what"])) in cases for name in of):
+            raise MeasurementFailed(f"the process measuring {job['what']} ended with code 1")
         return here(job, allocator)
 
     return runner
@@ -87,38 +90,104 @@ def test_the_rest_is_measured_without_the_reference_and_has_no_ratios() -> None:
     }
 
 
-def test_nothing_measured_at_all_is_one_line() -> None:
-    arms = [arm.name for arm in (REFERENCE, COPYING, IN_PLACE)]
-    runner = failing(*[(arm, what) for arm in arms for what in ("forward", "training", "forward_backward")])
-    with pytest.raises(UserError, match="nothing could be measured"):
-        run.run_ops(SMALL, repeats=1, runner=runner)
+def test_single_operations_that_cannot_be_checked_are_not_timed() -> None:
+    result = run.run_ops(SMALL, repeats=1, runner=failing(("default", "check-pieces")))
+    label = "check of the single operations against the reference"
+    assert result.failures == {label: ["the process measuring check-pieces ended with code 1"]}
+    assert result.pieces == {}
+    assert Case(IN_PLACE, "training", "default") in result.measured
+    assert [row for row in rows.bench_rows(result) if row.metric == "speedup_training"]
 
 
-def test_the_command_keeps_the_rest_and_ends_with_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(session, "run_in_process_of_its_own", failing((IN_PLACE.name, "training")))
-    monkeypatch.setattr(peers, "peer_version", lambda: None)
-    monkeypatch.setattr(ops, "op_size", lambda *arguments: SMALL)
-    out = tmp_path / "out"
-    assert cli.main(["bench", "--repeats", "1", "--threads", "1", "--quiet", "--out", str(out)]) == 1
+def test_a_pass_that_does_not_run_in_one_layer_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "limit_memory", lambda limit: None)
+    monkeypatch.setattr(peers, "peer_version", lambda: "2")
+    monkeypatch.setitem(peers._LAYERS, PEER, peers._ours)
+    failed: dict[str, str] = {}
+    runner = failing((OURS, "forward"), (PEER, "training"))
+    found = peers.run_peers(SMALL, failed=failed, threads=1, repeats=1, budget=1.0, runner=runner)
+    assert set(failed) == {f"layer of {OURS} {__version__}, forward", f"layer of {PEER} 2, training"}
+    assert [set(speed.measured) for speed in found] == [{"training"}, {"forward"}]
+    assert len([row for row in peers.peer_rows(found) if row.metric.endswith("_seconds")]) == 2
+    assert len(list(show.peer_table(found).columns[0].cells)) == 2
+
+
+# --- the command
+
+
+class Command:
+    """``bench`` as a user runs it, with the measurements in this process; ``out``: its folder."""
+
+    def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.out, self._monkeypatch = out, monkeypatch
+        monkeypatch.setattr(peers, "peer_version", lambda: None)
+        monkeypatch.setattr(ops, "op_size", lambda *arguments: SMALL)
+
+    def __call__(self, what: str, *failed: tuple[str, str]) -> int:
+        self._monkeypatch.setattr(session, "run_in_process_of_its_own", failing(*failed))
+        asked = ["bench", "--what", what, "--models", ",".join(MODELS), "--length", "130", "--repeats", "1"]
+        return cli.main([*asked, "--threads", "1", "--quiet", "--out", str(self.out)])
+
+    def rows(self) -> list[Row]:
+        """What is stored of a run that is not finished; its report is there, too."""
+        assert (self.out / "report.html").exists()
+        assert not json.loads((self.out / "manifest.json").read_text()).get("finished")
+        return read_rows_csv(self.out / "rows.csv")
+
+
+MODELS = ("gdn", "gdn:fwpkm@1", "gdn:fwpkm@2")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(tmp_path / "out", monkeypatch)
+
+
+def test_the_command_keeps_the_rest_and_ends_with_1(bench: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("ops,models", (IN_PLACE.name, "training"), *[(name, "model") for name in MODELS]) == 1
     error = capsys.readouterr().err
     assert "scan/torch in place, training, tuned malloc failed: the process measuring training" in error
-    assert (out / "rows.csv").exists()
-    assert not json.loads((out / "manifest.json").read_text()).get("finished")
+    assert f"{MODELS[2]} at scale micro, 1 x 130 tokens failed: the process measuring model" in error
+    assert {row.model for row in bench.rows()} == {""}
 
 
-def test_a_model_that_does_not_run_leaves_the_operations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_operations_that_do_not_run_at_all_leave_the_models(bench: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("ops,models", ("default", "check")) == 1
+    assert "operations failed: the process measuring check ended with code 1" in capsys.readouterr().err
+    assert {row.model for row in bench.rows()} == set(MODELS)
+
+
+@pytest.mark.parametrize("broken", MODELS[:2])
+def test_a_model_that_does_not_run_leaves_the_others(
+    broken: str, bench: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(session, "run_in_process_of_its_own", failing(("None", "model")))
-    monkeypatch.setattr(peers, "peer_version", lambda: None)
-    monkeypatch.setattr(ops, "op_size", lambda *arguments: SMALL)
-    asked = ["bench", "--repeats", "1", "--threads", "1", "--quiet"]
-    out = tmp_path / "out"
-    assert cli.main([*asked, "--what", "ops,models", "--out", str(out)]) == 1
-    assert "models failed: the process measuring model ended with code 1" in capsys.readouterr().err
-    assert (out / "report.html").exists()
-    assert not json.loads((out / "manifest.json").read_text()).get("finished")
-    assert cli.main([*asked, "--what", "models"]) == 2
-    assert "nothing could be measured: models failed" in capsys.readouterr().err
+    assert bench("models", (broken, "model")) == 1
+    error = capsys.readouterr().err
+    assert error == f"{broken} at scale micro, 1 x 130 tokens failed: the process measuring model ended with code 1\n"
+    found = bench.rows()
+    assert {row.model for row in found} == set(MODELS) - {broken}
+    # Without the backbone, the first, there is nothing to take a share of.
+    shares = {row.model for row in found if row.metric == "share_of_backbone_speed_training"}
+    assert shares == (set() if broken == MODELS[0] else {MODELS[2]})
+
+
+def test_training_that_does_not_run_with_one_malloc_leaves_the_other(
+    bench: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = {"tokens": 1, "sparse": [1.0], "dense": [2.0], "first_difference": 0.0, "loss_difference": 0.0}
+    monkeypatch.setattr(training, "measure_training", lambda job: {**times, "device_name": "cpu", "threads": 1})
+    assert bench("training", ("default", "dense-training")) == 1
+    assert "training steps of gdn:fwpkm@2 at scale micro, default malloc failed: " in capsys.readouterr().err
+    arms = {row.arm for row in bench.rows() if row.metric == "training_ratio_to_dense_autograd"}
+    assert arms == {"tuned malloc against tuned malloc"}
+
+
+@pytest.mark.parametrize("what", ["ops", "models", "training"])
+def test_nothing_measured_at_all_is_one_line(what: str, bench: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    passes = ("forward", "training", "forward_backward", "model", "dense-training")
+    broken = [(malloc, one) for malloc in worker.ALLOCATORS for one in passes]
+    assert bench(what, *broken) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: nothing could be measured: ")
+    assert error.count("\n") == 1
+    assert not (bench.out / "rows.csv").exists()

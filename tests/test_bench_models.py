@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from fwpkm_eval import cli
-from fwpkm_eval.bench import models, session, stopwatch, worker
+from fwpkm_eval.bench import models, peers, piece_measure, session, stopwatch, worker
 from fwpkm_eval.bench.models import ModelCase, ModelSpeed, model_rows, run_models
 from fwpkm_eval.runs.rows import read_rows_csv
 
@@ -30,7 +32,7 @@ def speed(name: str, training: list[float], reading: list[float]) -> ModelSpeed:
 
 def test_rates_and_shares_of_the_backbone() -> None:
     found = [speed("gdn", [1.0] * 3, [0.5] * 3), speed("gdn:fwpkm@1", [2.0] * 3, [0.4] * 3)]
-    rows = {(row.model, row.metric): row for row in model_rows(found)}
+    rows = {(row.model, row.metric): row for row in model_rows(found, "gdn")}
     assert rows["gdn", "samples_per_second_training"].value == 2
     assert rows["gdn", "tokens_per_second_reading"].value == 400
     assert rows["gdn:fwpkm@1", "share_of_backbone_speed_training"].value == 0.5
@@ -43,7 +45,7 @@ def test_rates_and_shares_of_the_backbone() -> None:
 def test_models_are_trained_and_read() -> None:
     told: list[str] = []
     cases = [ModelCase(name, "micro", 1, 130) for name in ("gdn", "gdn:fwpkm@1")]
-    found = run_models(cases, threads=1, repeats=3, budget=60, runner=here, tell=told.append)
+    found = run_models(cases, failed={}, threads=1, repeats=3, budget=60, runner=here, tell=told.append)
     assert [len(one.seconds[what]) for one in found for what in models.PASSES] == [3] * 4
     assert all(min(one.seconds["training"]) > min(one.seconds["reading"]) for one in found)
     assert found[1].parameters > found[0].parameters
@@ -63,6 +65,59 @@ def test_the_command_stores_rows(
     assert {row.model for row in rows} == {"gdn", "gdn:fwpkm@1"}
     assert {row.device for row in rows} == {"cpu"}
     assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(("repeats", "budget", "calls"), [(5, 0.0, 3), (2, 0.0, 2), (4, 60.0, 4), (5, 6.5, 4)])
+def test_calls_are_timed_within_a_budget_but_not_before_three(repeats: int, budget: float, calls: int) -> None:
+    class Watch(stopwatch.ProcessorWatch):
+        def seconds(self, call: Callable[[], Any]) -> float:
+            call()
+            return 2.0
+
+    done: list[int] = []
+    asked = (lambda number=number: done.append(number) for number in itertools.count())
+    assert stopwatch.time_calls(Watch(), asked, repeats, budget) == [2.0] * calls
+    assert done == list(range(calls))
+
+
+SIZE = {
+    "name": "small",
+    "subkeys": 12,
+    "key_dim": 16,
+    "value_dim": 20,
+    "heads": 1,
+    "topk": 3,
+    "chunk": 16,
+    "tokens": 50,
+}
+MODEL = {"name": "gdn", "scale": "micro", "batch": 1, "length": 20}
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"what": "forward", "arm": "scan/torch", "size": SIZE, "seed": 0},
+        {"what": "pieces", "backend": "torch", "size": SIZE, "seed": 0},
+        {"what": "layer", "layer": "fwpkm_eval", "pass": "forward", "size": {**SIZE, "device": "cpu"}},
+        {"what": "model", "case": {**MODEL, "device": "cpu"}, "size": {"name": "gdn"}},
+    ],
+    ids=lambda job: job["what"],
+)
+def test_no_garbage_is_collected_while_anything_is_timed(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    collects: list[bool] = []
+
+    class Watch(stopwatch.ProcessorWatch):
+        def seconds(self, call: Callable[[], Any]) -> float:
+            collects.append(gc.isenabled())
+            return super().seconds(call)
+
+    monkeypatch.setattr(stopwatch, "ProcessorWatch", Watch)
+    monkeypatch.setattr(peers, "limit_memory", lambda limit: None)
+    monkeypatch.setattr(piece_measure, "measure_bandwidth", lambda device: 1.0)
+    job = {"threads": 1, "repeats": 4, "budget": 60.0, **job, "size": {"device": "cpu", **job["size"]}}
+    worker.do(job)
+    assert collects[-4:] == [False] * 4
+    assert gc.isenabled()
 
 
 def test_a_gpus_time_is_that_of_its_events_with_its_cache_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from fwpkm_eval.bench import peers, worker
 from fwpkm_eval.bench.ops import Measurement, OpSize
 from fwpkm_eval.bench.peers import OURS, PEER, LayerSpeed, peer_rows, run_peers
 from fwpkm_eval.bench.show import peer_table
+from fwpkm_eval.reporting.compare import compare_rows
 from fwpkm_eval.reporting.tables_bench import operation_tables
 from fwpkm_eval.runs.rows import rows_to_frame
 
@@ -64,7 +66,7 @@ def test_each_layer_can_be_timed(layer: str, what: str) -> None:
 def test_rows_and_table_tell_how_many_times_as_fast() -> None:
     rows = list(peer_rows(speeds()))
     found = {(row.arm, row.metric): row for row in rows}
-    ratio = found["layer/fwpkm_eval 1", "speedup_over_peer_forward"]
+    ratio = found["layer/fwpkm_eval", "speedup_over_peer_forward"]
     assert ratio.value == pytest.approx(20)
     assert ratio.ci_low == pytest.approx(2.4 / 0.28)
     assert found[f"layer/{PEER} 2", "forward_seconds"].value == 4
@@ -73,12 +75,22 @@ def test_rows_and_table_tell_how_many_times_as_fast() -> None:
     (table,) = tables
     assert rest.empty
     assert [[cell.text for cell in row][:2] for row in table.rows] == [
-        ["forward", "fwpkm_eval 1"],
+        ["forward", "fwpkm_eval"],
         ["forward", f"{PEER} 2"],
-        ["training", "fwpkm_eval 1"],
+        ["training", "fwpkm_eval"],
         ["training", f"{PEER} 2"],
     ]
     assert table.rows[0][3].text.startswith("20 (")
+
+
+def test_the_next_release_compares_its_layer_with_this_ones() -> None:
+    ours, theirs = speeds()
+    before = list(peer_rows([ours, theirs]))
+    after = list(peer_rows([dataclasses.replace(ours, version="2"), theirs]))
+    found = compare_rows(before, after)
+    assert (found.only_before, found.only_after, found.same) == ([], [], len(before))
+    another_peer = list(peer_rows([ours, dataclasses.replace(theirs, version="3")]))
+    assert len(compare_rows(before, another_peer).only_before) == 4
 
 
 def test_a_pass_that_the_memory_is_too_small_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +100,7 @@ def test_a_pass_that_the_memory_is_too_small_for_is_left_out(monkeypatch: pytest
     monkeypatch.setattr(peers, "peer_version", lambda: "2")
     monkeypatch.setitem(peers._LAYERS, PEER, too_large)
     told: list[str] = []
-    found = run_peers(SIZE, threads=1, repeats=3, budget=0.1, runner=here, remark=told.append)
+    found = run_peers(SIZE, failed={}, threads=1, repeats=3, budget=0.1, runner=here, remark=told.append)
     assert told[-1] == f"layer of {PEER} 2, training: not measured, it needs more memory than there is"
     assert found[1].measured == {}
     assert not any("peer" in row.metric for row in peer_rows(found))
@@ -98,5 +110,5 @@ def test_a_pass_that_the_memory_is_too_small_for_is_left_out(monkeypatch: pytest
 def test_without_the_peer_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     told: list[str] = []
-    assert run_peers(SIZE, threads=1, repeats=3, budget=1.0, runner=here, remark=told.append) == []
+    assert run_peers(SIZE, failed={}, threads=1, repeats=3, budget=1.0, runner=here, remark=told.append) == []
     assert told == [f"{PEER} is not installed: no ratio to it (pip install 'fwpkm-eval[peers]')"]

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from bench_cases import MIB, SMALL, by_metric, here, measurement
 
-from fwpkm_eval.bench import ops, rows, run, show
+from fwpkm_eval.bench import ops, ratios, rows, run, show
 from fwpkm_eval.bench.correctness import Agreement
 from fwpkm_eval.bench.ops import COPYING, IN_PLACE, REFERENCE
 from fwpkm_eval.bench.run import BenchResult, Case
@@ -52,6 +52,12 @@ def test_rows_hold_every_figure_of_every_case() -> None:
         "torch", "cpu", "float32", "threads 1", str(SMALL),
     )  # fmt: skip
     assert row.tokens == 100
+
+
+def test_a_ratio_is_of_medians_between_bounds_over_percentiles() -> None:
+    ours, theirs = [0.4, 0.5, 0.6], [9.0, 10.0, 11.0]
+    assert ratios.percentiles(theirs) == pytest.approx((9.2, 10, 10.8))
+    assert ratios.times_as_fast(ours, theirs) == pytest.approx((9.2 / 0.58, 20, 10.8 / 0.42))
 
 
 def test_ratios_are_to_the_same_pass_and_allocator_of_the_reference() -> None:

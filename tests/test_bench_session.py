@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +13,10 @@ from typing import Any
 import pytest
 
 from fwpkm_eval.bench import session
+from fwpkm_eval.bench.code import PACKAGES
 from fwpkm_eval.bench.session import Session
 
+ROOT = Path(__file__).parents[1]
 OURS, THEIRS = ({"what": "forward", "arm": arm, "threads": 1} for arm in ("ours", "theirs"))
 PAIR = [(OURS, "default"), (THEIRS, "default")]
 
@@ -76,7 +82,7 @@ def test_sides_of_a_ratio_are_of_one_run(bench: Bench, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["job", "allocator", "environment", "code", "versions"])
 def test_what_can_change_a_measurement_is_in_its_key(
-    bench: Bench, change: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bench: Bench, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.run(OURS, THEIRS)
     jobs, allocator = [OURS, THEIRS], "default"
@@ -87,12 +93,44 @@ def test_what_can_change_a_measurement_is_in_its_key(
     elif change == "environment":
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
     elif change == "code":
-        (tmp_path / "package").mkdir()
-        monkeypatch.setattr(session.fwpkm_eval, "__file__", str(tmp_path / "package" / "__init__.py"))
+        monkeypatch.setattr(session, "code_hash", lambda: "of other code")
     else:
         monkeypatch.setattr(session, "versions", lambda: {"torch": "0"})
     bench.run(*jobs, allocator=allocator)
     assert bench.done == ["ours", "theirs"]
+
+
+def test_the_code_of_linked_packages_is_in_its_hash(tmp_path: Path) -> None:
+    """In a layout as a checkout has it, of the modules that it takes to hash it and two of each linked package."""
+    package = tmp_path / "fwpkm_eval"
+    (package / "bench").mkdir(parents=True)
+    for name in ("__init__.py", "bench/__init__.py", "bench/code.py"):
+        shutil.copy(ROOT / "fwpkm_eval" / name, package / name)
+    linked = [name.rpartition(".")[2] for name in PACKAGES[1:]]
+    assert {path.name for path in (ROOT / "fwpkm_eval").iterdir() if path.is_symlink()} == set(linked)
+    for name in linked:
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (package / name).symlink_to(Path("..") / name)
+        for module in ("__init__.py", "inner/one.py"):
+            (tmp_path / name / module).write_text("", encoding="utf-8")
+
+    def found() -> str:
+        code = "import fwpkm_eval.bench.code as c; print(c.__file__, c.code_hash())"
+        return subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+
+    hashes = [found()]
+    assert hashes[0].startswith(str(package))
+    assert found() == hashes[0]
+    for name in linked:
+        (tmp_path / name / "inner" / "one.py").write_text("changed = True\n", encoding="utf-8")
+        hashes.append(found())
+    assert len(set(hashes)) == 1 + len(linked)
 
 
 @pytest.mark.parametrize("result", [{"failed": "no memory"}, {"errors": {"output": float("nan")}}])

@@ -208,7 +208,7 @@ def test_the_speed_at_the_top_is_a_case_chosen_beforehand_and_not_the_largest() 
         scan("scan/torch, tuned malloc", 9.9),
         scan("scan/torch in place, tuned malloc", 19.7, ci_low=18.2, ci_high=23.0),
         scan("write/torch", 493),
-        scan("layer/fwpkm_eval 1", 220, "speedup_over_peer_forward"),
+        scan("layer/fwpkm_eval", 220, "speedup_over_peer_forward"),
     ]
     (shown,) = highlights(rows_to_frame(rows))
     assert (shown.number, shown.text) == ("20×", "as fast as the reference")

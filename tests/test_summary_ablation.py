@@ -101,7 +101,7 @@ def test_speed_in_a_few_sentences() -> None:
         row("scan/torch in place", "speedup_training", 60),
         row("read/torch", "speedup_forward", 12),
         row("write/torch", "speedup_forward", 62),
-        row("layer/fwpkm_eval 1", "speedup_over_peer_forward", 40),
+        row("layer/fwpkm_eval", "speedup_over_peer_forward", 40),
         Row(task="bench", model="gdn:fwpkm@2", metric="share_of_backbone_speed_training", value=0.94, device="cpu"),
     ]
     texts = [finding.text for finding in speed_findings(rows_to_frame(rows))]

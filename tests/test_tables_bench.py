@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+import pytest
 
 from fwpkm_eval.bench import rows as bench
 from fwpkm_eval.bench.correctness import Agreement
@@ -10,7 +13,9 @@ from fwpkm_eval.bench.models import ModelCase, ModelSpeed, model_rows
 from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, Measurement, OpSize
 from fwpkm_eval.bench.piece_measure import PieceMeasurement
 from fwpkm_eval.bench.run import BenchResult, Case
+from fwpkm_eval.reporting import published
 from fwpkm_eval.reporting.plots_speed import speed_plots
+from fwpkm_eval.reporting.published import FWPKM, PUBLISHED
 from fwpkm_eval.reporting.summary_speed import speed_findings
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables_bench import operation_in_words
@@ -50,7 +55,7 @@ def measured() -> list[Row]:
         )
         for name, each, parameters in (("gdn", 4.0, 112_100_000), ("gdn:fwpkm@2,6,10", 5.0, 519_100_000))
     ]
-    return [*bench.bench_rows(result), *model_rows(speeds)]
+    return [*bench.bench_rows(result), *model_rows(speeds, "gdn")]
 
 
 def tables() -> dict[str, Table]:
@@ -92,6 +97,16 @@ def test_models_and_the_published_share_in_a_column_of_its_own() -> None:
     assert found["of the first"] == "80%"
     assert found["published, of gdn in training"] == "35%"
     assert line(tables()["speed-models"], "gdn")["published, of gdn in training"] == "–"
+
+
+def test_the_published_share_is_that_of_the_published_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    (rate,) = (one for one in PUBLISHED if (one.model, one.metric) == (FWPKM, "samples per second"))
+    assert rate.note.startswith(line(tables()["speed-models"], FWPKM)["published, of gdn in training"])
+    changed = tuple(dataclasses.replace(one, value=27) if one is rate else one for one in PUBLISHED)
+    monkeypatch.setattr(published, "PUBLISHED", changed)
+    table = tables()["speed-models"]
+    assert line(table, FWPKM)["published, of gdn in training"] == "50%"
+    assert "Published: 27 of 54 samples/s" in table.note
 
 
 def test_plots_of_ratios_and_of_growth() -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from fwpkm_eval import __version__
-from fwpkm_eval.bench.rows import percentiles
-from fwpkm_eval.bench.worker import Runner, Together, run_in_process_of_its_own
+from fwpkm_eval.bench.ratios import percentiles, times_as_fast
+from fwpkm_eval.bench.worker import Runner, Together, attempt, run_in_process_of_its_own
 from fwpkm_eval.runs.rows import Row
 
 PASSES = ("training", "reading")
-PUBLISHED_SHARE = 0.35
-"""gdn:fwpkm@2,6,10 trained at 19 samples/s where gdn did 54 (arXiv 2601.00671v2), put down to immature kernels."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class ModelSpeed:
 def run_models(
     cases: Sequence[ModelCase],
     *,
+    failed: dict[str, str],
     threads: int | None,
     repeats: int,
     budget: float,
@@ -55,15 +55,17 @@ def run_models(
     tell: Callable[[str], None] = lambda line: None,
     together: Together = lambda jobs: None,
 ) -> list[ModelSpeed]:
-    """Each model in a process of its own, with malloc told to keep freed memory."""
+    """Each model in a process of its own, with malloc told to keep freed memory; ``failed`` gets those that fail."""
     common = {"what": "model", "threads": threads, "repeats": repeats, "budget": budget}
     jobs = [{**common, "case": dataclasses.asdict(case), "size": {"name": case.name}} for case in cases]
     together([(job, "tuned") for job in jobs])
     found = []
     for case, job in zip(cases, jobs, strict=True):
-        tell(f"{case.name} at scale {case.scale}, {case.batch} x {case.length} tokens")
-        result = runner(job, "tuned")
-        found.append(ModelSpeed(**{**result, "case": ModelCase(**result["case"])}))
+        label = f"{case.name} at scale {case.scale}, {case.batch} x {case.length} tokens"
+        tell(label)
+        result = attempt(label, runner, job, "tuned", failed)
+        if result is not None:
+            found.append(ModelSpeed(**{**result, "case": ModelCase(**result["case"])}))
     return found
 
 
@@ -71,7 +73,7 @@ def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
     """A worker's job ``model``; JSON values."""
     import torch
 
-    from fwpkm_eval.bench.stopwatch import stopwatch
+    from fwpkm_eval.bench.stopwatch import stopwatch, time_calls
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.reference_models.language_model import LanguageModel
     from fwpkm_eval.reference_models.parameters import count_parameters
@@ -105,10 +107,8 @@ def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
         call()
         held = watch.held_bytes()
         watch.reset_peak()
-        times: list[float] = []
-        while len(times) < job["repeats"] and (len(times) < 3 or sum(times) < job["budget"]):
-            times.append(watch.seconds(call))
-        seconds[what], peaks[what] = times, max(0, watch.peak_bytes() - held)
+        seconds[what] = time_calls(watch, repeat(call), job["repeats"], job["budget"])
+        peaks[what] = max(0, watch.peak_bytes() - held)
     total, active = count_parameters(config)
     return {
         "case": dataclasses.asdict(case),
@@ -121,8 +121,9 @@ def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def model_rows(found: Sequence[ModelSpeed]) -> Iterator[Row]:
-    """Sequences and tokens per second, bytes, parameters; and speed as a share of the first model's, the backbone's."""
+def model_rows(found: Sequence[ModelSpeed], backbone: str) -> Iterator[Row]:
+    """Sequences and tokens per second, bytes, parameters; and the share of the backbone's speed, unless that failed."""
+    alone = speed_of(backbone, found)
     for speed in found:
         case = speed.case
         common: dict[str, Any] = {
@@ -151,18 +152,16 @@ def model_rows(found: Sequence[ModelSpeed]) -> Iterator[Row]:
             rate = case.batch * case.length / middle
             yield Row(metric=f"tokens_per_second_{what}", value=rate, unit="tokens/s", **common, **cost)
             yield Row(metric=f"peak_bytes_{what}", value=float(speed.peak_bytes[what]), unit="bytes", **common, **cost)
-            if speed is not found[0]:
-                share, bounds = share_of(found[0], speed, what)
+            if alone is not None and speed is not alone:
+                least, share, most = times_as_fast(speed.seconds[what], alone.seconds[what])
                 yield Row(
                     metric=f"share_of_backbone_speed_{what}", value=share, unit="fraction",
-                    ci_low=bounds[0], ci_high=bounds[1], **common, **cost,
+                    ci_low=least, ci_high=most, **common, **cost,
                 )  # fmt: skip
         yield Row(metric="parameters", value=float(speed.parameters), unit="parameters", **common)
         yield Row(metric="active_parameters", value=float(speed.active_parameters), unit="parameters", **common)
 
 
-def share_of(backbone: ModelSpeed, other: ModelSpeed, what: str) -> tuple[float, tuple[float, float]]:
-    """Speed as a share of the backbone's, for the same tokens; with bounds over 10th and 90th percentiles."""
-    low, middle, high = percentiles(backbone.seconds[what])
-    other_low, other_middle, other_high = percentiles(other.seconds[what])
-    return middle / other_middle, (low / other_high, high / other_low)
+def speed_of(name: str, found: Sequence[ModelSpeed]) -> ModelSpeed | None:
+    """The speed of a model, None if it was not measured."""
+    return next((speed for speed in found if speed.case.name == name), None)

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fwpkm_eval.bench.stopwatch import Stopwatch, stopwatch
+from fwpkm_eval.bench.stopwatch import Stopwatch, stopwatch, time_calls
 from fwpkm_eval.errors import unknown
 from fwpkm_eval.kernels import fwpkm_scan
 from fwpkm_eval.kernels.graphs import MemoryGraphs, cuda_graphs
@@ -211,14 +212,10 @@ def timed(
     What was held `before` anything was made, and `with_inputs`, in bytes, is taken off the peaks.
     """
     watch.reset_peak()
-    gc.disable()
     watch.seconds(call)
-    seconds: list[float] = []
     processor = time.process_time()
-    while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < budget):
-        seconds.append(watch.seconds(call))
+    seconds = time_calls(watch, repeat(call), repeats, budget)
     processor = time.process_time() - processor
-    gc.enable()
     peak = watch.peak_bytes()
     return Measurement(
         seconds, processor / sum(seconds), peak - before, peak - with_inputs, torch.get_num_threads(), watch.device_name

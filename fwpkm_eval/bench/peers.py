@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.ops import TINY, Measurement, OpSize, timed
+from fwpkm_eval.bench.ratios import percentiles, times_as_fast
 from fwpkm_eval.bench.stopwatch import stopwatch
-from fwpkm_eval.bench.worker import Runner, Together, run_in_process_of_its_own
+from fwpkm_eval.bench.worker import Runner, Together, attempt, run_in_process_of_its_own
 from fwpkm_eval.memory_limit import available_memory, is_out_of_memory, limit_memory
 from fwpkm_eval.runs.rows import Row
 
@@ -42,6 +43,11 @@ class LayerSpeed:
     size: OpSize
     measured: dict[str, Measurement]
 
+    @property
+    def arm(self) -> str:
+        """How rows name it: ours without its version, which has a column of its own, so that releases compare."""
+        return f"layer/{self.layer}" if self.layer == OURS else f"layer/{self.layer} {self.version}"
+
 
 def peer_version() -> str | None:
     """Of the installed peer; None if it is not installed."""
@@ -53,6 +59,7 @@ def peer_version() -> str | None:
 def run_peers(
     size: OpSize,
     *,
+    failed: dict[str, str],
     threads: int | None,
     repeats: int,
     budget: float,
@@ -63,7 +70,7 @@ def run_peers(
 ) -> list[LayerSpeed]:
     """Our layer beside the peer's, pass by pass; nothing where it is not installed.
 
-    A pass that needs too much memory is left out, and ``remark`` is told so.
+    A pass that needs too much memory is left out, and ``remark`` is told so; ``failed`` gets those whose process fails.
     """
     version = peer_version()
     if version is None:
@@ -78,7 +85,9 @@ def run_peers(
         for speed, job in zip(found, jobs, strict=True):
             name = f"layer of {speed.layer} {speed.version}, {what}"
             tell(name)
-            result = runner(job, "default")
+            result = attempt(name, runner, job, "default", failed)
+            if result is None:
+                continue
             if "failed" in result:
                 remark(f"{name}: not measured, {result['failed']}")
             else:
@@ -187,8 +196,6 @@ def _call(layer: _Layer, what: str, size: OpSize) -> Callable[[], Any]:
 
 def peer_rows(found: Sequence[LayerSpeed]) -> Iterator[Row]:
     """Seconds and memory of both layers, arms ``layer/…``; and how many times as fast as the peer ours is."""
-    from fwpkm_eval.bench.rows import percentiles
-
     for speed in found:
         size = speed.size
         for what, measured in speed.measured.items():
@@ -201,7 +208,7 @@ def peer_rows(found: Sequence[LayerSpeed]) -> Iterator[Row]:
                 "length": size.tokens,
                 "write_chunk": str(size.chunk),
                 "protocol": f"threads {measured.threads}",
-                "arm": f"layer/{speed.layer} {speed.version}",
+                "arm": speed.arm,
                 "device": measured.device_name,
                 "dtype": "float32",
                 "version": __version__,
@@ -216,24 +223,19 @@ def peer_rows(found: Sequence[LayerSpeed]) -> Iterator[Row]:
                 unit="bytes",
                 **common,
             )
-            if speed.layer == OURS and all(what in other.measured for other in found[1:]):
-                times, bounds = times_as_fast(found, what)
+            ratio = ratio_to_peer(found, what)
+            if speed.layer == OURS and ratio is not None:
                 yield Row(
                     metric=f"speedup_over_peer_{what}",
-                    value=times,
+                    value=ratio[1],
                     unit="ratio",
-                    ci_low=bounds[0],
-                    ci_high=bounds[1],
+                    ci_low=ratio[0],
+                    ci_high=ratio[2],
                     **common,
                 )
 
 
-def times_as_fast(found: Sequence[LayerSpeed], what: str) -> tuple[float, tuple[float, float]]:
-    """How many times as fast as the peer's layer ours is, with bounds over the calls' 10th and 90th percentiles."""
-    from fwpkm_eval.bench.rows import percentiles
-
-    ours, peers = (
-        percentiles(next(speed for speed in found if speed.layer == layer).measured[what].seconds)
-        for layer in (OURS, PEER)
-    )
-    return peers[1] / ours[1], (peers[0] / ours[2], peers[2] / ours[0])
+def ratio_to_peer(found: Sequence[LayerSpeed], what: str) -> tuple[float, float, float] | None:
+    """How many times as fast as the peer's layer ours is, between its bounds; None where one of them was not timed."""
+    ours, peers = (next(speed for speed in found if speed.layer == layer).measured.get(what) for layer in (OURS, PEER))
+    return None if ours is None or peers is None else times_as_fast(ours.seconds, peers.seconds)

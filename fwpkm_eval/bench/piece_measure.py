@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from fwpkm_eval.bench.correctness import relative_error
 from fwpkm_eval.bench.ops import OpSize
 from fwpkm_eval.bench.pieces import PIECES, Chunk, Piece, chunks_of
-from fwpkm_eval.bench.stopwatch import Stopwatch, stopwatch
+from fwpkm_eval.bench.stopwatch import Stopwatch, stopwatch, time_calls
 
 REFERENCE_BACKEND = "reference"
 BANDWIDTH_BYTES = 2**28
@@ -90,18 +92,16 @@ def measure_pieces(
 def _measure(
     piece: Piece, backend: str, what: str, chunks: list[Chunk], repeats: int, budget: float, watch: Stopwatch
 ) -> PieceMeasurement:
-    def call(number: int) -> float:
-        # On a copy of the chunk's record: the reference's write puts new values into it.
-        chunk = dataclasses.replace(chunks[number % len(chunks)])
-        return watch.seconds(lambda: piece.call(backend, what, chunk))
+    def calls() -> Iterator[Callable[[], Any]]:
+        for chunk in cycle(chunks):
+            # On a copy of the chunk's record: the reference's write puts new values into it.
+            yield partial(piece.call, backend, what, dataclasses.replace(chunk))
 
     gc.collect()
     before = watch.held_bytes()
     watch.reset_peak()
-    call(0)
-    seconds: list[float] = []
-    while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < budget):
-        seconds.append(call(len(seconds)))
+    watch.seconds(next(calls()))
+    seconds = time_calls(watch, calls(), repeats, budget)
     above = max(0, watch.peak_bytes() - before)
     return PieceMeasurement(seconds, piece.bytes_moved(chunks[0]), above, chunks[0].tokens)
 

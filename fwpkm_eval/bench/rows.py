@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.ops import ARMS, REFERENCE, Arm, Measurement, OpSize
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
+from fwpkm_eval.bench.ratios import percentiles, times_as_fast
 from fwpkm_eval.bench.run import BenchResult, Case, scaling_case
 from fwpkm_eval.runs.rows import Row
 
@@ -86,9 +84,8 @@ def _piece_rows(result: BenchResult) -> Iterator[Row]:
                 yield row(piece, backend, "share_of_bandwidth_forward", share, "fraction", n=calls)
         reference = result.pieces.get((piece, what, REFERENCE_BACKEND))
         if reference is not None and backend != REFERENCE_BACKEND:
-            other_low, other_middle, other_high = percentiles(reference.seconds)
-            bounds = {"low": other_low / high, "high": other_high / low}
-            yield row(piece, backend, f"speedup_{what}", other_middle / middle, "ratio", n=calls, **bounds)
+            least, ratio, most = times_as_fast(measured.seconds, reference.seconds)
+            yield row(piece, backend, f"speedup_{what}", ratio, "ratio", n=calls, low=least, high=most)
 
 
 def arm_name(case: Case) -> str:
@@ -97,22 +94,14 @@ def arm_name(case: Case) -> str:
 
 
 def speedup(result: BenchResult, case: Case) -> tuple[float, float, float]:
-    """How many times as fast as the reference: the ratio of medians, and its bounds over 10th and 90th percentiles."""
-    low, middle, high = percentiles(result.measured[case].seconds)
-    reference_low, reference_middle, reference_high = percentiles(result.measured[case.reference()].seconds)
-    return reference_low / high, reference_middle / middle, reference_high / low
+    """How many times as fast as the reference, between its bounds."""
+    return times_as_fast(result.measured[case].seconds, result.measured[case.reference()].seconds)
 
 
 def memory_share(result: BenchResult, case: Case) -> float | None:
     """The peak above the inputs, as a part of the reference's; None at sizes too small for the system to count."""
     reference = result.measured[case.reference()].above_inputs_bytes
     return result.measured[case].above_inputs_bytes / reference if reference > 0 else None
-
-
-def percentiles(seconds: list[float]) -> tuple[float, float, float]:
-    """10th percentile, median, 90th percentile."""
-    low, high = np.percentile(seconds, (10, 90))
-    return float(low), statistics.median(seconds), float(high)
 
 
 def _rows_of(result: BenchResult, case: Case, measured: Measurement) -> Iterator[Row]:

@@ -12,8 +12,7 @@ from typing import Any
 from fwpkm_eval.bench.correctness import TOLERANCE, Agreement
 from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE, TRITON_IN_PLACE, Arm, Measurement, OpSize, arms_on
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND, PieceMeasurement
-from fwpkm_eval.bench.worker import ALLOCATORS, Runner, Together, run_in_process_of_its_own
-from fwpkm_eval.errors import UserError
+from fwpkm_eval.bench.worker import ALLOCATORS, MeasurementFailed, Runner, Together, attempt, run_in_process_of_its_own
 
 SECONDS_A_MEASUREMENT = 20.0
 """After about so long a measurement ends, with three calls or more."""
@@ -80,14 +79,6 @@ class BenchResult:
             found |= {f"{name}/{backend}": [f"it is off by {error:.1e}"] for name, error in wrong.items()}
         return {arm: wrong for arm, wrong in found.items() if wrong} | {n: [why] for n, why in self.crashed.items()}
 
-    def attempt(self, name: str, runner: Runner, job: dict[str, Any], allocator: str) -> dict[str, Any] | None:
-        """The result of a job, or None if its process failed, which is then noted under `name`."""
-        try:
-            return runner(job, allocator)
-        except RuntimeError as problem:
-            self.crashed[name] = str(problem)
-            return None
-
 
 def run_ops(
     size: OpSize,
@@ -109,6 +100,9 @@ def run_ops(
         budget: seconds after which a measurement ends, with three calls or fewer `repeats` at least.
         tell: gets a line before each step.
         together: gets the jobs, with their allocators, that are held against one another, before the first of them.
+
+    Raises:
+        MeasurementFailed: the check failed, or each of the measurements did.
     """
     started, load = time.monotonic(), _load()
     common = {"threads": threads, "repeats": repeats, "budget": budget}
@@ -130,12 +124,12 @@ def run_ops(
         for case in of_pair:
             label = f"{case.arm.name}, {case.what}, {case.allocator} malloc"
             tell(label)
-            measured = result.attempt(label, runner, job(size, case), case.allocator)
+            measured = attempt(label, runner, job(size, case), case.allocator, result.crashed)
             if measured is not None:
                 result.measured[case] = Measurement(**measured)
     result.measured = {case: result.measured[case] for case in cases if case in result.measured}
     if not result.measured:
-        raise UserError(f"nothing could be measured: {'; '.join(result.crashed.values())}")
+        raise MeasurementFailed("; ".join(dict.fromkeys(result.crashed.values())))
     add_pieces(result, runner, common, tell, together)
     case = scaling_case(size.device)
     if scaling and case.arm in sound:
@@ -145,7 +139,7 @@ def run_ops(
         for other, one in jobs:
             label = f"{case.arm.name}, {case.what}: {other}"
             tell(label)
-            scaled = result.attempt(label, runner, one, case.allocator)
+            scaled = attempt(label, runner, one, case.allocator, result.crashed)
             if scaled is not None:
                 result.scaling.append((other, Measurement(**scaled)))
     result.load = (load, _load())
@@ -181,15 +175,20 @@ def add_pieces(
     """The operations one by one: the agreement, then the reference and each backend in a process of its own."""
     job = {"size": dataclasses.asdict(result.size), "seed": result.agreement.seed, **common}
     job["budget"] = SECONDS_A_PIECE
-    tell("check of the single operations against the reference")
+    label = "check of the single operations against the reference"
+    tell(label)
     backends = backends_on(result.size.device)
-    result.piece_errors = runner({**job, "what": "check-pieces", "backends": backends}, "default")
+    check = {**job, "what": "check-pieces", "backends": backends}
+    errors = attempt(label, runner, check, "default", result.crashed)
+    if errors is None:
+        return  # what was not checked is not timed
+    result.piece_errors = errors
     jobs = {name: {**job, "what": "pieces", "backend": name} for name in (REFERENCE_BACKEND, *backends)}
     together([(one, "tuned") for one in jobs.values()])
     for backend, one in jobs.items():
         label = f"single operations, {backend}, tuned malloc"
         tell(label)
-        found = result.attempt(label, runner, one, "tuned")
+        found = attempt(label, runner, one, "tuned", result.crashed)
         if found is None:
             continue
         # The bandwidth of the reference's process would do as well; the last one stays.

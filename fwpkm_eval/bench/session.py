@@ -8,7 +8,6 @@ them are taken again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import fwpkm_eval
+from fwpkm_eval.bench.code import code_hash
 from fwpkm_eval.bench.peers import peer_version
 from fwpkm_eval.bench.worker import run_in_process_of_its_own
 from fwpkm_eval.malloc import tuned_environment
@@ -108,17 +108,12 @@ class Session:
 
 def _conditions(device: str) -> dict[str, Any]:
     """What changes a measurement beside the job itself: the code, libraries, machine, environment."""
-    package = Path(fwpkm_eval.__file__).parent
-    code = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        code.update(path.relative_to(package).as_posix().encode())
-        code.update(path.read_bytes())
     tuned = tuned_environment()
     environment = {
         name: value for name, value in os.environ.items() if name.startswith(_VARIABLES) and name not in tuned
     }
     return {
-        "code": code.hexdigest(),
+        "code": code_hash(),
         "versions": {**versions(), "peer": peer_version()},
         "machine": {**machine(), "gpu": _gpu(device)},
         "environment": environment,

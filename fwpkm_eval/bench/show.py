@@ -9,12 +9,14 @@ from rich import box
 from rich.table import Table
 
 from fwpkm_eval.bench.correctness import TOLERANCE
-from fwpkm_eval.bench.models import ModelSpeed, share_of
+from fwpkm_eval.bench.models import ModelSpeed, speed_of
 from fwpkm_eval.bench.ops import REFERENCE
-from fwpkm_eval.bench.peers import OURS, LayerSpeed, times_as_fast
+from fwpkm_eval.bench.peers import OURS, LayerSpeed, ratio_to_peer
+from fwpkm_eval.bench.peers import PASSES as LAYER_PASSES
 from fwpkm_eval.bench.piece_measure import REFERENCE_BACKEND
 from fwpkm_eval.bench.pieces import PIECES
-from fwpkm_eval.bench.rows import memory_share, percentiles, speedup
+from fwpkm_eval.bench.ratios import percentiles, times_as_fast
+from fwpkm_eval.bench.rows import memory_share, speedup
 from fwpkm_eval.bench.run import BenchResult, Case, scaling_case
 from fwpkm_eval.bench.training import TrainingTimes, ratio_of, training_ratios
 
@@ -95,7 +97,7 @@ def _pieces(result: BenchResult) -> Table:
         reference = result.pieces.get((piece, what, REFERENCE_BACKEND))
         ratio = ""
         if reference is not None and backend != REFERENCE_BACKEND:
-            ratio = f"{1000 * percentiles(reference.seconds)[1] / middle:.1f}×"
+            ratio = f"{times_as_fast(measured.seconds, reference.seconds)[1]:.1f}×"
         share = ""
         if result.bandwidth and what == "forward":
             share = f"{1000 * measured.bytes_moved / middle / result.bandwidth:.0%}"
@@ -139,9 +141,9 @@ def _conditions(result: BenchResult) -> str:
     return line
 
 
-def model_table(found: Sequence[ModelSpeed]) -> Table:
-    """Whole models beside the first of them."""
-    case = found[0].case
+def model_table(found: Sequence[ModelSpeed], backbone: str) -> Table:
+    """Whole models beside the first of them, the backbone; without shares of its speed if that was not measured."""
+    case, alone = found[0].case, speed_of(backbone, found)
     title = f"models at scale {case.scale}, {case.batch} x {case.length:,} tokens, {found[0].device_name}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
@@ -152,7 +154,9 @@ def model_table(found: Sequence[ModelSpeed]) -> Table:
         cells = []
         for what, tokens in (("training", 1), ("reading", case.length)):
             rate = case.batch * tokens / percentiles(speed.seconds[what])[1]
-            share = "" if speed is found[0] else f"{share_of(found[0], speed, what)[0]:.0%}"
+            share = ""
+            if alone is not None and speed is not alone:
+                share = f"{times_as_fast(speed.seconds[what], alone.seconds[what])[1]:.0%}"
             cells += [f"{rate:,.2f}" if tokens == 1 else f"{rate:,.0f}", share]
         held = f"{speed.peak_bytes['training'] / 2**20:,.0f} MiB"
         table.add_row(speed.case.name, *cells, held, f"{speed.parameters / 1e6:,.1f}")
@@ -185,15 +189,16 @@ def peer_table(found: Sequence[LayerSpeed]) -> Table:
     table.add_column("")
     for name in ("calls", "seconds", "times as fast", "above inputs"):
         table.add_column(name, justify="right", no_wrap=True)
-    for what in found[0].measured:
+    for what in LAYER_PASSES:
         for speed in (speed for speed in found if what in speed.measured):
             measured = speed.measured[what]
             low, middle, high = percentiles(measured.seconds)
+            ratio = ratio_to_peer(found, what)
             table.add_row(
                 f"{PASS_NAMES[what]}, {speed.layer} {speed.version}",
                 str(len(measured.seconds)),
                 f"{middle:.4f} ({low:.4f} to {high:.4f})",
-                f"{times_as_fast(found, what)[0]:.1f}×" if speed.layer == OURS and what in found[-1].measured else "",
+                "" if speed.layer != OURS or ratio is None else f"{ratio[1]:.1f}×",
                 f"{measured.above_inputs_bytes / 2**20:,.0f} MiB",
             )
     return table

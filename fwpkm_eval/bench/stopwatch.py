@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Protocol
 
 from fwpkm_eval.bench import memory
@@ -91,3 +93,17 @@ class CudaWatch:
 def stopwatch(device: str) -> Stopwatch:
     """The stopwatch of a device."""
     return ProcessorWatch() if device == "cpu" else CudaWatch(device)
+
+
+def time_calls(watch: Stopwatch, calls: Iterable[Callable[[], Any]], repeats: int, budget: float) -> list[float]:
+    """Seconds of up to `repeats` of the calls, within about `budget` seconds, 3 at least; no garbage is collected."""
+    seconds: list[float] = []
+    gc.disable()
+    try:
+        for call in islice(calls, repeats):
+            seconds.append(watch.seconds(call))
+            if len(seconds) >= 3 and sum(seconds) >= budget:
+                break
+    finally:
+        gc.enable()
+    return seconds

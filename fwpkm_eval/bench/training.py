@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fwpkm_eval import __version__
-from fwpkm_eval.bench.worker import ALLOCATORS, Runner, Together, run_in_process_of_its_own
+from fwpkm_eval.bench.worker import ALLOCATORS, Runner, Together, attempt, run_in_process_of_its_own
 from fwpkm_eval.runs.rows import Row
 
 MOST_STEPS = 8
@@ -48,13 +48,17 @@ class TrainingTimes:
 def run_training(
     case: TrainingCase,
     *,
+    failed: dict[str, str],
     threads: int | None,
     repeats: int,
     runner: Runner = run_in_process_of_its_own,
     tell: Callable[[str], None] = lambda line: None,
     together: Together = lambda jobs: None,
 ) -> list[TrainingTimes]:
-    """Both ways step by step in one process, which has malloc as the system has it; then in one that has it tuned."""
+    """Both ways step by step in one process, which has malloc as the system has it; then in one that has it tuned.
+
+    ``failed`` gets the process that fails.
+    """
     # A GPU's memory is not malloc's.
     allocators = ALLOCATORS if case.device == "cpu" else ALLOCATORS[:1]
     job: dict[str, Any] = {"what": "dense-training", "case": asdict(case), "size": {"name": case.name}}
@@ -62,8 +66,11 @@ def run_training(
     together([(job, allocator) for allocator in allocators])
     found = []
     for allocator in allocators:
-        tell(f"training steps of {case.name} at scale {case.scale}, {allocator} malloc")
-        found.append(TrainingTimes(case=case, allocator=allocator, **runner(job, allocator)))
+        label = f"training steps of {case.name} at scale {case.scale}, {allocator} malloc"
+        tell(label)
+        result = attempt(label, runner, job, allocator, failed)
+        if result is not None:
+            found.append(TrainingTimes(case=case, allocator=allocator, **result))
     return found
 
 
@@ -108,6 +115,8 @@ def ratio_of(sparse: Sequence[float], dense: Sequence[float]) -> tuple[float, fl
 
 def training_rows(found: Sequence[TrainingTimes]) -> Iterator[Row]:
     """Tokens per second of both ways and their ratios; ``arm`` names the way and its malloc."""
+    if not found:
+        return
     first = found[0]
     common: dict[str, Any] = {
         "model": first.case.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,11 @@ ALLOCATORS = ("default", "tuned")
 _REFUSED = "refused"
 """Where a result holds one line in place of measurements: what is wrong with the job."""
 
+
+class MeasurementFailed(Exception):
+    """The process of a measurement failed or was killed, in one line; the other measurements are of use without it."""
+
+
 _START = "import sys; sys.path.append(sys.argv[1]); from fwpkm_eval.bench.worker import main; main()"
 
 
@@ -37,8 +43,10 @@ def run_in_process_of_its_own(job: Mapping[str, Any], allocator: str) -> dict[st
     """The result of a job.
 
     Raises:
-        UserError: the process was killed, as the system does when memory runs out; or what the job raised in it.
-        RuntimeError: it failed; why is on standard error.
+        MeasurementFailed: the process was killed, as the system does when memory runs out; or it failed, and why is on
+            standard error.
+        UserError: what the job raised in it.
+        KeyboardInterrupt: it was interrupted.
     """
     environment = {name: value for name, value in os.environ.items() if name not in tuned_environment()}
     if allocator == "tuned":
@@ -52,18 +60,31 @@ def run_in_process_of_its_own(job: Mapping[str, Any], allocator: str) -> dict[st
         text=True,
         check=False,
     )
+    if done.returncode == -signal.SIGINT:
+        raise KeyboardInterrupt
     if done.returncode < 0:
-        raise UserError(
-            f"measuring {job['what']} at size {job['size']['name']!r} was killed by signal {-done.returncode}, "
+        raise MeasurementFailed(
+            f"the process measuring {job['what']} was killed by signal {-done.returncode}, "
             "most likely for want of memory; close other programs or take --size micro"
         )
     if done.returncode:
-        raise RuntimeError(f"the process measuring {job['what']} ended with code {done.returncode}")
+        raise MeasurementFailed(f"the process measuring {job['what']} ended with code {done.returncode}")
     result = json.loads(done.stdout)
     assert isinstance(result, dict)
     if _REFUSED in result:
         raise UserError(result[_REFUSED])
     return result
+
+
+def attempt(
+    name: str, runner: Runner, job: Mapping[str, Any], allocator: str, failed: dict[str, str]
+) -> dict[str, Any] | None:
+    """The result of a job, or None if its process failed; why is then put into ``failed`` under ``name``."""
+    try:
+        return runner(job, allocator)
+    except MeasurementFailed as problem:
+        failed[name] = str(problem)
+        return None
 
 
 def do(job: Mapping[str, Any]) -> dict[str, Any]:

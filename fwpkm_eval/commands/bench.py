@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +95,7 @@ def command(
     from fwpkm_eval.bench.run import SECONDS_A_MEASUREMENT, run_ops, steps_of_ops
     from fwpkm_eval.bench.session import Session
     from fwpkm_eval.bench.training import TrainingCase, run_training, steps_of_training, training_rows
+    from fwpkm_eval.bench.worker import MeasurementFailed
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.reference_models.config import model_config
 
@@ -125,23 +124,25 @@ def command(
     common: dict[str, Any] = {"threads": threads, "repeats": repeats}
     common |= {"runner": session, "tell": session.tell, "together": session.together}
     result, rows = None, []
+    failed: dict[str, str] = {}
     peers: list[LayerSpeed] = []
     if "ops" in what:
-        result = run_ops(chosen, scaling=scaling, **common)
-        rows += bench_rows(result)
-        peers = run_peers(chosen, budget=SECONDS_A_MEASUREMENT, remark=say, **common)
+        try:
+            result = run_ops(chosen, scaling=scaling, **common)
+            rows += bench_rows(result)
+        except MeasurementFailed as problem:
+            failed["operations"] = str(problem)
+        peers = run_peers(chosen, failed=failed, budget=SECONDS_A_MEASUREMENT, remark=say, **common)
         rows += peer_rows(peers)
-    broken: list[str] = []
     speeds = []
     if "models" in what:
-        with _noted("models", broken):
-            speeds = run_models(cases, budget=SECONDS_A_MEASUREMENT, **common)
-            rows += model_rows(speeds)
+        speeds = run_models(cases, failed=failed, budget=SECONDS_A_MEASUREMENT, **common)
+        rows += model_rows(speeds, names[0])
     trained = []
     if "training" in what:
-        with _noted("training", broken):
-            trained = run_training(TrainingCase(names[-1], size, where), **common)
-            rows += training_rows(trained)
+        trained = run_training(TrainingCase(names[-1], size, where), failed=failed, **common)
+        rows += training_rows(trained)
+    broken = [f"{name} failed: {why}" for name, why in failed.items()]
     if not rows:
         raise UserError(f"nothing could be measured: {'; '.join(broken)}")
     if out is not None:
@@ -149,24 +150,15 @@ def command(
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
-        _show(result, peers, speeds, trained)
+        _show(result, peers, speeds, trained, names[0])
     if result is not None and result.failures:
         for arm, wrong in result.failures.items():
-            failed = "failed" if arm in result.crashed else "does not agree with the reference and was not timed"
-            click.echo(f"{arm} {failed}: {'; '.join(wrong)}", err=True)
+            state = "failed" if arm in result.crashed else "does not agree with the reference and was not timed"
+            click.echo(f"{arm} {state}: {'; '.join(wrong)}", err=True)
     for line in broken:
         click.echo(line, err=True)
     if broken or (result is not None and result.failures):
         raise click.exceptions.Exit(1)
-
-
-@contextmanager
-def _noted(part: str, broken: list[str]) -> Iterator[None]:
-    """Notes that a part's process failed: what the others measured is of use without it."""
-    try:
-        yield
-    except RuntimeError as problem:
-        broken.append(f"{part} failed: {problem}")
 
 
 def _store(out: Path, rows: list[Row], result: BenchResult | None, finished: bool) -> None:
@@ -194,7 +186,11 @@ def _store(out: Path, rows: list[Row], result: BenchResult | None, finished: boo
 
 
 def _show(
-    result: BenchResult | None, peers: list[LayerSpeed], speeds: list[ModelSpeed], trained: list[TrainingTimes]
+    result: BenchResult | None,
+    peers: list[LayerSpeed],
+    speeds: list[ModelSpeed],
+    trained: list[TrainingTimes],
+    backbone: str,
 ) -> None:
     from rich.console import Console
 
@@ -203,6 +199,6 @@ def _show(
     # Where the output is not a terminal nothing may be cut to its width.
     console = Console(width=None if sys.stdout.isatty() else 140)
     parts = [*(tables(result) if result else ()), *([peer_table(peers)] if peers else [])]
-    parts += [*([model_table(speeds)] if speeds else []), *([training_table(trained)] if trained else [])]
+    parts += [*([model_table(speeds, backbone)] if speeds else []), *([training_table(trained)] if trained else [])]
     for part in parts:
         console.print(part, highlight=False)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = tuple(filter(None, options.listed(text)))
     if not names:
         raise UserError("no task is named")
     return names

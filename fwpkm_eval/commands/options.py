@@ -54,7 +54,8 @@ def _model_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_model_name(name) for name in split_model_names(text)))
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a text that commas separate, each once."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
@@ -62,7 +63,7 @@ def numbers(name: str, wanted: str, digits: int) -> Parsed:
     """A type for a list of whole numbers of at most so many digits; an error says what is ``wanted``."""
 
     def parse(text: str) -> tuple[int, ...]:
-        parts = _listed(text)
+        parts = listed(text)
         if not all(part.isascii() and part.isdigit() and len(part) <= digits for part in parts):
             raise UserError(f"{name} {text!r} are not {wanted}")
         return tuple(dict.fromkeys(map(int, parts)))
@@ -77,7 +78,7 @@ def choices(name: str, one: str, valid: Sequence[str], *, may_be_none: bool = Fa
     """
 
     def parse(text: str) -> tuple[str, ...]:
-        parts = tuple(part for part in _listed(text) if part or not may_be_none)
+        parts = tuple(part for part in listed(text) if part or not may_be_none)
         for part in parts:
             if part not in valid:
                 raise unknown(one, part, valid)
@@ -115,7 +116,7 @@ WRITE_CHUNK = Parsed("write chunk", _write_chunk)
 """How often a reading is written: ``512`` -> 512, or ``haystack`` (once, at its end)."""
 PASSES = numbers("passes", "numbers of readings, such as 1,2,4", 5)
 """Numbers of readings, ``0,1,2`` -> a tuple of int."""
-NAMES = Parsed("names", lambda text: _listed(text) if text else ())
+NAMES = Parsed("names", lambda text: listed(text) if text else ())
 """Names separated by commas -> a tuple of str; none of an empty text."""
 MODEL = Parsed("model", _model_name)
 """A model's name, checked -> its canonical name."""

@@ -10,10 +10,6 @@ import click
 from fwpkm_eval.commands import options
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-
-
 @click.command(name="train")
 @click.option("--model", type=options.MODEL, required=True, metavar="NAME", help="Model in the paper's notation.")
 @options.scale
@@ -63,7 +59,7 @@ def _names(text: str) -> tuple[str, ...]:
 )
 @click.option(
     "--log",
-    type=options.Parsed("loggers", _names),
+    type=options.Parsed("loggers", options.listed),
     default=(),
     metavar="tensorboard,wandb",
     help="Loggers beside metrics.jsonl; each needs its package.",
