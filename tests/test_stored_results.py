@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import pandas
 import pytest
+from readme_tables import README, TABLES, block
 
 from fwpkm_eval.runs.manifest import load_manifest
-from fwpkm_eval.runs.rows import read_rows_csv, rows_to_frame
+from fwpkm_eval.runs.rows import read_rows_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -67,67 +67,8 @@ def test_a_stored_run_is_finished_and_its_rows_are_those_of_its_cells(name: str)
         assert results.rows == read_rows_csv(RESULTS / name / "rows.csv")
 
 
-def rows_of(name: str = "micro") -> pandas.DataFrame:
-    return rows_to_frame(read_rows_csv(RESULTS / name / "rows.csv"))
-
-
-def readme_lines() -> dict[str, list[str]]:
-    """README's table of results: label -> cells, without bold."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- from results/micro/tables.md -->")[1]
-    rows = [line.strip().strip("|").split("|") for line in text.split("\n\n")[0].strip().splitlines()[2:]]
-    return {row[0].strip(): [cell.strip().strip("*") for cell in row[1:]] for row in rows}
-
-
-MODELS = (
-    "gdn+swa",
-    "gdn+swa:pkm@1,3",
-    "gdn+swa:fwmlp@1,3",
-    "gdn+swa:lact@1,3",
-    "gdn+swa:fwpkm@1,3",
-    "gdn+fa",
-    "gdn+fa:fwpkm@1,3",
-)
-
-
-def best(frame: pandas.DataFrame, model: str) -> str:
-    """``100% (84–100)``: the best of all numbers of readings, as README gives it."""
-    rows = frame[frame["model"] == model]
-    if rows.empty:
-        return "–"
-    top = max(rows.to_dict("records"), key=lambda row: float(row["value"]))
-    return f"{100 * top['value']:.0f}% ({100 * top['ci_low']:.0f}–{100 * top['ci_high']:.0f})"
-
-
-@pytest.mark.parametrize(
-    ("label", "length", "needles", "protocol", "chunk"),
-    [
-        ("control: needles, 512, open book, a write every 1,024 (n = 20)", 512, 5, "open-book", "1024"),
-        ("needles, 4K, open book, a write every 1,024 (n = 20)", 4096, 5, "open-book", "1024"),
-        ("needles, 4K, closed book, one write a reading (n = 20)", 4096, 5, "closed-book", "haystack"),
-        ("needles, 4K, closed book, a write every 1,024 (n = 20)", 4096, 5, "closed-book", "1024"),
-        ("needles, 32K, open book, a write every 1,024 (n = 5)", 32768, 5, "open-book", "1024"),
-        ("one of 64 needles, 4K, closed book, one write a reading (n = 20)", 4096, 64, "closed-book", "haystack"),
-        ("needles, 32K, open book, one write a reading (n = 5)", 32768, 5, "open-book", "haystack"),
-        ("needles, 128K, open book, one write a reading (n = 5)", 131072, 5, "open-book", "haystack"),
-        ("needles, 128K, open book, a write every 1,024 (n = 5)", 131072, 5, "open-book", "1024"),
-        ("one of 256 needles, 16K, closed book, one write a reading (n = 5)", 16384, 256, "closed-book", "haystack"),
-    ],
-)
-def test_readme_tells_the_needles_of_the_stored_run(
-    label: str, length: int, needles: int, protocol: str, chunk: str
-) -> None:
-    frame = rows_of("needles-128k" if length == 131072 else "micro")
-    frame = frame[(frame["task"] == "niah") & (frame["metric"] == "exact_match") & frame["depth"].isna()]
-    asked = {"length": length, "needles": needles, "protocol": protocol, "write_chunk": chunk}
-    for column, value in asked.items():
-        frame = frame[frame[column] == value]
-    assert readme_lines()[label] == [best(frame, model) for model in MODELS]
-
-
-def test_readme_tells_the_bits_per_byte_of_the_stored_run() -> None:
-    frame = rows_of()
-    frame = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & (frame["dataset"] == "source")]
-    writing = ["", "yarn"]
-    for label, arms in (("bits per byte, `source` (stand-in for LC64)", writing), ("the same, writes off", ["frozen"])):
-        found = frame[frame["arm"].isin(arms)].set_index("model")["value"]
-        assert readme_lines()[label] == [f"{found[model]:.3f}" if model in found else "–" for model in MODELS]
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_readme_tells_the_stored_rows(name: str) -> None:
+    match = block(name).search(README.read_text(encoding="utf-8"))
+    assert match is not None
+    assert match[2] == TABLES[name]()
