@@ -75,12 +75,14 @@ def setup_differences(before: Mapping[str, Any] | None, after: Mapping[str, Any]
     if before is None or after is None:
         missing = [name for name, manifest in (("A", before), ("B", after)) if manifest is None]
         return [f"{' and '.join(missing)} has no manifest.json: config, data and versions are not known"]
-    parts = ("config", "data", "weights", "versions", "device", "git")
-    return [
-        line
-        for part in parts
-        for line in differences(before.get(part) or {}, after.get(part) or {}, part, ("in A", "in B"))
-    ]
+    return differences(_made_with(before), _made_with(after), places=("in A", "in B"))
+
+
+def _made_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a manifest can make values differ, by the names that `manifest.check_or_create` gives."""
+    parts = {name: manifest.get(name) or {} for name in ("config", "data", "weights", "versions", "device")}
+    commit = manifest.get("git_commit")
+    return parts | ({"git_commit": commit} if commit else {})
 
 
 def _by_key(rows: Sequence[Row]) -> dict[Key, Row]:
