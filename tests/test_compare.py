@@ -11,7 +11,6 @@ import pytest
 
 from fwpkm_eval import cli
 from fwpkm_eval.reporting.compare import compare_rows, setup_differences
-from fwpkm_eval.reporting.directions import direction, is_timing
 from fwpkm_eval.runs import manifest
 from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.manifest import check_or_create
@@ -25,27 +24,6 @@ SHARE = Row(model="gdn", task="gates", metric="gate_share@1", value=0.25, depth=
 
 def change(row: Row, **fields: float | str | None) -> Row:
     return dataclasses.replace(row, **fields)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("metric", "way", "timing"),
-    [
-        ("exact_match", "higher", False),
-        ("bits_per_byte", "lower", False),
-        ("bits_per_byte_at_position", "lower", False),
-        ("answer_logprob", "higher", False),
-        ("forward_seconds", "lower", True),
-        ("tokens_per_second_training", "higher", True),
-        ("peak_bytes_forward", "lower", True),
-        ("speedup_forward", "higher", True),
-        ("gate_mean@3", "neither", False),
-        ("parameters", "neither", False),
-        ("no_number_rate", "lower", False),
-    ],
-)
-def test_metrics_know_their_direction(metric: str, way: str, timing: bool) -> None:
-    assert direction(metric) == way
-    assert is_timing(metric) == timing
 
 
 def test_changes_are_matched_and_the_worst_comes_first() -> None:

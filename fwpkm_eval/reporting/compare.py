@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fwpkm_eval.reporting.directions import Direction, direction, is_timing
+from fwpkm_eval.reporting.directions import Direction, direction, is_timing, sense
 from fwpkm_eval.runs.manifest import differences
 from fwpkm_eval.runs.rows import Row
 
@@ -52,6 +52,11 @@ class Comparison:
         """What got worse by more than ``limit`` (0.01: by 1%). Time and memory, which always differ, are left out."""
         return [c for c in self.changed if not c.timing and c.relative is not None and c.relative > limit]
 
+    @property
+    def unknown(self) -> list[str]:
+        """Metrics that changed and of which it is not known which way is better: those of somebody's own tasks."""
+        return sorted({change.before.metric for change in self.changed if sense(change.before.metric) is None})
+
 
 def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
     """The rows of two runs, matched by what they measure."""
@@ -94,7 +99,7 @@ def _equal(one: float | None, other: float | None) -> bool:
 
 
 def _change(before: Row, after: Row) -> Change:
-    better = direction(before.metric)
+    better = direction(before.metric, before.unit)
     return Change(before, after, better, _worse_by(before.value, after.value, better), _apart(before, after))
 
 
