@@ -274,8 +274,12 @@ def test_a_cell_that_fails_is_named_and_the_exit_code_says_so(
     command = ["niah", "--models", models(folder), "--data", str(folder / "data"), "--haystack", "tales"]
     assert run(*command, "--lengths", "300,400", "--needles", "8", "--samples", "1", "--passes", "1") == 1
     captured = capsys.readouterr()
-    assert "300 tokens is too short for 8 needles" in captured.err
-    assert "8 needles in 300" in captured.err
+    told = captured.err.splitlines()
+    failed = [line for line in told if line.startswith("failed:")]
+    assert len(failed) == 3
+    assert all("8 needles in 300" in line and "300 tokens is too short for 8 needles" in line for line in failed)
+    assert captured.err.count("too short") == 3  # each is told of once
+    assert told[-1].startswith("3 of 7 cells failed: the lines with “failed:” above say why")
     assert "400" in captured.out
 
 

@@ -161,17 +161,14 @@ def _keep_traces(out: Path, payloads: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _end(measured: Measured) -> None:
-    """Says what failed, and ends the command with exit code 1 if anything did."""
-    failures = measured.outcome.failures
+    """Says how many cells failed, and ends the command with exit code 1 if any did; each was told of as it happened."""
+    failures = len(measured.outcome.failures)
     if measured.outcome.missing:
         click.echo(f"{measured.outcome.missing} cells are left to other parts of the run", err=True)
-    for failure in failures:
-        click.echo(f"failed: {failure.job.label}: {failure.reason}", err=True)
-        if failure.details:
-            click.echo(failure.details, err=True)
     if failures:
-        done = len(measured.outcome.keys)
-        click.echo(f"{len(failures)} of {done + len(failures)} cells failed; run again to try those alone", err=True)
+        cells = len(measured.outcome.keys) + failures
+        why = "the lines with “failed:” above say why"
+        click.echo(f"{failures} of {cells} cells failed: {why}; run again to try those alone", err=True)
         raise click.exceptions.Exit(1)
 
 

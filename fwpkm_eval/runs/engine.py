@@ -155,7 +155,7 @@ def run_jobs(
                     continue
                 if isinstance(event, Failure):
                     outcome.failures.append(event)
-                    progress.failed(job.label, event.reason)
+                    progress.failed(job.label, event.reason, event.details)
                 else:
                     payload, seconds = event
                     store.save(job.cell.key, payload)
