@@ -158,6 +158,40 @@ def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
     assert "holds another run: samples is 1 there and 2 here" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_workers")
+def test_a_run_that_is_gone_on_with_reads_each_cell_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["ppl", "--models", models(folder), "--data", str(folder / "data"), "--tokens", "300"]
+    command += ["--out", str(tmp_path)]
+    monkeypatch.setattr("fwpkm_eval.reporting.plots.build_plots", lambda *arguments: [])  # they take long
+    assert run(*command) == 0
+    report, rows = (tmp_path / "tables.md").read_text(), read_rows_csv(tmp_path / "rows.csv")
+    keys = json.loads((tmp_path / "manifest.json").read_text())["cells"]
+    read: list[str] = []
+    load = CellStore.load
+
+    def noted(store: CellStore, key: str) -> dict[str, Any] | None:
+        read.append(key)
+        return load(store, key)
+
+    monkeypatch.setattr(CellStore, "load", noted)
+    for part in ([], ["--shard", "2/2"]):
+        assert run(*command, *part) == 0
+        assert sorted(read) == sorted(keys)
+        assert (tmp_path / "tables.md").read_text() == report
+        assert read_rows_csv(tmp_path / "rows.csv") == rows
+        read.clear()
+    damaged = tmp_path / "cells" / f"{keys[1]}.json"
+    damaged.write_text(damaged.read_text().replace('"value": ', '"value": 1'))
+    capsys.readouterr()
+    assert run(*command) == 0
+    assert capsys.readouterr().err.count("is damaged and counts as missing") == 1
+    assert [read.count(key) for key in keys if key != keys[1]] == [1] * (len(keys) - 1)
+    assert comparable(read_rows_csv(tmp_path / "rows.csv")) == comparable(rows)
+    assert CellStore(tmp_path).has(keys[1])
+
+
 @pytest.mark.parametrize(
     "command", [["niah"], ["ppl"], ["continual"], ["gates"], ["trace"], ["reproduce"], ["ablate"], ["capacity"]]
 )

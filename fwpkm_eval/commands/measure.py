@@ -77,7 +77,7 @@ def run_cells(
     program manages the memory.
     """
     from fwpkm_eval.devices import resolve_device
-    from fwpkm_eval.runs.cells import CellStore
+    from fwpkm_eval.runs.cells import CellStore, rows_of
     from fwpkm_eval.runs.engine import run_jobs, usable_workers
     from fwpkm_eval.runs.execute import execute
     from fwpkm_eval.runs.manifest import check_or_create, update_manifest
@@ -118,14 +118,16 @@ def run_cells(
             memory_limit=given.memory_limit,
             crew=crew,
         )
+        keys = outcome.keys if len(mine) == len(jobs) else list(dict.fromkeys(job.cell.key for job in jobs))
+        found = outcome.found | store.load_all(key for key in keys if key not in outcome.found)
+        payloads = [found[key] for key in keys if key in found]
         if len(mine) < len(jobs):
-            outcome.keys = [key for key in dict.fromkeys(job.cell.key for job in jobs) if store.has(key)]
-            outcome.missing = len({job.cell.key for job in jobs}) - len(outcome.keys) - len(outcome.failures)
-        rows = store.rows(outcome.keys)
+            outcome.keys = [key for key in keys if key in found]
+            outcome.missing = len(keys) - len(outcome.keys) - len(outcome.failures)
+        rows = rows_of(payloads)
         if out is not None:
             write_rows_csv(rows, out / "rows.csv")
             update_manifest(out, cells=outcome.keys, finished=not outcome.failures and not outcome.missing)
-        payloads = [payload for key in outcome.keys if (payload := store.load(key)) is not None]
         return Measured(rows, outcome, _peak_memory(payloads), payloads)
 
 
@@ -143,7 +145,7 @@ def conclude(measured: Measured, given: Given, show: Show, show_json: Show | Non
         from fwpkm_eval.reporting import build_report
 
         _keep_traces(given.out, measured.payloads)
-        build_report(given.out)
+        build_report(given.out, measured.payloads)
         click.echo(f"report: {given.out / 'report.html'}", err=given.as_json)
     _end(measured)
 
