@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.plan import Plan
     from fwpkm_eval.runs.rows import Row
 
-
+NOTE_WIDTH = 120
 Show = Callable[["Sequence[Row]"], None]
 """Prints rows, in whatever form."""
 
@@ -206,24 +207,26 @@ def _in_words(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def print_tables(tables: Sequence[Table], *, details: bool = False) -> None:
-    """The report's tables in plain text, those with details only if asked for."""
+def print_tables(tables: Sequence[Table], *, details: bool = False, notes: bool = False) -> None:
+    """The report's tables in plain text; those with details, and what is noted below each, only if asked for."""
     for table in tables:
         if details or not table.detail:
             lines = [[cell.text for cell in row] for row in table.rows]
             right = [name for name, flush in zip(table.columns, table.to_the_right, strict=True) if flush]
             click.echo(f"\n{table.title}\n{aligned(table.columns, lines, right)}")
+            if notes and table.note:
+                click.echo(textwrap.fill(table.note, NOTE_WIDTH))
     if not tables:
         click.echo("nothing was measured")
 
 
-def shown_as(tables: Callable[[pandas.DataFrame], list[Table]], *, details: bool = False) -> Show:
+def shown_as(tables: Callable[[pandas.DataFrame], list[Table]], *, details: bool = False, notes: bool = False) -> Show:
     """What shows rows as the tables that are made of them."""
 
     def show(rows: Sequence[Row]) -> None:
         from fwpkm_eval.runs.rows import rows_to_frame
 
-        print_tables(tables(rows_to_frame(rows)), details=details)
+        print_tables(tables(rows_to_frame(rows)), details=details, notes=notes)
 
     return show
 
