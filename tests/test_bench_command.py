@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +16,10 @@ from fwpkm_eval import cli, malloc
 from fwpkm_eval.bench import ops, peers, run, session, worker
 from fwpkm_eval.bench.ops import IN_PLACE, REFERENCE
 from fwpkm_eval.bench.worker import MeasurementFailed
+from fwpkm_eval.commands.measure import print_tables
 from fwpkm_eval.kernels import closed_form
-from fwpkm_eval.runs.rows import Row, read_rows_csv
+from fwpkm_eval.reporting.tables_speed import bench_tables
+from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_peer")
 
@@ -84,9 +87,14 @@ def test_the_command_measures_stores_and_shows(
     assert cli.main(["bench", "--repeats", "1", "--out", str(out)]) == 0
     shown = capsys.readouterr()
     assert "Largest relative error against the reference: scan/torch " in shown.out
-    assert "training, scan/torch in place" in shown.out
     assert "check against the reference" in shown.err
     stored = read_rows_csv(out / "rows.csv")
+    print_tables(bench_tables(rows_to_frame(stored)), notes=True)
+    tables = capsys.readouterr().out
+    assert tables in shown.out  # those of the report
+    assert re.search(r"^training +scan/torch in place ", tables, re.MULTILINE)
+    assert "Medians, in brackets the 10th and 90th percentiles" in tables
+    assert re.search(r"^\d+ threads? of \d+ cores, ", shown.out.removesuffix(tables), re.MULTILINE)
     assert {row.task for row in stored} == {"bench"}
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["finished"]

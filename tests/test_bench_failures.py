@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from fwpkm_eval import __version__, cli
-from fwpkm_eval.bench import correctness, ops, peers, piece_measure, rows, run, session, show, training, worker
+from fwpkm_eval.bench import correctness, ops, peers, piece_measure, rows, run, session, training, worker
 from fwpkm_eval.bench.ops import COPYING, IN_PLACE, REFERENCE, OpSize
 from fwpkm_eval.bench.peers import OURS, PEER
 from fwpkm_eval.bench.run import Case
 from fwpkm_eval.bench.worker import MeasurementFailed
-from fwpkm_eval.runs.rows import Row, read_rows_csv
+from fwpkm_eval.reporting.tables_bench import operation_tables
+from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,7 +110,8 @@ def test_a_pass_that_does_not_run_in_one_layer_leaves_the_rest(monkeypatch: pyte
     assert set(failed) == {f"layer of {OURS} {__version__}, forward", f"layer of {PEER} 2, training"}
     assert [set(speed.measured) for speed in found] == [{"training"}, {"forward"}]
     assert len([row for row in peers.peer_rows(found) if row.metric.endswith("_seconds")]) == 2
-    assert len(list(show.peer_table(found).columns[0].cells)) == 2
+    (table,), _ = operation_tables(rows_to_frame(peers.peer_rows(found)))
+    assert [row[0].text for row in table.rows] == ["forward", "training"]
 
 
 # --- the command

@@ -13,7 +13,6 @@ import torch
 from fwpkm_eval.bench import peers, worker
 from fwpkm_eval.bench.ops import Measurement, OpSize
 from fwpkm_eval.bench.peers import OURS, PEER, LayerSpeed, peer_rows, run_peers
-from fwpkm_eval.bench.show import peer_table
 from fwpkm_eval.reporting.compare import compare_rows
 from fwpkm_eval.reporting.tables_bench import operation_tables
 from fwpkm_eval.runs.rows import rows_to_frame
@@ -104,7 +103,9 @@ def test_a_pass_that_the_memory_is_too_small_for_is_left_out(monkeypatch: pytest
     assert told[-1] == f"layer of {PEER} 2, training: not measured, it needs more memory than there is"
     assert found[1].measured == {}
     assert not any("peer" in row.metric for row in peer_rows(found))
-    assert str(next(iter(peer_table(found).columns[0].cells))).startswith("forward, fwpkm_eval")
+    (table,), _ = operation_tables(rows_to_frame(peer_rows(found)))
+    assert [row[0].text for row in table.rows] == ["forward", "training"]
+    assert {row[1].text.partition(" ")[0] for row in table.rows} == {OURS}
 
 
 def test_without_the_peer_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

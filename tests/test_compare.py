@@ -11,8 +11,9 @@ import pytest
 
 from fwpkm_eval import cli
 from fwpkm_eval.reporting.compare import compare_rows, setup_differences
-from fwpkm_eval.reporting.directions import direction, is_timing
+from fwpkm_eval.runs import manifest
 from fwpkm_eval.runs.cells import CellStore
+from fwpkm_eval.runs.manifest import check_or_create
 from fwpkm_eval.runs.rows import Row, write_rows_csv
 
 EXACT = Row(model="gdn", task="niah", metric="exact_match", value=0.5, ci_low=0.4, ci_high=0.6, n=20, length=4096)
@@ -23,27 +24,6 @@ SHARE = Row(model="gdn", task="gates", metric="gate_share@1", value=0.25, depth=
 
 def change(row: Row, **fields: float | str | None) -> Row:
     return dataclasses.replace(row, **fields)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("metric", "way", "timing"),
-    [
-        ("exact_match", "higher", False),
-        ("bits_per_byte", "lower", False),
-        ("bits_per_byte_at_position", "lower", False),
-        ("answer_logprob", "higher", False),
-        ("forward_seconds", "lower", True),
-        ("tokens_per_second_training", "higher", True),
-        ("peak_bytes_forward", "lower", True),
-        ("speedup_forward", "higher", True),
-        ("gate_mean@3", "neither", False),
-        ("parameters", "neither", False),
-        ("no_number_rate", "lower", False),
-    ],
-)
-def test_metrics_know_their_direction(metric: str, way: str, timing: bool) -> None:
-    assert direction(metric) == way
-    assert is_timing(metric) == timing
 
 
 def test_changes_are_matched_and_the_worst_comes_first() -> None:
@@ -96,6 +76,24 @@ def test_manifests_are_compared_in_words() -> None:
     assert setup_differences(one, other) == ["config.seed is 0 in A and 1 in B"]
     assert setup_differences(one, one) == []
     assert "B has no manifest.json" in setup_differences(one, None)[0]
+
+
+def test_runs_of_two_commits_differ_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, commit in (("a", "1234abc"), ("b", "5678def+changes"), ("installed", None)):
+        monkeypatch.setattr(manifest, "git_commit", lambda commit=commit: commit)
+        check_or_create(tmp_path / name, {"command": "niah"}, seeds=[0], device={"device": "cpu"})
+        write_rows_csv([EXACT], tmp_path / name / "rows.csv")
+    a, b, installed = (str(tmp_path / name) for name in ("a", "b", "installed"))
+    assert cli.main(["compare", a, b]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("differs")] == [
+        'differs: git_commit is "1234abc" in A and "5678def+changes" in B'
+    ]
+    assert cli.main(["compare", a, installed]) == 0
+    assert 'differs: git_commit is "1234abc" in A and not set in B\n' in capsys.readouterr().out
+    assert cli.main(["compare", a, a]) == 0
+    assert "differs" not in capsys.readouterr().out
 
 
 def test_the_command_and_its_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

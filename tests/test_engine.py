@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cell_executors import count_threads, run_cell
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import Cell, CellStore
 from fwpkm_eval.runs.engine import Job, Outcome, run_jobs, usable_workers
-from fwpkm_eval.runs.progress import Lines
+from fwpkm_eval.runs.progress import Bar, Lines, Progress, Quiet
 
 
 def job(folder: Path, number: int, behaviour: str = "measure") -> Job:
@@ -127,6 +128,7 @@ def test_the_number_of_workers() -> None:
 INTERRUPTED = """
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from cell_executors import run_cell
 from fwpkm_eval.runs.cells import Cell, CellStore
@@ -204,3 +206,13 @@ def test_lines_say_what_is_done_how_fast_and_what_failed(tmp_path: Path) -> None
     assert lines[2].endswith("failed: cell 1: the settings do not fit")
     run(tmp_path, jobs[:1], progress=Lines(shown))
     assert shown.getvalue().splitlines()[3] == "0 cells to run, 1 found finished"
+
+
+@pytest.mark.parametrize("progress", [Quiet, Lines, Bar])
+def test_a_fault_of_the_program_is_told_of_with_its_traceback(
+    tmp_path: Path, progress: Callable[[], Progress], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, [job(tmp_path, 0, "break")], progress=progress())
+    told = capsys.readouterr().err
+    assert told.count("failed: cell 0: ValueError: a fault\nTraceback (most recent call last):\n") == 1
+    assert "run_cell" in told

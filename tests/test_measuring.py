@@ -158,6 +158,40 @@ def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
     assert "holds another run: samples is 1 there and 2 here" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_workers")
+def test_a_run_that_is_gone_on_with_reads_each_cell_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["ppl", "--models", models(folder), "--data", str(folder / "data"), "--tokens", "300"]
+    command += ["--out", str(tmp_path)]
+    monkeypatch.setattr("fwpkm_eval.reporting.plots.build_plots", lambda *arguments: [])  # they take long
+    assert run(*command) == 0
+    report, rows = (tmp_path / "tables.md").read_text(), read_rows_csv(tmp_path / "rows.csv")
+    keys = json.loads((tmp_path / "manifest.json").read_text())["cells"]
+    read: list[str] = []
+    load = CellStore.load
+
+    def noted(store: CellStore, key: str) -> dict[str, Any] | None:
+        read.append(key)
+        return load(store, key)
+
+    monkeypatch.setattr(CellStore, "load", noted)
+    for part in ([], ["--shard", "2/2"]):
+        assert run(*command, *part) == 0
+        assert sorted(read) == sorted(keys)
+        assert (tmp_path / "tables.md").read_text() == report
+        assert read_rows_csv(tmp_path / "rows.csv") == rows
+        read.clear()
+    damaged = tmp_path / "cells" / f"{keys[1]}.json"
+    damaged.write_text(damaged.read_text().replace('"value": ', '"value": 1'))
+    capsys.readouterr()
+    assert run(*command) == 0
+    assert capsys.readouterr().err.count("is damaged and counts as missing") == 1
+    assert [read.count(key) for key in keys if key != keys[1]] == [1] * (len(keys) - 1)
+    assert comparable(read_rows_csv(tmp_path / "rows.csv")) == comparable(rows)
+    assert CellStore(tmp_path).has(keys[1])
+
+
 @pytest.mark.parametrize(
     "command", [["niah"], ["ppl"], ["continual"], ["gates"], ["trace"], ["reproduce"], ["ablate"], ["capacity"]]
 )
@@ -274,8 +308,12 @@ def test_a_cell_that_fails_is_named_and_the_exit_code_says_so(
     command = ["niah", "--models", models(folder), "--data", str(folder / "data"), "--haystack", "tales"]
     assert run(*command, "--lengths", "300,400", "--needles", "8", "--samples", "1", "--passes", "1") == 1
     captured = capsys.readouterr()
-    assert "300 tokens is too short for 8 needles" in captured.err
-    assert "8 needles in 300" in captured.err
+    told = captured.err.splitlines()
+    failed = [line for line in told if line.startswith("failed:")]
+    assert len(failed) == 3
+    assert all("8 needles in 300" in line and "300 tokens is too short for 8 needles" in line for line in failed)
+    assert captured.err.count("too short") == 3  # each is told of once
+    assert told[-1].startswith("3 of 7 cells failed: the lines with “failed:” above say why")
     assert "400" in captured.out
 
 

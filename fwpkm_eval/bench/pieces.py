@@ -79,7 +79,6 @@ class Piece:
     """
 
     name: str
-    title: str
     arms: Mapping[str, Run]
     bytes_moved: Callable[[Chunk], int]
     differentiable: tuple[str, ...] = ()
@@ -259,20 +258,16 @@ def _pkm_bytes(chunk: Chunk) -> int:
 PIECES = {
     piece.name: piece
     for piece in (
-        Piece("lookup", "product-key top-k", {"reference": _lookup_reference, "torch": _lookup_torch}, _lookup_bytes),
-        Piece("read", "sparse read", {"reference": _read_reference, "torch": _read_torch}, _read_bytes),
-        Piece(
-            "write", "sparse write with counts", {"reference": _write_reference, "torch": _write_torch}, _write_bytes
-        ),
+        Piece("lookup", {"reference": _lookup_reference, "torch": _lookup_torch}, _lookup_bytes),
+        Piece("read", {"reference": _read_reference, "torch": _read_torch}, _read_bytes),
+        Piece("write", {"reference": _write_reference, "torch": _write_torch}, _write_bytes),
         Piece(
             "addressing",
-            "addressing step",
             {"reference": _addressing_reference, "torch": _addressing_torch},
             _addressing_bytes,
         ),
         Piece(
             "pkm",
-            "PKM's read",
             {"reference": _pkm_reference, "torch": _pkm_torch},
             _pkm_bytes,
             differentiable=("pkm_query", "pkm_keys", "values"),

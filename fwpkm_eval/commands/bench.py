@@ -13,10 +13,7 @@ from fwpkm_eval.commands import options
 from fwpkm_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from fwpkm_eval.bench.models import ModelSpeed
-    from fwpkm_eval.bench.peers import LayerSpeed
     from fwpkm_eval.bench.run import BenchResult
-    from fwpkm_eval.bench.training import TrainingTimes
     from fwpkm_eval.runs.rows import Row
 
 
@@ -125,23 +122,17 @@ def command(
     common |= {"runner": session, "tell": session.tell, "together": session.together}
     result, rows = None, []
     failed: dict[str, str] = {}
-    peers: list[LayerSpeed] = []
     if "ops" in what:
         try:
             result = run_ops(chosen, scaling=scaling, **common)
             rows += bench_rows(result)
         except MeasurementFailed as problem:
             failed["operations"] = str(problem)
-        peers = run_peers(chosen, failed=failed, budget=SECONDS_A_MEASUREMENT, remark=say, **common)
-        rows += peer_rows(peers)
-    speeds = []
+        rows += peer_rows(run_peers(chosen, failed=failed, budget=SECONDS_A_MEASUREMENT, remark=say, **common))
     if "models" in what:
-        speeds = run_models(cases, failed=failed, budget=SECONDS_A_MEASUREMENT, **common)
-        rows += model_rows(speeds, names[0])
-    trained = []
+        rows += model_rows(run_models(cases, failed=failed, budget=SECONDS_A_MEASUREMENT, **common), names[0])
     if "training" in what:
-        trained = run_training(TrainingCase(names[-1], size, where), failed=failed, **common)
-        rows += training_rows(trained)
+        rows += training_rows(run_training(TrainingCase(names[-1], size, where), failed=failed, **common))
     broken = [f"{name} failed: {why}" for name, why in failed.items()]
     if not rows:
         raise UserError(f"nothing could be measured: {'; '.join(broken)}")
@@ -150,7 +141,7 @@ def command(
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
-        _show(result, peers, speeds, trained, names[0])
+        _show(result, rows)
     if result is not None and result.failures:
         for arm, wrong in result.failures.items():
             state = "failed" if arm in result.crashed else "does not agree with the reference and was not timed"
@@ -185,20 +176,14 @@ def _store(out: Path, rows: list[Row], result: BenchResult | None, finished: boo
     build_report(out)
 
 
-def _show(
-    result: BenchResult | None,
-    peers: list[LayerSpeed],
-    speeds: list[ModelSpeed],
-    trained: list[TrainingTimes],
-    backbone: str,
-) -> None:
-    from rich.console import Console
+def _show(result: BenchResult | None, rows: list[Row]) -> None:
+    """The tables of the report, and for the operations what the tables do not say."""
+    from fwpkm_eval.bench.show import agreement, conditions
+    from fwpkm_eval.commands.measure import shown_as
+    from fwpkm_eval.reporting.tables_speed import bench_tables
 
-    from fwpkm_eval.bench.show import model_table, peer_table, tables, training_table
-
-    # Where the output is not a terminal nothing may be cut to its width.
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    parts = [*(tables(result) if result else ()), *([peer_table(peers)] if peers else [])]
-    parts += [*([model_table(speeds, backbone)] if speeds else []), *([training_table(trained)] if trained else [])]
-    for part in parts:
-        console.print(part, highlight=False)
+    if result is not None:
+        click.echo(agreement(result))
+    shown_as(bench_tables, notes=True)(rows)
+    if result is not None:
+        click.echo(f"\n{conditions(result)}")

@@ -90,6 +90,8 @@ def _show(found: Comparison, shown: list[Change], most: int) -> None:
         print_table(header, lines, right=("A", "B"))
     if len(shown) > most:
         click.echo(f"… and {len(shown) - most} more (--most)")
+    if found.unknown:
+        click.echo(f"not known which way is better, and so never worse: {', '.join(found.unknown)}")
     alone = f"in A alone: {len(found.only_before)}, in B alone: {len(found.only_after)}"
     click.echo(f"equal: {found.same}, different: {len(shown)}, {alone}")
 
@@ -133,5 +135,6 @@ def _as_json(found: Comparison, shown: list[Change]) -> dict[str, object]:
         ],
         "only_in_a": [row.to_json() for row in found.only_before],
         "only_in_b": [row.to_json() for row in found.only_after],
+        "unknown_direction": found.unknown,
         "setup": found.setup,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.runs.plan import Plan
     from fwpkm_eval.runs.rows import Row
 
-
+NOTE_WIDTH = 120
 Show = Callable[["Sequence[Row]"], None]
 """Prints rows, in whatever form."""
 
@@ -77,7 +78,7 @@ def run_cells(
     program manages the memory.
     """
     from fwpkm_eval.devices import resolve_device
-    from fwpkm_eval.runs.cells import CellStore
+    from fwpkm_eval.runs.cells import CellStore, rows_of
     from fwpkm_eval.runs.engine import run_jobs, usable_workers
     from fwpkm_eval.runs.execute import execute
     from fwpkm_eval.runs.manifest import check_or_create, update_manifest
@@ -118,14 +119,16 @@ def run_cells(
             memory_limit=given.memory_limit,
             crew=crew,
         )
+        keys = outcome.keys if len(mine) == len(jobs) else list(dict.fromkeys(job.cell.key for job in jobs))
+        found = outcome.found | store.load_all(key for key in keys if key not in outcome.found)
+        payloads = [found[key] for key in keys if key in found]
         if len(mine) < len(jobs):
-            outcome.keys = [key for key in dict.fromkeys(job.cell.key for job in jobs) if store.has(key)]
-            outcome.missing = len({job.cell.key for job in jobs}) - len(outcome.keys) - len(outcome.failures)
-        rows = store.rows(outcome.keys)
+            outcome.keys = [key for key in keys if key in found]
+            outcome.missing = len(keys) - len(outcome.keys) - len(outcome.failures)
+        rows = rows_of(payloads)
         if out is not None:
             write_rows_csv(rows, out / "rows.csv")
             update_manifest(out, cells=outcome.keys, finished=not outcome.failures and not outcome.missing)
-        payloads = [payload for key in outcome.keys if (payload := store.load(key)) is not None]
         return Measured(rows, outcome, _peak_memory(payloads), payloads)
 
 
@@ -143,7 +146,7 @@ def conclude(measured: Measured, given: Given, show: Show, show_json: Show | Non
         from fwpkm_eval.reporting import build_report
 
         _keep_traces(given.out, measured.payloads)
-        build_report(given.out)
+        build_report(given.out, measured.payloads)
         click.echo(f"report: {given.out / 'report.html'}", err=given.as_json)
     _end(measured)
 
@@ -161,17 +164,14 @@ def _keep_traces(out: Path, payloads: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _end(measured: Measured) -> None:
-    """Says what failed, and ends the command with exit code 1 if anything did."""
-    failures = measured.outcome.failures
+    """Says how many cells failed, and ends the command with exit code 1 if any did; each was told of as it happened."""
+    failures = len(measured.outcome.failures)
     if measured.outcome.missing:
         click.echo(f"{measured.outcome.missing} cells are left to other parts of the run", err=True)
-    for failure in failures:
-        click.echo(f"failed: {failure.job.label}: {failure.reason}", err=True)
-        if failure.details:
-            click.echo(failure.details, err=True)
     if failures:
-        done = len(measured.outcome.keys)
-        click.echo(f"{len(failures)} of {done + len(failures)} cells failed; run again to try those alone", err=True)
+        cells = len(measured.outcome.keys) + failures
+        why = "the lines with “failed:” above say why"
+        click.echo(f"{failures} of {cells} cells failed: {why}; run again to try those alone", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -207,24 +207,26 @@ def _in_words(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def print_tables(tables: Sequence[Table], *, details: bool = False) -> None:
-    """The report's tables in plain text, those with details only if asked for."""
+def print_tables(tables: Sequence[Table], *, details: bool = False, notes: bool = False) -> None:
+    """The report's tables in plain text; those with details, and what is noted below each, only if asked for."""
     for table in tables:
         if details or not table.detail:
             lines = [[cell.text for cell in row] for row in table.rows]
             right = [name for name, flush in zip(table.columns, table.to_the_right, strict=True) if flush]
             click.echo(f"\n{table.title}\n{aligned(table.columns, lines, right)}")
+            if notes and table.note:
+                click.echo(textwrap.fill(table.note, NOTE_WIDTH))
     if not tables:
         click.echo("nothing was measured")
 
 
-def shown_as(tables: Callable[[pandas.DataFrame], list[Table]], *, details: bool = False) -> Show:
+def shown_as(tables: Callable[[pandas.DataFrame], list[Table]], *, details: bool = False, notes: bool = False) -> Show:
     """What shows rows as the tables that are made of them."""
 
     def show(rows: Sequence[Row]) -> None:
         from fwpkm_eval.runs.rows import rows_to_frame
 
-        print_tables(tables(rows_to_frame(rows)), details=details)
+        print_tables(tables(rows_to_frame(rows)), details=details, notes=notes)
 
     return show
 

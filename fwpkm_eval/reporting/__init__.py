@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["build_report"]
 
 
-def build_report(out_dir: Path) -> list[Path]:
+def build_report(out_dir: Path, payloads: Sequence[Mapping[str, Any]] | None = None) -> list[Path]:
     """Write ``rows.csv``, ``tables.md``, ``tables/``, ``plots/`` and ``report.html`` from what ``out_dir`` holds.
 
     The rows are those of the finished cells, or if there are none those of ``rows.csv``, which is then left
     as it is. The same rows and manifest give the same bytes. Tables and plots that the rows do not give any
-    more are removed.
+    more are removed. ``payloads``: the run's finished cells, of whoever has loaded them; None: they are read.
 
     Returns:
         The files written, the report last.
@@ -32,7 +34,7 @@ def build_report(out_dir: Path) -> list[Path]:
     from fwpkm_eval.runs.rows import rows_to_frame, write_rows_csv
 
     out = Path(out_dir)
-    results = gather(out)
+    results = gather(out, payloads)
     frame = rows_to_frame(results.rows)
     sets = SetFacts.from_manifest(results.manifest)
     tables, plots = build_tables(frame, sets), build_plots(frame, sets)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fwpkm_eval.reporting.directions import Direction, direction, is_timing
+from fwpkm_eval.reporting.directions import Direction, direction, is_timing, sense
 from fwpkm_eval.runs.manifest import differences
 from fwpkm_eval.runs.rows import Row
 
@@ -52,6 +52,11 @@ class Comparison:
         """What got worse by more than ``limit`` (0.01: by 1%). Time and memory, which always differ, are left out."""
         return [c for c in self.changed if not c.timing and c.relative is not None and c.relative > limit]
 
+    @property
+    def unknown(self) -> list[str]:
+        """Metrics that changed and of which it is not known which way is better: those of somebody's own tasks."""
+        return sorted({change.before.metric for change in self.changed if sense(change.before.metric) is None})
+
 
 def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
     """The rows of two runs, matched by what they measure."""
@@ -75,12 +80,14 @@ def setup_differences(before: Mapping[str, Any] | None, after: Mapping[str, Any]
     if before is None or after is None:
         missing = [name for name, manifest in (("A", before), ("B", after)) if manifest is None]
         return [f"{' and '.join(missing)} has no manifest.json: config, data and versions are not known"]
-    parts = ("config", "data", "weights", "versions", "device", "git")
-    return [
-        line
-        for part in parts
-        for line in differences(before.get(part) or {}, after.get(part) or {}, part, ("in A", "in B"))
-    ]
+    return differences(_made_with(before), _made_with(after), places=("in A", "in B"))
+
+
+def _made_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a manifest can make values differ, by the names that `manifest.check_or_create` gives."""
+    parts = {name: manifest.get(name) or {} for name in ("config", "data", "weights", "versions", "device")}
+    commit = manifest.get("git_commit")
+    return parts | ({"git_commit": commit} if commit else {})
 
 
 def _by_key(rows: Sequence[Row]) -> dict[Key, Row]:
@@ -92,7 +99,7 @@ def _equal(one: float | None, other: float | None) -> bool:
 
 
 def _change(before: Row, after: Row) -> Change:
-    better = direction(before.metric)
+    better = direction(before.metric, before.unit)
     return Change(before, after, better, _worse_by(before.value, after.value, better), _apart(before, after))
 
 

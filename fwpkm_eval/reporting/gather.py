@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting.measurements import chunk_order, model_order
-from fwpkm_eval.runs.cells import CellStore
+from fwpkm_eval.runs.cells import CellStore, rows_of
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import Row, read_rows_csv
 
@@ -27,8 +27,10 @@ class Results:
     cells_planned: int = 0
 
 
-def gather(out: Path) -> Results:
+def gather(out: Path, payloads: Sequence[Mapping[str, Any]] | None = None) -> Results:
     """The rows of the folder ``out``: of its finished cells if there are any, else those of its ``rows.csv``.
+
+    ``payloads``: the cells, of whoever has loaded them; None: they are read.
 
     If the manifest lists the cells that make up the run, others (of an earlier version, say) are left aside.
 
@@ -39,12 +41,12 @@ def gather(out: Path) -> Results:
     if not out.is_dir():
         raise UserError(f"no folder {out}: give the --out folder of a run")
     manifest = load_manifest(out)
-    store = CellStore(out)
-    there = set(store.keys())
+    there = CellStore(out).load_all() if payloads is None else {str(payload["key"]): payload for payload in payloads}
     planned = [str(key) for key in (manifest or {}).get("cells") or []]
     done = [key for key in planned if key in there] if planned else sorted(there)
     if done:
-        return Results(in_order(store.rows(done)), manifest, True, len(done), len(planned) or len(done))
+        rows = rows_of(there[key] for key in done)
+        return Results(in_order(rows), manifest, True, len(done), len(planned) or len(done))
     if (out / ROWS).exists():
         return Results(read_rows_csv(out / ROWS), manifest, False)
     raise UserError(f"{out} holds no results: neither finished cells nor {ROWS}")

@@ -40,7 +40,7 @@ def _bits_plot(results: Results, colours: Mapping[str, str], sets: SetFacts, suf
         keys = sorted(per_set[dataset], key=lambda key: ordered([k.model for k in measured]).index(key.model))
         values = []
         for at, key in enumerate(keys):
-            bits, frozen, colour = measured[key], frozen_of(key, dict(results)), colours[key.model]
+            bits, frozen, colour = measured[key], frozen_of(key, results), colours[key.model]
             values += [bits.value, *([frozen.value] if frozen else [])]
             if frozen and writes(key.model):
                 axes.plot([bits.value, frozen.value], [at, at], color=colour, linewidth=1.2, alpha=0.6, zorder=2)

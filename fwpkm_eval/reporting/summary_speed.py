@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
-from fwpkm_eval.reporting.tables_bench import OPERATIONS
+from fwpkm_eval.reporting.tables_bench import OPERATIONS, PASSES_IN_WORDS
 from fwpkm_eval.reporting.tables_cost import cost_ratios
 from fwpkm_eval.reporting.tables_speed import ratio_text, speedups
 
 if TYPE_CHECKING:
     import pandas
 
-_PASSES = {"forward": "forward", "forward backward": "forward and backward", "training": "in training"}
 _OPERATIONS = ("lookup", "read", "write", "addressing", "pkm")
 
 
@@ -42,7 +41,8 @@ def speed_findings(frame: pandas.DataFrame) -> list[Finding]:
     for name, ratios in scans.items():
         backend, _, setting = name.partition(", ")
         how = "" if not setting else " (both with malloc told to keep freed memory)"
-        listed = wording.listing([f"{ratio_text(ratio)} {_PASSES.get(what, what)}" for what, ratio in ratios])
+        passes = [f"{ratio_text(ratio)} {PASSES_IN_WORDS.get(what.replace(' ', '_'), what)}" for what, ratio in ratios]
+        listed = wording.listing(passes)
         text = f"The scan, backend {backend}: {listed} the speed of the dense reference{how}."
         scan_findings.append(Finding("note" if min(ratio for _, ratio in ratios) > 1 else "limit", text))
     if operations:

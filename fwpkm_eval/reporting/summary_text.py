@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fwpkm_eval.reporting import published, wording
 from fwpkm_eval.reporting.finding import Finding, Verdict
 from fwpkm_eval.reporting.measurements import TextKey, TextResult, model_rank, spec_of, writes
 from fwpkm_eval.reporting.sets import SetFacts
-from fwpkm_eval.reporting.tables_text import baseline_key, frozen_of
+from fwpkm_eval.reporting.tables_text import baseline_key, frozen_of, frozen_result
 
 HARDLY = 0.005
 """A relative change of bits per byte below this is called none: seeds alone move more."""
@@ -49,14 +47,6 @@ def _text_finding(key: TextKey, results: dict[TextKey, TextResult], sets: SetFac
         along = _gain_along(results[key], frozen_result(key, results))
     beside = _as_published(key, compared[0][0], sets) if base else ""
     return Finding(verdict, f"{text}.{along}{beside}")
-
-
-def frozen_result(key: TextKey, results: Mapping[TextKey, TextResult]) -> TextResult | None:
-    """The same model on the same set with writes off, if that was measured."""
-    for other, result in results.items():
-        if other.frozen and (other.dataset, other.scope, other.model) == (key.dataset, key.scope, key.model):
-            return result
-    return None
 
 
 def _gain_along(written: TextResult, frozen: TextResult | None) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Record = Mapping[Any, Any]
 PASSES = {"forward": "forward", "forward_backward": "forward + backward", "training": "training"}
+"""The passes as tables, plots and the terminal name them."""
+PASSES_IN_WORDS = PASSES | {"forward_backward": "forward and backward", "training": "in training"}
+"""The same in sentences."""
 OPERATIONS = {
     "lookup": "top-k lookup",
     "addressing": "addressing step",

@@ -61,12 +61,18 @@ def perplexity_tables(
     return tables
 
 
-def frozen_of(key: TextKey, results: dict[TextKey, TextResult]) -> Measurement | None:
-    """Bits per byte of the same model on the same set with writes off, if that was measured."""
+def frozen_result(key: TextKey, results: Mapping[TextKey, TextResult]) -> TextResult | None:
+    """The same model on the same set with writes off, if that was measured."""
     for other, result in results.items():
         if other.frozen and (other.dataset, other.scope, other.model) == (key.dataset, key.scope, key.model):
-            return result.bits_per_byte
+            return result
     return None
+
+
+def frozen_of(key: TextKey, results: Mapping[TextKey, TextResult]) -> Measurement | None:
+    """The bits per byte of :func:`frozen_result`."""
+    frozen = frozen_result(key, results)
+    return frozen.bits_per_byte if frozen else None
 
 
 def baseline_key(key: TextKey, results: dict[TextKey, TextResult]) -> TextKey | None:

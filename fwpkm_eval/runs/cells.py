@@ -118,15 +118,20 @@ class CellStore:
         """Whether the cell is there and whole."""
         return self.load(key) is not None
 
+    def load_all(self, keys: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """The payloads of the cells ``keys`` (default: of all, sorted) in that order, less those missing or damaged."""
+        if keys is None:
+            found = (path.stem for path in self.folder.glob("*.json")) if self.folder.is_dir() else ()
+            keys = sorted(key for key in found if _KEY.fullmatch(key))
+        return {key: payload for key in keys if (payload := self.load(key)) is not None}
+
     def keys(self) -> list[str]:
         """The keys of all cells that are there and whole, sorted."""
-        found = (path.stem for path in self.folder.glob("*.json")) if self.folder.is_dir() else ()
-        return sorted(key for key in found if _KEY.fullmatch(key) and self.has(key))
+        return list(self.load_all())
 
     def rows(self, keys: Iterable[str] | None = None) -> list[Row]:
         """The rows of the cells ``keys`` (default: of all) in that order; missing cells have none."""
-        payloads = (self.load(key) for key in (self.keys() if keys is None else keys))
-        return [Row.from_json(row) for payload in payloads if payload is not None for row in payload["rows"]]
+        return rows_of(self.load_all(keys).values())
 
     def _warn(self, path: Path, error: Exception) -> None:
         if path not in self._warned:
@@ -134,6 +139,11 @@ class CellStore:
             reason = "it is not whole" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
             reason = " ".join(reason.split())
             print(f"warning: {path} is damaged and counts as missing: {reason}", file=sys.stderr, flush=True)
+
+
+def rows_of(payloads: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows of cells that were loaded, in their order."""
+    return [Row.from_json(row) for payload in payloads for row in payload["rows"]]
 
 
 def _digest(content: Mapping[str, Any]) -> str:

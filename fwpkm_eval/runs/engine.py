@@ -69,14 +69,20 @@ class Failure:
 class Outcome:
     """``keys`` of the cells that are stored now, in the order of the jobs, and how it went.
 
-    ``missing`` cells were left to other parts of a run that is cut into parts.
+    ``found`` holds the payloads of those that were finished before, by key; ``missing`` cells were left to other parts
+    of a run that is cut into parts.
     """
 
     keys: list[str] = field(default_factory=list)
-    found_finished: int = 0
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: int = 0
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def found_finished(self) -> int:
+        """How many cells were finished before."""
+        return len(self.found)
 
 
 class Agenda:
@@ -141,11 +147,11 @@ def run_jobs(
     started = time.perf_counter()
     progress = progress or Quiet()
     distinct = list({job.cell.key: job for job in jobs}.values())
-    missing = [job for job in distinct if not store.has(job.cell.key)]
-    outcome = Outcome(found_finished=len(distinct) - len(missing))
+    outcome = Outcome(found=store.load_all(job.cell.key for job in distinct))
+    missing = [job for job in distinct if job.cell.key not in outcome.found]
     progress.start(len(missing), sum(job.work for job in missing), outcome.found_finished)
     crew = crew or LocalCrew(execute, threads, memory_limit)
-    stored = {job.cell.key for job in distinct} - {job.cell.key for job in missing}
+    stored = set(outcome.found)
     with Claims(store.folder.parent) as claims:
         agenda = Agenda(missing, store, claims)
         try:
@@ -155,7 +161,7 @@ def run_jobs(
                     continue
                 if isinstance(event, Failure):
                     outcome.failures.append(event)
-                    progress.failed(job.label, event.reason)
+                    progress.failed(job.label, event.reason, event.details)
                 else:
                     payload, seconds = event
                     store.save(job.cell.key, payload)

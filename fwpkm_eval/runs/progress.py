@@ -28,8 +28,8 @@ class Progress(Protocol):
     def finished(self, label: str, seconds: float) -> None:
         """A cell is stored."""
 
-    def failed(self, label: str, reason: str) -> None:
-        """A cell gave no result, and why."""
+    def failed(self, label: str, reason: str, details: str = "") -> None:
+        """A cell gave no result, and why: in one line, and in more where the fault is the program's."""
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -47,8 +47,8 @@ class Quiet:
     def finished(self, label: str, seconds: float) -> None:
         pass
 
-    def failed(self, label: str, reason: str) -> None:
-        print(f"failed: {label}: {reason}", file=sys.stderr, flush=True)
+    def failed(self, label: str, reason: str, details: str = "") -> None:
+        print(_failure(label, reason, details), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass
@@ -76,9 +76,9 @@ class Lines:
         self.meter.finished()
         self._print(f"{self.meter.summary()}  {label} ({seconds:.1f} s)")
 
-    def failed(self, label: str, reason: str) -> None:
+    def failed(self, label: str, reason: str, details: str = "") -> None:
         self.meter.finished()
-        self._print(f"{self.meter.summary()}  failed: {label}: {reason}")
+        self._print(f"{self.meter.summary()}  {_failure(label, reason, details)}")
 
     def close(self) -> None:
         pass
@@ -115,9 +115,9 @@ class Bar:
         self.meter.finished()
         self._line(f"{label} ({seconds:.1f} s)")
 
-    def failed(self, label: str, reason: str) -> None:
+    def failed(self, label: str, reason: str, details: str = "") -> None:
         self.meter.finished()
-        self._line(f"failed: {label}: {reason}")
+        self._line(_failure(label, reason, details))
 
     def close(self) -> None:
         if self._bar is not None:
@@ -139,6 +139,10 @@ def for_terminal(*, quiet: bool = False) -> Progress:
     if quiet:
         return Quiet()
     return Bar() if sys.stderr.isatty() else Lines()
+
+
+def _failure(label: str, reason: str, details: str) -> str:
+    return "\n".join([f"failed: {label}: {reason}", *details.splitlines()])
 
 
 class _Meter:
