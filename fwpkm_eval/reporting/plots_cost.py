@@ -25,6 +25,7 @@ def cost_plots(frame: pandas.DataFrame, colours: Mapping[str, str]) -> list[Plot
     lines = len(models) + 0.8
     height = 0.65 + 0.13 * -(-len(models) // 2) + 0.115 * lines * len(measures)
     figure, ((axes,),) = style.new_figure(1, 1, height)
+    markers = style.markers(colours)
     values = [ratio for found in ratios.values() for ratio in found.values()]
     for group, name in enumerate(measures):
         for at, model in enumerate(models):
@@ -32,7 +33,7 @@ def cost_plots(frame: pandas.DataFrame, colours: Mapping[str, str]) -> list[Plot
             if ratio is None:
                 continue
             axes.hlines(place, 1, ratio, color=colours[model], linewidth=1.2, alpha=0.6, zorder=2)
-            axes.plot(ratio, place, "o", color=colours[model], markersize=4, zorder=3)
+            axes.plot(ratio, place, markers[model], color=colours[model], markersize=4, zorder=3)
             axes.annotate(
                 ratio_text(ratio),
                 (ratio, place),

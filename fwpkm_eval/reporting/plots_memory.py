@@ -63,7 +63,7 @@ def _gates(
             if place in histograms:
                 _histogram(axes, histograms[place], means.get(place), colours[place.model])
             else:
-                style.remark(axes, "not measured")
+                style.leave_out(axes)
         line[0].set_ylim(0, None)
         line[0].locator_params(axis="y", nbins=3)
         line[0].yaxis.set_major_formatter(style.percents())
