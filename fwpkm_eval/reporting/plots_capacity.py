@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.reporting import style, wording
+from fwpkm_eval.reporting import scales, style, wording
 from fwpkm_eval.reporting.plots_lines import moved, shifts_of
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.table import slug
@@ -38,8 +38,8 @@ def _plot(way: Way, found: Found) -> Plot:
         colours = style.steps(len(chosen))
         for size, shift, colour, marker in zip(chosen, shifts, colours, cycle(style.MARKERS), strict=False):
             _draw(axes, found[size], shift, colour, marker, name(size))
-        style.percent_axis(axes.yaxis)
-        style.size_axis(axes.xaxis, numbers, room=max(shifts))
+        scales.percent_axis(axes.yaxis)
+        scales.size_axis(axes.xaxis, numbers, room=max(shifts))
         axes.legend(title=what, title_fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
     figure.supylabel("needles found, closed book", fontsize=7.5)
     grid[-1][0].set_xlabel("needles in the haystack")
@@ -79,6 +79,6 @@ def _seeds(seeds: int) -> str:
     if seeds < 2:
         return " of one training; the table has the intervals."
     return (
-        f" over {seeds} seeds, each a training of its own; upright bars: from the worst seed to the best, a dash for each. "
-        "The table has the intervals."
+        f" over {seeds} seeds, each a training of its own; upright bars: from the worst seed to the best, a dash for "
+        "each. The table has the intervals."
     )

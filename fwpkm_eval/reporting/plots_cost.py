@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.reporting import style
+from fwpkm_eval.reporting import scales, style
 from fwpkm_eval.reporting.measurements import ordered
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.tables_cost import MEASURES, cost_ratios
@@ -45,7 +45,7 @@ def cost_plots(frame: pandas.DataFrame, colours: Mapping[str, str]) -> list[Plot
             )
     axes.axvline(1, color=style.MUTED, linewidth=0.8, zorder=1)
     axes.set_xscale("log")
-    style.times_axis(axes.xaxis)
+    scales.times_axis(axes.xaxis)
     low, high = min(1.0, *values), max(1.0, *values)
     room = (high / low) ** 0.14 if high > low else 1.5
     axes.set_xlim(low / (room if low < 1 else room**0.3), high * room)

@@ -41,7 +41,8 @@ ByDepth = Mapping[tuple[Setting, float], Measurement]
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of panels. ``write_chunk`` is None where readings and writes change nothing, and there is one panel."""
+    """A row of panels, by readings. ``write_chunk`` is None where neither readings nor writes change anything: there is
+    one panel then, of number 0."""
 
     model: str
     write_chunk: str | None
@@ -97,14 +98,21 @@ def _usual_depths(results: NiahResults, context: Context) -> dict[str, ByDepth]:
 
 
 def _parts(results: NiahResults, context: Context) -> int | None:
-    """The most parts of a haystack of which at least two thirds have enough samples; None if there are never enough."""
-    for parts in PARTS:
-        rows = _rows(results, context, parts, fewest=0)
-        counts = [m.n for row in rows for fields in row.panels.values() for m in fields.values()]
-        enough = sum(n is None or n >= FEWEST for n in counts)
-        if counts and 3 * enough >= 2 * len(counts):
-            return parts
-    return None
+    """The most parts with which haystacks of all lengths have enough samples, else the fewest, if some length has."""
+    most, fewest = PARTS
+    if all(_enough(results, context, most).values()):
+        return most
+    return fewest if any(_enough(results, context, fewest).values()) else None
+
+
+def _enough(results: NiahResults, context: Context, parts: int) -> dict[int, bool]:
+    """For each length whether at least two thirds of its fields have enough samples."""
+    counts: dict[int, list[int]] = defaultdict(list)
+    for row in _rows(results, context, parts, fewest=0):
+        for fields in row.panels.values():
+            for (length, _), measurement in fields.items():
+                counts[length].append(FEWEST if measurement.n is None else measurement.n)
+    return {length: 3 * sum(n >= FEWEST for n in of) >= 2 * len(of) for length, of in counts.items()}
 
 
 def _rows(results: NiahResults, context: Context, parts: int, fewest: int = FEWEST) -> list[_Row]:
@@ -171,14 +179,16 @@ def _draw_depths(rows: Sequence[_Row], parts: int) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
 
     lengths = sorted(_lengths(rows))
-    passes = sorted({number for row in rows if row.write_chunk is not None for number in row.panels}) or [0]
+    passes = sorted({number for row in rows if row.write_chunk is not None for number in row.panels})
+    columns = len(passes) or 1
     ramp = LinearSegmentedColormap.from_list("recall", ["#f3ead7", "#7fb8c9", "#0071b1", "#0b2f52"], N=40)
-    figure, grid = style.new_figure(len(rows), len(passes), 1.0 + 1.02 * len(rows), sharex=True, sharey=True)
+    figure, grid = style.new_figure(len(rows), columns, 1.0 + 1.02 * len(rows), sharex=True, sharey=True)
     for row, line in zip(rows, grid, strict=True):
-        for at, (number, axes) in enumerate(zip(passes, line, strict=True)):
-            fields = row.panels.get(number, {}) if row.write_chunk is not None else row.panels[0] if at == 0 else {}
+        numbers = passes if row.write_chunk is not None else [0]
+        for at, axes in enumerate(line):
+            fields = row.panels.get(numbers[at], {}) if at < len(numbers) else {}
             mesh = _heat_map(axes, fields, lengths, parts, ramp)
-            if len(lengths) * len(passes) > 9:
+            if len(lengths) * columns > 9:
                 axes.tick_params(axis="x", rotation=90)
             if not fields:
                 style.leave_out(axes)
@@ -186,8 +196,9 @@ def _draw_depths(rows: Sequence[_Row], parts: int) -> Figure:
         if row.write_chunk is not None:
             how = wording.writing(row.write_chunk).removesuffix(" tokens")
         style.row_title(line[0], row.model, how)
-    for number, axes in zip(passes, grid[0], strict=True):
-        style.heading(axes, wording.readings(number) if number else "")
+    style.label_edges(grid)
+    for number, axes in zip(passes, grid[0], strict=False):  # none if readings change nothing for all
+        style.heading(axes, wording.readings(number))
     figure.supxlabel("haystack length, tokens", fontsize=7.5)
     # Above the panels, as legends are: titles of rows reach over the edge on the right.
     panels_of_all = [axes for line in grid for axes in line]

@@ -83,6 +83,10 @@ def mark_places(axes: Axes, places: Sequence[int], shifts: Sequence[float]) -> N
     beyond = (shifts[1] - shifts[0]) * 0.8
     for place in places:
         axes.axvspan(
-            moved(place, shifts[0] - beyond), moved(place, shifts[-1] + beyond), color=style.GRID, alpha=0.4, linewidth=0
+            moved(place, shifts[0] - beyond),
+            moved(place, shifts[-1] + beyond),
+            color=style.GRID,
+            alpha=0.4,
+            linewidth=0,
         )
     axes.grid(False, axis="x")

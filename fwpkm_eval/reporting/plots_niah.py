@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import captions_niah as captions
-from fwpkm_eval.reporting import style, wording
+from fwpkm_eval.reporting import scales, style, wording
 from fwpkm_eval.reporting.measurements import (
     Context,
     NiahResults,
@@ -75,8 +75,8 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
         for (model, found), shift in zip(models.items(), shifts, strict=True):
             chosen = {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
             draw_line(axes, chosen, lambda s: s.length, colours[model], shift, markers[model])
-        style.percent_axis(axes.yaxis)
-        style.size_axis(axes.xaxis, lengths, room=shifts[-1])
+        scales.percent_axis(axes.yaxis)
+        scales.size_axis(axes.xaxis, lengths, room=shifts[-1])
         mark_places(axes, lengths, shifts)
         axes.set_title(wording.sentence(wording.writing(write_chunk)), loc="left", fontweight="bold")
     figure.supylabel("needles found", fontsize=7.5)
@@ -156,12 +156,12 @@ def _needles_plot(results: NiahResults, context: Context, colours: Mapping[str, 
     length = max(counts, key=lambda tokens: (len(counts[tokens]), -tokens))
     if len(counts[length]) < 2:
         return None
-    chosen = {
+    of_length = {
         model: {setting: m for setting, m in found.items() if setting.length == length}
         for model, found in models.items()
     }
     chosen, without = _finding(
-        {model: found for model, found in chosen.items() if len({s.needles for s in found}) > 1}
+        {model: found for model, found in of_length.items() if len({s.needles for s in found}) > 1}
     )
     grid = _Grid(
         chosen,
@@ -201,11 +201,12 @@ def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
                     chosen = {s: m for s, m in found.items() if grid.line(s) == value}
                     marker = style.MARKERS[at % len(style.MARKERS)]
                     draw_line(axes, chosen, grid.x, colours[model], shifts[at], marker, opacity)
-            style.percent_axis(axes.yaxis)
-            style.size_axis(axes.xaxis, x_values, 5, shifts[-1])
+            scales.percent_axis(axes.yaxis)
+            scales.size_axis(axes.xaxis, x_values, 5, shifts[-1])
         style.row_title(row[0], model, "readings change nothing" if same and len(lines) > 1 else "")
     for axes, write_chunk in zip(panels[0], grid.chunks, strict=True):
         style.heading(axes, _heading(write_chunk, len(grid.chunks)))
+    style.label_edges(panels)
     figure.supylabel("needles found", fontsize=7.5)
     figure.supxlabel(grid.x_label, fontsize=7.5)
     if len(lines) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.reporting import style
+from fwpkm_eval.reporting import scales, style
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.tables_bench import PASSES, operation_in_words
 from fwpkm_eval.reporting.tables_speed import Speedup, absent, ratio_text, speedups
@@ -44,7 +44,7 @@ def _scaling_plot(frame: pandas.DataFrame) -> list[Plot]:
         for x in places:
             if line[x] in bounded:
                 axes.vlines(x, line[x]["ci_low"] * 1e6, line[x]["ci_high"] * 1e6, color=style.BAR, linewidth=0.9)
-        style.size_axis(axes.xaxis, places)
+        scales.size_axis(axes.xaxis, places)
         axes.set_ylim(0, top * 1.08)
         axes.set_xlabel(label)
     grid[0][0].set_ylabel("microseconds a token")
@@ -106,8 +106,8 @@ def _points(found: Sequence[Speedup], name: str, title: str, caption: str, label
                 fontsize=7,
             )
         axes.set_xscale("log")
-        style.times_axis(axes.xaxis)
-        axes.set_xlim(min(0.8, min(ratios) / 1.5), max(*ratios, 2.0) * 2.2)
+        scales.times_axis(axes.xaxis)
+        axes.set_xlim(min(0.8, min(ratios) / 1.5), max(*ratios, 2.0) * 3)
         axes.axvline(1, color=style.MUTED, linewidth=0.8)
         axes.set_yticks(range(len(names)), [operation_in_words(name) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from fwpkm_eval.reporting import style, wording
+from fwpkm_eval.reporting import scales, style, wording
 from fwpkm_eval.reporting.measurements import TextKey, TextResult, ordered, spec_of, writes
 from fwpkm_eval.reporting.published import memories_of
 from fwpkm_eval.reporting.sets import SetFacts
@@ -118,7 +118,7 @@ def _position_plot(results: Results, colours: Mapping[str, str], sets: SetFacts,
                 linewidth=0.8 if key.frozen else 1.2,
                 zorder=2 if key.frozen else 3,
             )
-        style.size_axis(axes.xaxis, [position for curve in here.values() for position in curve], 9)
+        scales.size_axis(axes.xaxis, [position for curve in here.values() for position in curve], 9)
         axes.locator_params(axis="y", nbins=5)
         axes.set_title(sets.title(dataset), loc="left", fontweight="bold")
     grid[-1][0].set_xlabel("position in the document, up to … tokens")
@@ -179,4 +179,5 @@ def _without_equal_frozen(curves: Mapping[TextKey, Curve]) -> tuple[dict[TextKey
 def _told(alike: Sequence[str]) -> str:
     if not alike:
         return ""
-    return f" Not drawn with writes off, as it is nowhere {EQUAL:g} bits away from the same with writes: {wording.listing(alike)}."
+    names = wording.listing(alike)
+    return f" Not drawn with writes off, as it is nowhere {EQUAL:g} bits away from the same with writes: {names}."

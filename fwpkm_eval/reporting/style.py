@@ -17,14 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting.measurements import FLOORS, ordered, spec_of
 from fwpkm_eval.reporting.published import memories_of
-from fwpkm_eval.sizes import format_size
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.ticker import Formatter
 
 COLUMN = 3.5
 """Width in inches of one column of a paper; every figure is that wide."""
@@ -202,36 +199,6 @@ def steps(count: int) -> list[str]:
     return [STEPS[last if count == 1 else round(at * last / (count - 1))] for at in range(count)]
 
 
-def percent_axis(axis: Axis) -> None:
-    """An axis for rates: 0, 50 and 100%, with room for markers at both ends."""
-    axis.axes.set_ylim(-6, 106)
-    axis.set_ticks([0, 50, 100], ["0", "50", "100%"])
-
-
-def size_axis(axis: Axis, sizes: Sequence[int], widest: int = 6, room: float = 0.0) -> None:
-    """A base-2 axis for counts with ``4K`` and ``32K`` as labels, at most ``widest`` of them.
-
-    ``room``: how many octaves at either end marks need that stand beside their place.
-    """
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    listed = sorted(set(sizes))
-    if listed[0] > 0:
-        axis.axes.set_xscale("log", base=2)
-    else:  # no reading at all is a number of readings, too
-        axis.axes.set_xscale("symlog", base=2, linthresh=1)
-    every = -(-len(listed) // widest)
-    shown = listed[::-1][::every][::-1]
-    axis.set_major_locator(FixedLocator(shown))
-    axis.set_minor_locator(NullLocator())
-    axis.set_ticklabels([format_size(value) for value in shown])
-    lowest = listed[0] or 1
-    margin = (listed[-1] / lowest) ** 0.06 if len(listed) > 1 and listed[-1] > lowest else 2
-    margin *= 2**room
-    # From 0 to 1 is as far as two octaves.
-    axis.axes.set_xlim(listed[0] / margin if listed[0] else -0.2 - room / 2, max(listed[-1], 1) * margin)
-
-
 def row_title(axes: Axes, name: str, note: str = "") -> None:
     """A title over a row of panels, from its first panel on; long ones reach over the next panels."""
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
@@ -288,26 +255,18 @@ def leave_out(axes: Axes) -> None:
     axes.set_axis_off()
 
 
+def label_edges(grid: Sequence[Sequence[Axes]]) -> None:
+    """Of panels that share their axes, the first of each row and the last of each column that are drawn have labels."""
+    for panels, side in ((grid, "labelleft"), ([column[::-1] for column in zip(*grid, strict=True)], "labelbottom")):
+        for line in panels:
+            first = next((axes for axes in line if axes.axison), line[0])
+            first.tick_params(axis="y" if side == "labelleft" else "x", **{side: True})
+
+
 def shortened(text: str, most: int) -> str:
     """``text`` in one line of at most ``most`` characters, for names that would run into each other."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: max(most - 1, 1)]}…"
-
-
-def percents() -> Formatter:
-    """Ticks of an axis in percent: ``20%``."""
-    from matplotlib.ticker import FuncFormatter
-
-    return FuncFormatter(lambda value, _: f"{value:g}%")
-
-
-def times_axis(axis: Axis) -> None:
-    """A logarithmic axis of ratios: ``1×``, ``10×``, ``100×``."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axis.set_major_locator(LogLocator(base=10))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
 
 
 def inline_svg(plot: Plot, prefix: str) -> str:
