@@ -76,6 +76,15 @@ def spans(axes: Axes) -> list[tuple[float, float]]:
     return [(low, high) for low, high in ends]
 
 
+def uprights(axes: Axes) -> list[tuple[float, float, float]]:
+    """Where the upright bars of a panel stand, and from where to where they reach."""
+    from matplotlib.collections import LineCollection
+
+    lines = [path for one in axes.collections if isinstance(one, LineCollection) for path in one.get_paths()]
+    ends = [np.asarray(line.vertices, float)[:2].round(6) for line in lines]
+    return [(float(end[0, 0]), float(end[0, 1]), float(end[1, 1])) for end in ends]
+
+
 def words(figure: Figure) -> str:
     """All text in a figure, its titles too."""
     from matplotlib.text import Text

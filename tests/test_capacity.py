@@ -7,7 +7,9 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from plot_cases import Draw, uprights
 from tiny_models import SIZES
 
 from fwpkm_eval import capacity, cli
@@ -15,7 +17,7 @@ from fwpkm_eval.ablations import AblationPlan, ablated_config
 from fwpkm_eval.capacity import MemorySize, capacity_plan, models_of, sizes_of
 from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reporting.plots_capacity import capacity_plots
-from fwpkm_eval.reporting.style import styled
+from fwpkm_eval.reporting.style import STEPS, styled
 from fwpkm_eval.reporting.summary_capacity import capacity_findings
 from fwpkm_eval.reporting.tables_capacity import capacity_results, capacity_tables
 from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
@@ -93,7 +95,19 @@ def test_the_plot_shows_slots_and_widths_after_the_most_readings() -> None:
         (plot,) = capacity_plots(rows_to_frame(ROWS))
     assert plot.name == "capacity-8k-haystack"
     assert "2 readings" in plot.title
+    assert "from the worst seed to the best" in plot.caption
     assert not capacity_plots(rows_to_frame([]))
+
+
+def test_the_plot_shows_every_seed_and_what_they_span(draw: Draw) -> None:
+    slots, widths = draw(ROWS)["capacity-8k-haystack"].axes
+    many = [line for line in slots.lines if line.get_label() == "16,384"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in many] == [pytest.approx([100, 80])]
+    assert [ends for _, *ends in uprights(slots)] == [[100, 100], [5, 15], [100, 100], [75, 85]]
+    seeds = [np.asarray(line.get_ydata()).tolist() for line in slots.lines if line.get_marker() == "_"]
+    assert seeds == [pytest.approx(each) for each in ([100, 100], [5, 15], [100, 100], [75, 85])]
+    colours = [line.get_color() for line in widths.lines if not str(line.get_label()).startswith("_")]
+    assert colours == [STEPS[0], STEPS[-1]], "from little to much"
 
 
 def test_the_command_trains_asks_and_goes_on(

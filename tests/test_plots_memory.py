@@ -1,8 +1,9 @@
-"""Plots of gates, addressing, cost and speed: what is drawn is what the rows say."""
+"""Plots of gates, addressing, cost, speed and loss along documents: what is drawn is what the rows say."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,22 @@ from fwpkm_eval.runs.rows import Row, rows_to_frame
 if TYPE_CHECKING:
     pass
 
-from plot_cases import FWPKM, PLAIN, SINGLE, WHOLE, Draw, bars, captions, cost, dots, gate_rows, spans, use_rows, words
+from plot_cases import (
+    FWPKM,
+    PLAIN,
+    SINGLE,
+    WHOLE,
+    Draw,
+    bars,
+    captions,
+    cost,
+    dots,
+    gate_rows,
+    spans,
+    uprights,
+    use_rows,
+    words,
+)
 
 # Gates
 
@@ -34,8 +50,9 @@ def test_a_histogram_for_each_layer_and_set_with_its_mean(draw: Draw) -> None:
     assert [np.asarray(axes.lines[0].get_xdata())[0] for axes in (first, second, third)] == [0.61, 0.5, 0.9]
     assert bars(fourth) == []
     text = words(figure)
-    for word in ("docs", "source", "layer 1", "layer 3", FWPKM, "0.61", "not measured"):
+    for word in ("docs", "source", "layer 1", "layer 3", FWPKM, "0.61"):
         assert word in text
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False], "not measured: nothing is drawn"
 
 
 def test_seeds_are_averaged_and_scorings_are_not(draw: Draw) -> None:
@@ -155,3 +172,74 @@ def test_ratios_to_a_peer_are_no_ratios_to_the_reference(draw: Draw) -> None:
     assert shown("speed-peer") == [("forward", ["fwpkm_eval"])]
     assert figures["speed"].axes[-1].get_xlabel() == "times as fast as the reference"
     assert figures["speed-peer"].axes[-1].get_xlabel() == "times as fast as the peer's layer"
+
+
+def test_speed_stands_at_its_ratio_with_its_percentiles(draw: Draw) -> None:
+    rows = [
+        Row(
+            task="bench", arm="scan/torch", metric="speedup_forward", value=30, ci_low=10, ci_high=46, unit="ratio"
+        ),
+        Row(task="bench", arm="read/torch", metric="speedup_forward", value=0.5, unit="ratio"),
+    ]  # fmt: skip
+    (axes,) = draw(rows)["speed"].axes
+    assert dots(axes) == [(30, 0), (0.5, 1)]
+    assert spans(axes) == [(10, 46)]
+    assert not list(axes.patches), "no bar: a logarithmic axis has no foot for it"
+    low, high = axes.get_xlim()
+    assert low < 0.5 < 46 < high
+    assert "10th and 90th percentiles" in captions(rows)["speed"]
+    assert "percentiles" not in captions(rows[1:])["speed"]
+
+
+def test_the_time_of_a_token_has_its_percentiles(draw: Draw) -> None:
+    def token(subkeys: int, length: int, value: float, **bounds: Any) -> Row:
+        return Row(
+            task="bench", metric="seconds_per_token_forward", dataset=f"S {subkeys}, dk 64", length=length,
+            value=value, unit="seconds", **bounds,
+        )  # fmt: skip
+
+    rows = [token(64, 512, 1e-5, ci_low=8e-6, ci_high=3e-5), token(128, 512, 2e-5), token(64, 1024, 1.5e-5)]
+    slots, tokens = draw(rows)["speed-scaling"].axes
+    assert dots(slots) == [(4096, 10), (16384, 20)]
+    assert dots(tokens) == [(512, 10), (1024, 15)]
+    assert uprights(slots) == [(4096, 8, 30)]
+    assert slots.get_ylim()[1] > 30
+    assert "90th percentile" in captions(rows)["speed-scaling"]
+    assert "percentile" not in captions([*rows[1:], token(64, 512, 1e-5)])["speed-scaling"]
+
+
+# Loss along a document
+
+
+def along(model: str, values: Sequence[float], **fields: Any) -> list[Row]:
+    common: dict[str, Any] = {"task": "ppl", "dataset": "docs", "scope": "stream", "seed": 0, "unit": "bits"}
+    return [
+        Row(metric="bits_per_byte_at_position", model=model, value=value, length=128 * 2**at, n=500, **common, **fields)
+        for at, value in enumerate(values)
+    ]
+
+
+def test_losses_along_a_document_stand_against_the_model_without_memory(draw: Draw) -> None:
+    rows = [
+        *along("gdn+fa", [2.5, 2.0, 1.5]),
+        *along(PLAIN, [3.0, 2.0, 1.0]),
+        *along(FWPKM, [3.1, 1.5, 0.25], write_chunk="128"),
+        *along(FWPKM, [3.0, 2.25, 1.0], arm="frozen"),
+        *along("gdn+swa:fwmlp@1,3", [3.0, 2.0, 1.0], write_chunk="128"),
+        *along("gdn+swa:fwmlp@1,3", [3.0, 2.0, 1.03], arm="frozen"),
+    ]
+    (axes,) = draw(rows)["loss-by-position"].axes
+    colour = style.colours([FWPKM])[FWPKM]
+    drawn = [np.asarray(line.get_ydata(), float).tolist() for line in axes.lines]
+    assert len(drawn) == 5, "the same with writes off is drawn once"
+    assert [0, 0, 0] in drawn
+    ours = [np.asarray(line.get_ydata(), float).tolist() for line in axes.lines if line.get_color() == colour]
+    assert ours == [pytest.approx([0.1, -0.5, -0.75]), pytest.approx([0, 0.25, 0])]
+    told = captions(rows)["loss-by-position"]
+    assert "away from the same with writes: gdn+swa:fwmlp@1,3." in told
+
+
+def test_a_lone_model_shows_its_loss_itself(draw: Draw) -> None:
+    figure = draw(along(FWPKM, [3.0, 1.5]))["loss-by-position"]
+    assert np.asarray(figure.axes[0].lines[0].get_ydata()).tolist() == [3.0, 1.5]
+    assert "less those of" not in words(figure)

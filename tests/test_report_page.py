@@ -101,7 +101,7 @@ def test_needle_plots_say_how_many_samples_and_needles(page: str) -> None:
     captions = {text.split("plots/")[1]: text for text in "".join(Page(page).words).split(".svg") if "plots/" in text}
     assert "5 needles, one asked for" in captions["niah-length-closed-book"]
     assert "5 to 20 samples per point" in captions["niah-length-closed-book"]
-    assert f"{PLAIN} and {PKM} (at most 0%)" in captions["niah-depth-closed-book"]
+    assert f"none found by {PLAIN} and {PKM};" in captions["niah-depth-closed-book"]
 
 
 class Page(HTMLParser):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.measurements import Context, Measurement, NiahResults, Setting
 
-BANDS = "Bands: 95% Wilson intervals."
+INTERVALS = "Upright bars: 95% Wilson intervals."
+BESIDE = "Points of one place on the axis stand side by side; heights are as measured."
 
 
 def of_file(results: NiahResults, context: Context) -> str:
@@ -31,14 +32,36 @@ def needles(models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
 def samples(models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
     """How many samples a point stands for; empty if that is not known."""
     counts = sorted({m.n for found in models.values() for m in found.values() if m.n is not None})
-    if not counts:
+    return f"{span(counts)} samples per point." if counts else ""
+
+
+def span(counts: Iterable[int]) -> str:
+    """``20``, ``5 to 20``."""
+    listed = sorted(counts)
+    return f"{listed[0]}{f' to {listed[-1]}' if listed[-1] > listed[0] else ''}"
+
+
+def shown_readings(passes: int, models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
+    """After how many readings a point was measured, where others were measured, too, that a table may show."""
+    counts = {setting.passes for found in models.values() for setting in found}
+    if counts == {passes}:
         return ""
-    return f"{counts[0]}{f' to {counts[-1]}' if counts[-1] > counts[0] else ''} samples per point."
+    why = ", the most with which every length was measured" if max(counts) > passes else ""
+    return f" Every point is after {wording.readings(passes)}{why}; tables also have the best number of readings."
 
 
 def left_out(highest: Mapping[str, float]) -> str:
-    """The models that are not drawn, with the most that each finds."""
+    """The models that are not drawn as readings and writes change nothing for them, with the most that they find."""
     if not highest:
         return ""
     names, most = wording.listing(list(highest)), wording.percent(max(highest.values()))
-    return f" Not drawn, as nothing makes a difference to them: {names} (at most {most})."
+    return f" Not drawn, as readings and writes change nothing for them: {names} (at most {most} found)."
+
+
+def none_found(models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
+    """The models that are not drawn as they find no needle at all, with how much their intervals leave open."""
+    if not models:
+        return ""
+    highs = [m.high for found in models.values() for m in found.values() if m.high is not None]
+    bound = f" (95% intervals reach {wording.percent(max(highs))} at most)" if highs else ""
+    return f" Not drawn, as not one needle was found by them: {wording.listing(list(models))}{bound}."

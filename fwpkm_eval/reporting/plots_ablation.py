@@ -88,7 +88,7 @@ def _forest(
     shown = {key for measure in measures for key in measure.differences}
     scores = [score for score in SCORES if any(key[1] == score for key in shown)]
     arms = [arm for arm in dict.fromkeys(arm for arm, _ in results) if any(key[0] == arm for key in shown)]
-    height = 0.85 + len(measures) * (0.22 + 0.185 * len(arms))
+    height = 0.7 + len(measures) * (0.36 + 0.185 * len(arms))
     figure, grid = style.new_figure(len(measures), len(scores), height, sharex=True, sharey=True)
     limits = _limits(measures)
     for measure, line in zip(measures, grid, strict=True):
@@ -103,6 +103,7 @@ def _forest(
             axes.axvline(0, color=style.MUTED, linewidth=0.8, zorder=1)
             axes.set_xlim(limits)
             axes.locator_params(axis="x", nbins=5)
+            axes.tick_params(axis="x", labelbottom=True)
             axes.grid(False, axis="y")
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.reporting import style, wording
+from fwpkm_eval.reporting import scales, style, wording
+from fwpkm_eval.reporting.plots_lines import moved, shifts_of
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.table import slug
-from fwpkm_eval.reporting.tables_capacity import Found, Way, capacity_results, usual_size
+from fwpkm_eval.reporting.tables_capacity import Found, OfSize, Way, capacity_results, usual_size
 
 if TYPE_CHECKING:
     import pandas
-
-
-_MARKERS = "osD^v"
+    from matplotlib.axes import Axes
 
 
 def capacity_plots(frame: pandas.DataFrame) -> list[Plot]:
@@ -32,40 +31,54 @@ def _plot(way: Way, found: Found) -> Plot:
         ("slots", [size for size in sizes if size.value_dim == usual.value_dim], lambda size: f"{size.subkeys**2:,}"),
         ("dv", [size for size in sizes if size.subkeys == usual.subkeys], lambda size: str(size.value_dim)),
     ]
-    figure, grid = style.new_figure(1, 2, 2.5, sharey=True)
-    for axes, (what, chosen, name) in zip(grid[0], panels, strict=True):
-        for size, opacity, marker in zip(chosen, style.opacities(len(chosen)), cycle(_MARKERS)):
-            line = found[size].pooled
-            asked = list(line)
-            axes.plot(
-                asked,
-                [100 * line[needles].value for needles in asked],
-                marker=marker,
-                markersize=3.5,
-                color=style.BAR,
-                alpha=opacity,
-                label=name(size),
-            )
-        style.size_axis(axes.xaxis, sorted({needles for line in found.values() for needles in line.pooled}))
-        axes.set_xlabel("needles in the haystack")
-        axes.legend(
-            title=what,
-            fontsize=6,
-            title_fontsize=6.5,
-            handlelength=1.4,
-            columnspacing=0.8,
-            ncols=3,
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-        )
-    style.percent_axis(grid[0][0].yaxis)
-    grid[0][0].set_ylabel("found, closed book")
+    figure, grid = style.new_figure(2, 1, 3.6, sharex=True)
+    numbers = sorted({needles for line in found.values() for needles in line.pooled})
+    for (axes,), (what, chosen, name) in zip(grid, panels, strict=True):
+        shifts = shifts_of(len(chosen), numbers)
+        colours = style.steps(len(chosen))
+        for size, shift, colour, marker in zip(chosen, shifts, colours, cycle(style.MARKERS), strict=False):
+            _draw(axes, found[size], shift, colour, marker, name(size))
+        scales.percent_axis(axes.yaxis)
+        scales.size_axis(axes.xaxis, numbers, room=max(shifts))
+        axes.legend(title=what, title_fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
+    figure.supylabel("needles found, closed book", fontsize=7.5)
+    grid[-1][0].set_xlabel("needles in the haystack")
     some = next(iter(next(iter(found.values())).pooled.values()))
     how = f"{wording.writing(way.write_chunk)}, {wording.readings(way.passes)}"
     return style.finish(
         figure,
         slug("capacity", wording.size(way.length), way.write_chunk),
         f"Needles held at {wording.size(way.length)}, {how}",
-        f"Left: numbers of slots, dv {usual.value_dim}. Right: widths of the values, {usual.subkeys**2:,} slots. Each "
-        f"point: {some.n} haystacks over {some.seeds} seeds; the table has the intervals.",
+        f"Above: numbers of slots, dv {usual.value_dim}. Below: widths of the values, {usual.subkeys**2:,} slots. Each "
+        f"point: {some.n} haystacks{_seeds(some.seeds)} Points of one number of needles stand side by side.",
+    )
+
+
+def _draw(axes: Axes, size: OfSize, shift: float, colour: str, marker: str, name: str) -> None:
+    """One size: its pooled rates as a line, and at each number of needles a bar from the worst seed to the best."""
+    for needles in size.pooled:
+        rates = [100 * by_needles[needles] for by_needles in size.by_seed.values() if needles in by_needles]
+        at = moved(needles, shift)
+        axes.vlines(at, min(rates), max(rates), color=colour, alpha=0.6, linewidth=0.9, zorder=2)
+        axes.plot([at] * len(rates), rates, "_", color=colour, markersize=3, markeredgewidth=0.8, zorder=2)
+    axes.plot(
+        [moved(needles, shift) for needles in size.pooled],
+        [100 * measured.value for measured in size.pooled.values()],
+        marker=marker,
+        markeredgecolor=style.CARD,
+        markeredgewidth=0.5,
+        linewidth=0.9,
+        color=colour,
+        label=name,
+        clip_on=False,
+        zorder=3,
+    )
+
+
+def _seeds(seeds: int) -> str:
+    if seeds < 2:
+        return " of one training; the table has the intervals."
+    return (
+        f" over {seeds} seeds, each a training of its own; upright bars: from the worst seed to the best, a dash for "
+        "each. The table has the intervals."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.reporting import style
+from fwpkm_eval.reporting import scales, style
 from fwpkm_eval.reporting.measurements import ordered
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.tables_cost import MEASURES, cost_ratios
@@ -25,6 +25,7 @@ def cost_plots(frame: pandas.DataFrame, colours: Mapping[str, str]) -> list[Plot
     lines = len(models) + 0.8
     height = 0.65 + 0.13 * -(-len(models) // 2) + 0.115 * lines * len(measures)
     figure, ((axes,),) = style.new_figure(1, 1, height)
+    markers = style.markers(colours)
     values = [ratio for found in ratios.values() for ratio in found.values()]
     for group, name in enumerate(measures):
         for at, model in enumerate(models):
@@ -32,7 +33,7 @@ def cost_plots(frame: pandas.DataFrame, colours: Mapping[str, str]) -> list[Plot
             if ratio is None:
                 continue
             axes.hlines(place, 1, ratio, color=colours[model], linewidth=1.2, alpha=0.6, zorder=2)
-            axes.plot(ratio, place, "o", color=colours[model], markersize=4, zorder=3)
+            axes.plot(ratio, place, markers[model], color=colours[model], markersize=4, zorder=3)
             axes.annotate(
                 ratio_text(ratio),
                 (ratio, place),
@@ -44,7 +45,7 @@ def cost_plots(frame: pandas.DataFrame, colours: Mapping[str, str]) -> list[Plot
             )
     axes.axvline(1, color=style.MUTED, linewidth=0.8, zorder=1)
     axes.set_xscale("log")
-    style.times_axis(axes.xaxis)
+    scales.times_axis(axes.xaxis)
     low, high = min(1.0, *values), max(1.0, *values)
     room = (high / low) ** 0.14 if high > low else 1.5
     axes.set_xlim(low / (room if low < 1 else room**0.3), high * room)

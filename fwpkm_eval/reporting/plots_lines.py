@@ -1,4 +1,4 @@
-"""Lines of needles found with their bands, set so that none hides another."""
+"""Lines of needles found with their intervals; points of one place stand side by side."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Found = Mapping[Setting, Measurement]
-BESIDE = 1.5
-"""Points between the middles of lines that coincide: a line's width."""
+NEAR, APART = 0.62, 0.06
+"""Points of one place fill at most this share of the way to the next place; from one to the next they stand at most
+this share of the axis apart."""
 
 
 def draw_line(
@@ -26,58 +27,66 @@ def draw_line(
     shift: float = 0.0,
     marker: str = "o",
     opacity: float = 1.0,
-    lift: float = 0.0,
 ) -> None:
-    """One line with its band; ``shift`` moves it sideways, in octaves, and ``lift`` the line alone upwards, in points,
-    so that equal lines are all seen."""
-    from matplotlib.transforms import ScaledTranslation
-
+    """One line with an upright bar for each interval; ``shift`` moves it sideways, in octaves, and nothing moves it
+    up or down."""
     if not chosen:
         return
     settings = sorted(chosen, key=x)
-    places = [x(setting) * 2**shift for setting in settings]
+    places = [moved(x(setting), shift) for setting in settings]
+    found = [chosen[setting] for setting in settings]
+    bounded = [(at, m) for at, m in zip(places, found, strict=True) if m.low is not None]
+    axes.vlines(
+        [at for at, _ in bounded],
+        [(m.low or 0.0) * 100 for _, m in bounded],
+        [(1.0 if m.high is None else m.high) * 100 for _, m in bounded],
+        color=colour,
+        alpha=0.6 * opacity,
+        linewidth=0.9,
+        zorder=2,
+    )
+    values = [measurement.value * 100 for measurement in found]
+    axes.plot(places, values, color=colour, alpha=0.6 * opacity, linewidth=0.9, zorder=2.5, clip_on=False)
     axes.plot(
         places,
-        [chosen[setting].value * 100 for setting in settings],
+        values,
         color=colour,
         alpha=opacity,
+        linestyle="",
         marker=marker,
         markeredgecolor=style.CARD,
         markeredgewidth=0.5,
         clip_on=False,
         zorder=3,
-        transform=axes.transData + ScaledTranslation(0, lift / 72, axes.figure.dpi_scale_trans),
     )
-    bounded = [(at, m) for at, m in zip(places, (chosen[s] for s in settings), strict=True) if m.low is not None]
-    lows = [(m.low or 0.0) * 100 for _, m in bounded]
-    highs = [(1.0 if m.high is None else m.high) * 100 for _, m in bounded]
-    if len(bounded) > 1:
-        axes.fill_between([at for at, _ in bounded], lows, highs, color=colour, alpha=0.13 * opacity, linewidth=0)
-    elif bounded:
-        axes.vlines([bounded[0][0]], lows, highs, color=colour, alpha=0.5 * opacity, linewidth=1)
 
 
-def shift_of(at: int, count: int, places: Sequence[int]) -> float:
-    """How far, in powers of two, line ``at`` of ``count`` is moved: 2.2% of the axis from one to the next."""
-    octaves = math.log2(max(places) / min(places)) if min(places) > 0 else 1.0
-    return 0.022 * max(octaves, 1.0) * (at - (count - 1) / 2)
+def moved(place: int, octaves: float) -> float:
+    """Where a point of ``place`` stands if it is moved; on the axis from 0 to 1 is as far as two octaves."""
+    return place * 2**octaves if place else octaves / 2
 
 
-def lifts_of(lines: Sequence[Found], x: Callable[[Setting], int]) -> list[float]:
-    """For each line of a panel by how many points it is lifted: those that coincide somewhere lie side by side."""
-    steps = []
-    for found in lines:
-        points = sorted((x(setting), m.value) for setting, m in found.items())
-        steps.append(set(pairwise(points)))
-    groups: list[list[int]] = []
-    for at, of_line in enumerate(steps):
-        group = next((group for group in groups if any(of_line & steps[other] for other in group)), None)
-        if group is None:
-            groups.append([at])
-        else:
-            group.append(at)
-    lifts = [0.0] * len(lines)
-    for group in groups:
-        for place, at in enumerate(group):
-            lifts[at] = BESIDE * ((len(group) - 1) / 2 - place)
-    return lifts
+def shifts_of(count: int, places: Sequence[int]) -> list[float]:
+    """How far, in octaves, each of ``count`` lines is moved so that their points at ``places`` stand side by side."""
+    listed = sorted(set(places))
+    gaps = [math.log2(after / before) if before else 2 + math.log2(after) for before, after in pairwise(listed)]
+    if count < 2 or not gaps:
+        return [0.0] * count if count < 2 else [0.1 * (at - (count - 1) / 2) for at in range(count)]
+    step = min(NEAR * min(gaps) / (count - 1), APART * sum(gaps))
+    return [step * (at - (count - 1) / 2) for at in range(count)]
+
+
+def mark_places(axes: Axes, places: Sequence[int], shifts: Sequence[float]) -> None:
+    """A pale column behind the points of each place, in place of a line through its middle."""
+    if len(shifts) < 2:
+        return
+    beyond = (shifts[1] - shifts[0]) * 0.8
+    for place in places:
+        axes.axvspan(
+            moved(place, shifts[0] - beyond),
+            moved(place, shifts[-1] + beyond),
+            color=style.GRID,
+            alpha=0.4,
+            linewidth=0,
+        )
+    axes.grid(False, axis="x")

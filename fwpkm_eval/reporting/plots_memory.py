@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.reporting import style, wording
+from fwpkm_eval.reporting import scales, style, wording
 from fwpkm_eval.reporting.measurements import Measurement
 from fwpkm_eval.reporting.measurements_memory import Place, by_layer, gate_histograms, layer_name
 from fwpkm_eval.reporting.style import Plot
@@ -63,11 +63,12 @@ def _gates(
             if place in histograms:
                 _histogram(axes, histograms[place], means.get(place), colours[place.model])
             else:
-                style.remark(axes, "not measured")
+                style.leave_out(axes)
         line[0].set_ylim(0, None)
         line[0].locator_params(axis="y", nbins=3)
-        line[0].yaxis.set_major_formatter(style.percents())
+        line[0].yaxis.set_major_formatter(scales.percents())
         style.row_title(line[0], memory[0], layer_name(memory, memories))
+    style.label_edges(grid)
     for dataset, axes in zip(datasets, grid[0], strict=True):
         style.heading(axes, style.shortened(dataset, 46 // len(datasets)))
     figure.supxlabel("gate: 0 memory unused, 1 memory alone", fontsize=7.5)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import captions_niah as captions
-from fwpkm_eval.reporting import style, wording
+from fwpkm_eval.reporting import scales, style, wording
 from fwpkm_eval.reporting.measurements import (
     Context,
     NiahResults,
@@ -17,8 +17,8 @@ from fwpkm_eval.reporting.measurements import (
     usual_settings,
     writes,
 )
-from fwpkm_eval.reporting.plots_depth import depth_plot
-from fwpkm_eval.reporting.plots_lines import Found, draw_line, lifts_of, shift_of
+from fwpkm_eval.reporting.plots_depth import FEWEST, depth_plot, too_few_to_draw
+from fwpkm_eval.reporting.plots_lines import Found, draw_line, mark_places, shifts_of
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.table import slug
 
@@ -68,34 +68,32 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
         return None
     chunks = _chunks(models, lambda s: s.length)
     passes = _shared_passes(models)
-    figure, grid = style.new_figure(1, len(chunks), 1.75 + 0.13 * -(-len(models) // 2), sharey=True)
-    for axes, write_chunk in zip(grid[0], chunks, strict=True):
-        drawn = {
-            model: {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
-            for model, found in models.items()
-        }
-        lifts = lifts_of(list(drawn.values()), lambda s: s.length)
-        for at, (model, chosen) in enumerate(drawn.items()):
-            shift = shift_of(at, len(models), lengths)
-            draw_line(axes, chosen, lambda s: s.length, colours[model], shift, lift=lifts[at])
-        style.percent_axis(axes.yaxis)
-        style.size_axis(axes.xaxis, lengths, 5)
-        axes.set_title(_heading(write_chunk, len(chunks)), fontsize=7)
-    grid[0][0].set_ylabel("needles found")
-    figure.supxlabel("haystack length, tokens", fontsize=7.5)
+    markers, shifts = style.markers(colours), shifts_of(len(models), lengths)
+    height = 0.5 + 1.25 * len(chunks) + 0.13 * -(-len(models) // 2)
+    figure, grid = style.new_figure(len(chunks), 1, height, sharex=True)
+    for (axes,), write_chunk in zip(grid, chunks, strict=True):
+        for (model, found), shift in zip(models.items(), shifts, strict=True):
+            chosen = {s: m for s, m in found.items() if s.passes == passes and s.write_chunk == write_chunk}
+            draw_line(axes, chosen, lambda s: s.length, colours[model], shift, markers[model])
+        scales.percent_axis(axes.yaxis)
+        scales.size_axis(axes.xaxis, lengths, room=shifts[-1])
+        mark_places(axes, lengths, shifts)
+        axes.set_title(wording.sentence(wording.writing(write_chunk)), loc="left", fontweight="bold")
+    figure.supylabel("needles found", fontsize=7.5)
+    grid[-1][0].set_xlabel("haystack length, tokens")
     style.legend_of_models(figure, list(models), colours)
     name = wording.context_name(context, list(results.overall))
     return style.finish(
         figure,
         slug("niah-models", captions.of_file(results, context)),
         f"All models, {name}: needles found after {wording.readings(passes)}",
-        f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.BANDS} "
-        "Points of one length stand side by side, and so do lines that coincide: none hides another.",
+        f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.INTERVALS} "
+        f"{captions.BESIDE}{captions.shown_readings(passes, models)}",
     )
 
 
 def _length_plot(results: NiahResults, context: Context, colours: Mapping[str, str]) -> Plot | None:
-    models = usual_settings(results, context)
+    models, without = _finding(usual_settings(results, context))
     name = wording.context_name(context, list(results.overall))
     lengths = {setting.length for found in models.values() for setting in found}
     passes = {setting.passes for found in models.values() for setting in found}
@@ -116,15 +114,17 @@ def _length_plot(results: NiahResults, context: Context, colours: Mapping[str, s
     else:
         return None
     caption = (
-        f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.BANDS} "
-        "Points of one length stand side by side, and so do lines that coincide: none hides another."
+        f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.INTERVALS} "
+        f"{captions.BESIDE}{captions.none_found(without)}"
     )
+    if too_few_to_draw(results, context):
+        caption += f" Depths are not drawn: hardly one has {FEWEST} samples."
     return style.finish(_draw(grid, colours), slug("niah-length", captions.of_file(results, context)), title, caption)
 
 
 def _readings_plot(results: NiahResults, context: Context, colours: Mapping[str, str]) -> Plot | None:
     """Needles found against readings, a line for each length; with one length `_length_plot` shows just that."""
-    usual = usual_settings(results, context)
+    usual, without = _finding(usual_settings(results, context))
     left_out = {
         model: max(m.value for m in found.values())
         for model, found in usual.items()
@@ -143,9 +143,8 @@ def _readings_plot(results: NiahResults, context: Context, colours: Mapping[str,
         _draw(grid, colours),
         slug("niah-readings", captions.of_file(results, context)),
         f"Needles found by readings, {name}",
-        f"{captions.meaning(context)} {captions.needles(usual)} {captions.samples(models)} {captions.BANDS} "
-        "Points of one number of readings stand side by side, and so do lines that coincide: none hides another."
-        f"{captions.left_out(left_out)}",
+        f"{captions.meaning(context)} {captions.needles(usual)} {captions.samples(models)} "
+        f"{captions.INTERVALS} {captions.BESIDE}{captions.left_out(left_out)}{captions.none_found(without)}",
     )
 
 
@@ -157,11 +156,13 @@ def _needles_plot(results: NiahResults, context: Context, colours: Mapping[str, 
     length = max(counts, key=lambda tokens: (len(counts[tokens]), -tokens))
     if len(counts[length]) < 2:
         return None
-    chosen = {
+    of_length = {
         model: {setting: m for setting, m in found.items() if setting.length == length}
         for model, found in models.items()
     }
-    chosen = {model: found for model, found in chosen.items() if len({s.needles for s in found}) > 1}
+    chosen, without = _finding(
+        {model: found for model, found in of_length.items() if len({s.needles for s in found}) > 1}
+    )
     grid = _Grid(
         chosen,
         _chunks(chosen, lambda s: s.needles),
@@ -176,13 +177,14 @@ def _needles_plot(results: NiahResults, context: Context, colours: Mapping[str, 
         slug("niah-needles", captions.of_file(results, context)),
         f"More needles in {wording.size(length)} tokens, {name}",
         f"{captions.meaning(context)} So many needles are hidden, one of them is asked for. {captions.samples(chosen)} "
-        f"{captions.BANDS}",
+        f"{captions.INTERVALS} {captions.BESIDE}{captions.none_found(without)}",
     )
 
 
 def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
     models = list(grid.models)
     x_values, lines = grid.x_values(), grid.line_values()
+    shifts = shifts_of(len(lines), x_values)
     height = 0.85 + 0.95 * len(models)
     figure, panels = style.new_figure(len(models), len(grid.chunks), height, sharex=True, sharey=True)
     for row, model in zip(panels, models, strict=True):
@@ -193,19 +195,18 @@ def _draw(grid: _Grid, colours: Mapping[str, str]) -> Figure:
                 once = {grid.x(setting): setting for setting in found}
                 draw_line(axes, {setting: found[setting] for setting in once.values()}, grid.x, colours[model])
             elif not found:
-                style.remark(axes, "not measured")
+                style.leave_out(axes)
             else:
-                drawn = [{s: m for s, m in found.items() if grid.line(s) == value} for value in lines]
-                lifts = lifts_of(drawn, grid.x)
-                for at, (chosen, opacity) in enumerate(zip(drawn, style.opacities(len(lines)), strict=True)):
+                for at, (value, opacity) in enumerate(zip(lines, style.opacities(len(lines)), strict=True)):
+                    chosen = {s: m for s, m in found.items() if grid.line(s) == value}
                     marker = style.MARKERS[at % len(style.MARKERS)]
-                    shift = shift_of(at, len(lines), x_values)
-                    draw_line(axes, chosen, grid.x, colours[model], shift, marker, opacity, lifts[at])
-            style.percent_axis(axes.yaxis)
-            style.size_axis(axes.xaxis, x_values, 5)
+                    draw_line(axes, chosen, grid.x, colours[model], shifts[at], marker, opacity)
+            scales.percent_axis(axes.yaxis)
+            scales.size_axis(axes.xaxis, x_values, 5, shifts[-1])
         style.row_title(row[0], model, "readings change nothing" if same and len(lines) > 1 else "")
     for axes, write_chunk in zip(panels[0], grid.chunks, strict=True):
         style.heading(axes, _heading(write_chunk, len(grid.chunks)))
+    style.label_edges(panels)
     figure.supylabel("needles found", fontsize=7.5)
     figure.supxlabel(grid.x_label, fontsize=7.5)
     if len(lines) > 1:
@@ -229,6 +230,14 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
         for opacity, marker in zip(style.opacities(len(names)), style.MARKERS * len(names), strict=False)
     ]
     figure.legend(handles, list(names), loc="outside upper center", ncols=min(len(names), 4))
+
+
+def _finding(models: Mapping[str, Found]) -> tuple[dict[str, Found], dict[str, Found]]:
+    """The models that find some needle, and those that find none; all are to be drawn if none finds any."""
+    finding = {model: found for model, found in models.items() if any(m.value > 0 for m in found.values())}
+    if not finding:
+        return dict(models), {}
+    return finding, {model: found for model, found in models.items() if model not in finding}
 
 
 def _chunks(models: Mapping[str, Found], x: Callable[[Setting], int]) -> list[str]:

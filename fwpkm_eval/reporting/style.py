@@ -1,13 +1,15 @@
 """How plots look: colours, type, axes, and how a figure becomes PNG and SVG, the same bytes each time.
 
-Colours are those of Okabe and Ito, which stay apart for colour-blind readers, slightly darkened where they
-would be faint on paper. Each model keeps its colour in all plots of a report.
+Colours are those of Okabe and Ito, some of them lighter or darker, so that all stay apart for colour-blind readers.
+A model's colour follows from its name alone: its kinds of memory, and whether it has full attention. It is therefore
+the same in all plots of all reports. Models of one colour differ in their markers, which tell backbones apart.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting.measurements import FLOORS, ordered, spec_of
 from fwpkm_eval.reporting.published import memories_of
-from fwpkm_eval.sizes import format_size
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.ticker import Formatter
 
 COLUMN = 3.5
 """Width in inches of one column of a paper; every figure is that wide."""
@@ -31,31 +30,42 @@ INK, MUTED, GRID, CARD = "#1f2328", "#656d76", "#d8dee4", "#ffffff"
 """Text, secondary text, grid and background: unlike any model's colour, so that a page can change them."""
 
 _GREY, _BLUE, _VERMILION, _GREEN = "#8a8f98", "#0072b2", "#d55e00", "#009e73"
-_ORANGE, _PURPLE, _SKY, _BROWN = "#d99000", "#c0609b", "#4ba6dc", "#8c6d46"
+_ORANGE, _PURPLE, _SKY, _BROWN, _SLATE = "#e0a100", "#a83279", "#4ba6dc", "#6b4f2a", "#3b4450"
+_OLIVE, _LAVENDER = "#7d8c1f", "#8f7fd1"
 BAR = _BLUE
-"""For bars that stand for no model."""
+"""For marks that stand for no model."""
 BETTER, WORSE, EVEN = _BLUE, _VERMILION, _GREY
-"""For differences, where shape or place says the same: to the good, to the bad, and within their spread."""
-_PREFERRED: dict[frozenset[str], str] = {
-    frozenset(): _GREY,
-    frozenset({"pkm"}): _ORANGE,
-    frozenset({"fwmlp"}): _GREEN,
-    frozenset({"lact"}): _PURPLE,
-    frozenset({"fwpkm"}): _BLUE,
-    frozenset({"pkm", "fwpkm"}): _VERMILION,
+"""For differences, where shape or place says the same: to the good, to the bad, and within their spread.
+No model has the colour of what is worse."""
+_OF_KIND: dict[tuple[frozenset[str], bool], str] = {
+    (frozenset(), False): _GREY,
+    (frozenset(), True): _SLATE,
+    (frozenset({"pkm"}), False): _ORANGE,
+    (frozenset({"fwmlp"}), False): _GREEN,
+    (frozenset({"lact"}), False): _PURPLE,
+    (frozenset({"fwpkm"}), False): _BLUE,
+    (frozenset({"fwpkm"}), True): _SKY,
+    (frozenset({"pkm", "fwpkm"}), False): _BROWN,
 }
-_SPARE = (_VERMILION, _PURPLE, _SKY, _BROWN, _GREEN, _ORANGE, _BLUE, _GREY)
+"""By kinds of memory and whether there is full attention; what is not named with it has the colour without."""
+_OTHER_KINDS = (_OLIVE, _LAVENDER)
+STEPS = ("#93b83a", "#3fa373", "#2a7f8e", "#3b528b", "#46236b")
+"""For an ordered quantity, from little to much: as in viridis, ever darker."""
 ON_DARK: dict[str, str] = {
     _GREY: "#a4abb5",
+    _SLATE: "#e3e8ee",
     _BLUE: "#4aa8e8",
     _VERMILION: "#f3854a",
     _GREEN: "#2fc69a",
-    _ORANGE: "#ebae3f",
-    _PURPLE: "#de8abf",
+    _ORANGE: "#f0bd4e",
+    _PURPLE: "#e07ab3",
     _SKY: "#86caf3",
-    _BROWN: "#bd9c72",
+    _BROWN: "#c9a878",
+    _OLIVE: "#b5c454",
+    _LAVENDER: "#b9acf0",
+    **dict(zip(STEPS, ("#5a7fb0", "#3fa0a8", "#46c08a", "#9fd84f", "#fde74c"), strict=True)),
 }
-"""What becomes of the models' colours on a dark page."""
+"""What becomes of these colours on a dark page."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _RC: dict[str, Any] = {
@@ -147,15 +157,35 @@ def finish(figure: Figure, name: str, title: str, caption: str) -> Plot:
 
 
 def colours(models: Iterable[str]) -> dict[str, str]:
-    """A colour for each model, by its kind of memory where it is the first of its kind."""
+    """The colour of each model, which follows from its name alone; the floor has none."""
+    return {model: _colour(spec_of(model)) for model in ordered(models) if model not in FLOORS}
+
+
+def _colour(spec: str) -> str:
+    kinds = memories_of(spec)
+    known = _OF_KIND.get((kinds, _has_full_attention(spec))) or _OF_KIND.get((kinds, False))
+    return known or _OTHER_KINDS[zlib.crc32("+".join(sorted(kinds)).encode()) % len(_OTHER_KINDS)]
+
+
+def markers(models: Iterable[str]) -> dict[str, str]:
+    """A marker for each model: that of its backbone, or where a model has colour and marker already, a free one."""
     chosen: dict[str, str] = {}
-    for model in ordered(models):
-        if model in FLOORS:
-            continue
-        preferred = _PREFERRED.get(memories_of(spec_of(model)), _PURPLE)
-        free = (colour for colour in (preferred, *_SPARE) if colour not in chosen.values())
-        chosen[model] = next(free, _SPARE[len(chosen) % len(_SPARE)])
+    taken: set[tuple[str, str]] = set()
+    for model, colour in colours(models).items():
+        usual = _marker(spec_of(model))
+        chosen[model] = next((m for m in (usual, *MARKERS) if (colour, m) not in taken), usual)
+        taken.add((colour, chosen[model]))
     return chosen
+
+
+def _marker(spec: str) -> str:
+    """Squares with full attention, dots with a sliding window, else triangles."""
+    mixers = spec.partition(":")[0].split("+")
+    return "s" if _has_full_attention(spec) else "o" if "swa" in mixers else "^"
+
+
+def _has_full_attention(spec: str) -> bool:
+    return "fa" in spec.partition(":")[0].split("+")
 
 
 def opacities(count: int) -> list[float]:
@@ -163,29 +193,10 @@ def opacities(count: int) -> list[float]:
     return [1.0] if count == 1 else [0.4 + 0.6 * at / (count - 1) for at in range(count)]
 
 
-def percent_axis(axis: Axis) -> None:
-    """An axis for rates: 0, 50 and 100%, with room for markers at both ends."""
-    axis.axes.set_ylim(-6, 106)
-    axis.set_ticks([0, 50, 100], ["0", "50", "100%"])
-
-
-def size_axis(axis: Axis, sizes: Sequence[int], widest: int = 6) -> None:
-    """A base-2 axis for counts with ``4K`` and ``32K`` as labels, at most ``widest`` of them."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    listed = sorted(set(sizes))
-    if listed[0] > 0:
-        axis.axes.set_xscale("log", base=2)
-    else:  # no reading at all is a number of readings, too
-        axis.axes.set_xscale("symlog", base=2, linthresh=1)
-    every = -(-len(listed) // widest)
-    shown = listed[::-1][::every][::-1]
-    axis.set_major_locator(FixedLocator(shown))
-    axis.set_minor_locator(NullLocator())
-    axis.set_ticklabels([format_size(value) for value in shown])
-    lowest = listed[0] or 1
-    margin = (listed[-1] / lowest) ** 0.06 if len(listed) > 1 and listed[-1] > lowest else 2
-    axis.axes.set_xlim(listed[0] / margin if listed[0] else -0.2, max(listed[-1], 1) * margin)
+def steps(count: int) -> list[str]:
+    """Colours for ``count`` steps of a quantity, from little to much, spread over all there are."""
+    last = len(STEPS) - 1
+    return [STEPS[last if count == 1 else round(at * last / (count - 1))] for at in range(count)]
 
 
 def row_title(axes: Axes, name: str, note: str = "") -> None:
@@ -225,42 +236,37 @@ def heading(axes: Axes, text: str, *, over_title: bool = True) -> None:
 
 
 def legend_of_models(figure: Figure, models: Sequence[str], colours_of: Mapping[str, str], *more: Artist) -> None:
-    """A legend above the panels with each model's colour, and ``more`` entries behind them."""
+    """A legend above the panels with each model's colour and marker, and ``more`` entries behind them."""
     from matplotlib.lines import Line2D
 
     columns = 2 if all(len(model) <= 26 for model in models) else 1
+    shapes = markers(colours_of)
     handles: list[Artist] = [
-        Line2D([], [], color=colours_of[model], marker="o", markersize=3.5, label=shortened(model, 54 // columns))
+        Line2D(
+            [], [], color=colours_of[model], marker=shapes[model], markersize=3.5, label=shortened(model, 54 // columns)
+        )
         for model in models
     ]
     figure.legend(handles=[*handles, *more], loc="outside upper center", ncols=columns)
 
 
-def remark(axes: Axes, text: str) -> None:
-    """A few quiet words in the middle of an empty panel."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=6.5, color=MUTED)
+def leave_out(axes: Axes) -> None:
+    """A panel for which there is nothing: its place stays free, its title stays."""
+    axes.set_axis_off()
+
+
+def label_edges(grid: Sequence[Sequence[Axes]]) -> None:
+    """Of panels that share their axes, the first of each row and the last of each column that are drawn have labels."""
+    for panels, side in ((grid, "labelleft"), ([column[::-1] for column in zip(*grid, strict=True)], "labelbottom")):
+        for line in panels:
+            first = next((axes for axes in line if axes.axison), line[0])
+            first.tick_params(axis="y" if side == "labelleft" else "x", **{side: True})
 
 
 def shortened(text: str, most: int) -> str:
     """``text`` in one line of at most ``most`` characters, for names that would run into each other."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: max(most - 1, 1)]}…"
-
-
-def percents() -> Formatter:
-    """Ticks of an axis in percent: ``20%``."""
-    from matplotlib.ticker import FuncFormatter
-
-    return FuncFormatter(lambda value, _: f"{value:g}%")
-
-
-def times_axis(axis: Axis) -> None:
-    """A logarithmic axis of ratios: ``1×``, ``10×``, ``100×``."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axis.set_major_locator(LogLocator(base=10))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
 
 
 def inline_svg(plot: Plot, prefix: str) -> str:

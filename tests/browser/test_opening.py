@@ -73,6 +73,23 @@ def test_a_lone_plot_is_not_blown_up(browser: Browser, tmp_path: Path) -> None:
     opened.page.context.close()
 
 
+def test_a_plot_scrolls_where_its_letters_would_be_too_small(browser: Browser, tmp_path: Path) -> None:
+    opened = shaped(browser, tmp_path, 3, PHONE)
+    for drawing in opened.page.locator("figure > [role=img]").all():
+        assert box(drawing.locator("svg"))["width"] >= 26 * 16
+        assert box(drawing)["width"] < PHONE[0]
+        drawing.focus()
+        assert drawing.evaluate("e => e === document.activeElement"), "the keyboard reaches it"
+        assert drawing.evaluate("e => { e.scrollLeft = 40; return e.scrollLeft; }") == 40
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    opened.page.set_viewport_size({"width": DESK[0], "height": DESK[1]})
+    hidden = opened.page.locator("figure > [role=img]").evaluate_all(
+        "all => all.map(e => e.scrollWidth - e.clientWidth)"
+    )
+    assert hidden == [0, 0, 0]
+    opened.page.context.close()
+
+
 def test_wide_tables_take_the_room_there_is_and_one_sees_where_they_go_on(browser: Browser, tmp_path: Path) -> None:
     opened = shaped(browser, tmp_path, 1, (1400, 900))
     regions = {name: opened.page.locator(f".scroll[aria-labelledby={name}]") for name in ("fits", "wide", "scrolls")}
