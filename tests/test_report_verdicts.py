@@ -130,8 +130,8 @@ def test_closed_book_nothing_is_held_against_models_that_cannot_know() -> None:
     )
     assert (
         f"Closed book: a model without fast weights cannot know, by construction, and {PLAIN} and {PKM} find none. "
-        "That is a check of the protocol and no comparison. Rates are held against chance: any needle's number, whoever "
-        "is asked for, is right one in 5 times (guessing: one in 1,000,000)."
+        "That is a check of the protocol and no comparison. Rates are held against chance: any needle's number, "
+        "whoever is asked for, is right one in 5 times (guessing: one in 1,000,000)."
     ) in said(rows, "note")
     assert "Without fast weights" not in said(rows)
     assert "It finds no more than chance." in said([needle(FWPKM, 3), needle(PLAIN, 0)], "not found")

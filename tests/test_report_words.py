@@ -124,7 +124,7 @@ def test_the_summary_names_what_was_found_with_counts_and_intervals() -> None:
 
 
 def test_the_summary_turns_when_the_rows_turn() -> None:
-    book = {"protocol": "open-book"}
+    book: dict[str, Any] = {"protocol": "open-book"}
     good = [needle(FWPKM, 20, **book), needle(PLAIN, 0, **book)]
     assert f"{FWPKM} finds 20 of 20" in said(good, "found")
     bad = [needle(FWPKM, 0, **book), needle(PLAIN, 20, **book)]
