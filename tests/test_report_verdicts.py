@@ -8,6 +8,7 @@ import pytest
 from report_cases import FWPKM, PKM, PLAIN, bench_rows, bits, guess_rows, line_of, needle, said, tables_of
 
 from fwpkm_eval.reporting.contrasts import above_chance, contrast, relative_change
+from fwpkm_eval.reporting.highlights import highlights
 from fwpkm_eval.reporting.measurements import Measurement
 from fwpkm_eval.reporting.report import facts, question
 from fwpkm_eval.reporting.summary import rules
@@ -119,6 +120,8 @@ def test_rates_of_several_trainings_are_pooled_and_shown_apart() -> None:
     assert line["2 readings"] == "50% (35–65)", "two draws of samples for one training are one rate"
     assert "No interval covers that another training differs." in table.note
     assert "38 of 40 (95% interval 83–99%; by training 90% to 100%)" in said(rows)
+    (shown,) = highlights(rows_to_frame(rows))
+    assert shown.detail.endswith("38 of 40; 95% interval 83–99%; by training 90% to 100%")
     assert "40 samples, those of 2 trainings taken together" in said(rows, "note")
 
 

@@ -188,4 +188,6 @@ def _interval(measurement: Measurement) -> str:
     if measurement.low is None or measurement.high is None:
         return "no interval"
     bounds = f"{measurement.low * 100:.0f}–{measurement.high * 100:.0f}%"
-    return f"{measurement.successes} of {measurement.n}; 95% interval {bounds}"
+    apart = wording.span((value for _, value in measurement.by_training), wording.percent)
+    trained = f"; by training {apart}" if apart else ""
+    return f"{measurement.successes} of {measurement.n}; 95% interval {bounds}{trained}"
