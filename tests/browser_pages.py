@@ -41,6 +41,7 @@ def needle_rows(model: str, **fields: Any) -> list[Row]:
     return [
         rate("exact_match", found, 20, model=model, **fields),
         rate("digit_accuracy", 20 - found, 20, model=model, **fields),
+        rate("no_number_rate", 0, 20, model=model, **fields),
         Row(
             task="niah", metric="answer_logprob", value=found / 2 - 14, unit="nats", n=20, ci_low=found / 2 - 15,
             ci_high=found / 2 - 13, model=model, dataset="manual", scope="sample", scale="micro", seed=0, **fields,

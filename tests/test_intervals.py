@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from fwpkm_eval.runs.intervals import (
     Z_95,
+    binomial_p_value,
+    fisher_p_value,
     mean_interval,
-    newcombe_interval,
     student_quantile,
     wilson_interval,
 )
@@ -71,21 +73,59 @@ def test_what_is_no_rate_is_refused(successes: float, n: int) -> None:
         wilson_interval(successes, n)
 
 
-def test_newcombe_matches_published_values() -> None:
-    # R. G. Newcombe, Statistics in Medicine 17 (1998), table II, method 10.
-    for case, low, high in [
-        ((56, 70, 48, 80), 0.0524, 0.3339),
-        ((9, 10, 3, 10), 0.1705, 0.8090),
-        ((10, 10, 0, 10), 0.6075, 1.0),
-    ]:
-        assert newcombe_interval(*case) == pytest.approx((low, high), abs=5e-5)
+def fisher_by_counting(one: int, n: int, other: int, other_n: int) -> float:
+    """Deal as many successes among all tries in every way there is, and count the deals as unlikely as this one."""
+    tries = [*range(n + other_n)]
+    deals = [sum(at < n for at in chosen) for chosen in itertools.combinations(tries, one + other)]
+    often = {count: deals.count(count) for count in set(deals)}
+    return sum(number for number in often.values() if number <= often[one]) / len(deals)
 
 
-def test_newcombe_is_antisymmetric_and_needs_tries() -> None:
-    low, high = newcombe_interval(17, 20, 4, 15)
-    assert newcombe_interval(4, 15, 17, 20) == pytest.approx((-high, -low), abs=1e-15)
-    with pytest.raises(ValueError, match="both sides"):
-        newcombe_interval(0, 0, 1, 2)
+@pytest.mark.parametrize(
+    "case", [(2, 5, 5, 5), (4, 5, 0, 5), (3, 5, 0, 5), (1, 4, 6, 9), (0, 3, 0, 4), (5, 5, 5, 5), (7, 7, 0, 6)]
+)
+def test_fisher_is_exact(case: tuple[int, int, int, int]) -> None:
+    assert fisher_p_value(*case) == pytest.approx(fisher_by_counting(*case), rel=1e-12)
+    one, n, other, other_n = case
+    assert fisher_p_value(other, other_n, one, n) == pytest.approx(fisher_p_value(*case), rel=1e-12)
+
+
+def test_fisher_matches_published_values() -> None:
+    # R. A. Fisher's tea tasting (3 of 4 right) and his convictions of twins (10 of 13 against 2 of 17).
+    assert fisher_p_value(3, 4, 1, 4) == pytest.approx(0.4857, abs=5e-5)
+    assert fisher_p_value(10, 13, 2, 17) == pytest.approx(0.0005367, abs=5e-8)
+
+
+def test_fisher_seldom_calls_equal_rates_different() -> None:
+    """Of pairs of five tries each with one rate, weighed by how often they come, under one in twenty differ."""
+    for rate in (0.1, 0.5, 0.8):
+        weights = [math.comb(5, count) * rate**count * (1 - rate) ** (5 - count) for count in range(6)]
+        wrong = sum(
+            weights[one] * weights[other]
+            for one in range(6)
+            for other in range(6)
+            if fisher_p_value(one, 5, other, 5) < 0.05
+        )
+        assert wrong < 0.05
+    assert fisher_p_value(2, 5, 5, 5) == pytest.approx(1 / 6, rel=1e-12)
+
+
+def test_no_tries_say_nothing_and_what_is_no_count_is_refused() -> None:
+    assert fisher_p_value(0, 0, 3, 4) == 1.0
+    with pytest.raises(ValueError, match="no rate"):
+        fisher_p_value(6, 5, 0, 5)
+    with pytest.raises(ValueError, match="no rate"):
+        fisher_p_value(1, 5, -1, 5)
+
+
+def test_binomial_tail() -> None:
+    assert binomial_p_value(3, 5, 0.2) == pytest.approx(0.05792, abs=1e-12)
+    assert binomial_p_value(0, 5, 0.2) == pytest.approx(1.0, abs=1e-15)
+    assert binomial_p_value(5, 5, 0.2) == pytest.approx(0.2**5, rel=1e-12)
+    assert binomial_p_value(1, 20, 0.0) == 0.0
+    for refused in ((6, 5, 0.2), (1, 5, 1.5)):
+        with pytest.raises(ValueError, match="no rate"):
+            binomial_p_value(*refused)
 
 
 def test_mean_interval() -> None:

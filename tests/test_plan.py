@@ -14,7 +14,7 @@ from fwpkm_eval.commands.options import Given
 from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting.published import has_fast_weights
-from fwpkm_eval.reporting.summary_niah import CONTROL_LENGTH
+from fwpkm_eval.reporting.summary_recall import CONTROL_LENGTH
 from fwpkm_eval.runs.execute import COMPRESSED, GUESS
 from fwpkm_eval.runs.jobs import ModelSource, TextSource, guess_job, niah_jobs, perplexity_job
 from fwpkm_eval.runs.plan import PLANS, TASKS, Plan, estimated_total, models_of, plan_of, plan_run

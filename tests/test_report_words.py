@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ def test_the_best_rival_with_fast_weights_is_named_and_its_readings_told() -> No
         needle(model, right, passes=n) for model, pair in found.items() for n, right in zip((1, 4), pair, strict=True)
     ]
     rival = highlights(rows_to_frame(rows))[1]
-    assert (rival.number, rival.text) == ("100%", "by base:lact@2, the best other model with fast weights")
+    assert (rival.number, rival.text) == ("100%", "by base:lact@2, the best other model with fast weights, closed book")
     texts = [f.text for f in summarise(rows_to_frame(rows))["What do re-readings and more frequent writes buy?"]]
     more = "base:lact@2 with one write per reading: going from one reading to 4 finds more"
     assert any(text.startswith(more) for text in texts)
@@ -40,9 +41,30 @@ def test_models_without_fast_weights_are_shown_with_the_haystack_in_sight() -> N
     shown = highlights(rows_to_frame([*closed, *opened]))
     assert [(one.number, one.text) for one in shown] == [
         ("100%", "of needles found by base:fwpkm@2 at 4K, closed book"),
-        ("55%", "by the best model without fast weights, base, with the haystack in sight"),
+        ("55%", "by base, the best model without fast weights, open book (the haystack in sight)"),
     ]
-    assert highlights(rows_to_frame(closed))[1].text == "by the best model without fast weights"
+    assert len(highlights(rows_to_frame(closed))) == 1
+
+
+def test_tiles_name_all_that_share_a_number_and_the_book_it_is_from() -> None:
+    usual: dict[str, Any] = {"scope": "sample", "dataset": "manual", "length": 4096}
+    best = ("base:fwpkm@2", "base:lact@2", "other:fwpkm@2")
+    rows = [needle(model, 20, **usual) for model in best]
+    rows += [needle(model, 0, **usual, protocol="open-book") for model in (*best, "base", "base:pkm@2")]
+    assert [one.text for one in highlights(rows_to_frame(rows))] == [
+        "of needles found by base:fwpkm@2 at 4K, closed book",
+        "by base:lact@2 and other:fwpkm@2, the best other models with fast weights, closed book",
+        "by any model without fast weights, open book (the haystack in sight)",
+    ]
+
+
+def test_the_tile_of_text_is_of_the_model_that_gains_most_and_tells_the_others() -> None:
+    rows = [*bits("fa", 2.0), *bits("gdn", 2.0), *bits("fa:fwpkm@2", 1.9), *bits("gdn:fwpkm@2", 1.7)]
+    rows += [*bits("gdn:lact@2", 1.8), *bits("gdn:pkm@2", 1.5), *bits("gdn:lact@2", 1.0, arm="frozen")]
+    (shown,) = highlights(rows_to_frame(rows))
+    assert shown.number == "−15.0%"
+    assert shown.text == "bits per byte of gdn:fwpkm@2 against gdn, the most of 3 models with fast weights"
+    assert shown.detail.endswith("one training of each; the others: gdn:lact@2 −10.0%, fa:fwpkm@2 −5.0%")
 
 
 @pytest.mark.parametrize(
@@ -91,8 +113,9 @@ def test_the_summary_names_what_was_found_with_counts_and_intervals() -> None:
         needle(FWPKM, 11), needle(FWPKM, 20, passes=4), needle(FWPKM, 19, write_chunk="1024"),
         needle(FWPKM, 20, write_chunk="1024", passes=4), needle(PLAIN, 0), needle(PKM, 1),
     ]  # fmt: skip
+    rows = [dataclasses.replace(row, protocol="open-book") for row in rows]
     text = said([*rows, *guess_rows(rows)], "found")
-    assert f"Closed book, 4K: {FWPKM} finds 11 of 20 (95% interval 34–74%) after one reading" in text
+    assert f"Open book, 4K: {FWPKM} finds 11 of 20 (95% interval 34–74%) after one reading" in text
     assert "20 of 20 (84–100%) after 4, with one write per reading" in text
     assert "19 of 20 (76–99%) after one reading and 20 of 20 (84–100%) after 4, with a write every 1,024 tokens" in text
     assert (
@@ -101,25 +124,30 @@ def test_the_summary_names_what_was_found_with_counts_and_intervals() -> None:
 
 
 def test_the_summary_turns_when_the_rows_turn() -> None:
-    good = [needle(FWPKM, 20), needle(PLAIN, 0)]
+    book: dict[str, Any] = {"protocol": "open-book"}
+    good = [needle(FWPKM, 20, **book), needle(PLAIN, 0, **book)]
     assert f"{FWPKM} finds 20 of 20" in said(good, "found")
-    bad = [needle(FWPKM, 0), needle(PLAIN, 20)]
-    assert f"{FWPKM} finds 0 of 20" in said(bad, "not found")
+    bad = [needle(FWPKM, 0, **book), needle(PLAIN, 20, **book)]
+    assert f"{FWPKM} finds 0 of 20" in said(bad, "worse")
     assert FWPKM not in said(bad, "found")
-    even = [needle(FWPKM, 3), needle(PLAIN, 1)]
+    none = [needle(model, 0, **book) for model in (FWPKM, PLAIN, PKM)]
+    assert "Without fast weights: 0 of 20 (0–16%) by each of 2. Neither finds any." in said(none, "not found")
+    even = [needle(FWPKM, 3, **book), needle(PLAIN, 1, **book)]
     assert "So few samples cannot tell them apart." in said(even, "unclear")
     assert FWPKM not in said(even, "found")
-    alone = said([needle(FWPKM, 20)], "note")
+    alone = said([needle(FWPKM, 20, **book)], "note")
     assert "No model without fast weights was asked the same." in alone
-    mixed = [needle(FWPKM, 20), needle(FWPKM, 2, write_chunk="1024"), needle(PLAIN, 1)]
-    assert "The difference is clear only with one write per reading." in said(mixed, "unclear")
+    mixed = [needle(FWPKM, 20, **book), needle(FWPKM, 2, write_chunk="1024", **book), needle(PLAIN, 1, **book)]
+    assert "Clear is only that it finds more with one write per reading." in said(mixed, "unclear")
 
 
 @pytest.mark.parametrize(
     ("first", "last", "verdict", "words"),
     [
         (5, 18, "found", "finds more at 4K (25% → 90%)"),
-        (18, 5, "not found", "finds fewer at 4K (90% → 25%)"),
+        (18, 5, "worse", "finds fewer at 4K (90% → 25%)"),
+        (20, 15, "worse", "finds fewer at 4K (100% → 75%)"),
+        (0, 0, "not found", "one reading and 4 find none either way at 4K."),
         (15, 18, "unclear", "no difference that so few samples could show at 4K (75% → 90%)"),
         (20, 20, "note", "one reading already finds all at 4K"),
     ],
@@ -132,7 +160,8 @@ def test_what_rereading_buys(first: int, last: int, verdict: str, words: str) ->
     ("whole", "often", "verdict", "words"),
     [
         (2, 20, "found", "finds more"),
-        (20, 2, "not found", "finds fewer"),
+        (20, 2, "worse", "finds fewer"),
+        (0, 0, "not found", "finds none either way"),
         (9, 10, "unclear", "makes no clear difference"),
     ],
 )
@@ -155,10 +184,16 @@ def test_the_limits_are_named() -> None:
 @pytest.mark.parametrize(
     ("ours", "frozen", "verdict", "words", "direction"),
     [
-        (1.7, 2.1, "found", "15.0% less than gdn+swa (2.000) and 19.0% less than itself", "the same direction"),
-        (2.2, 2.1, "not found", "10.0% more than gdn+swa (2.000) and 4.8% more than itself", "not the same direction"),
+        (
+            1.7,
+            2.1,
+            "of these weights",
+            "15.0% less than gdn+swa (2.000) and 19.0% less than itself",
+            "the same direction",
+        ),
+        (2.2, 2.1, "of these weights", "10.0% more than gdn+swa (2.000) and 4.8% more than itself", "not the same"),
         (2.001, 2.1, "unclear", "about as many as gdn+swa (2.000) and 4.7% less than itself", "not the same direction"),
-        (2.001, 2.0, "not found", "about as many as gdn+swa (2.000) and about as many as itself", "not the same"),
+        (2.001, 2.0, "unclear", "about as many as gdn+swa (2.000) and about as many as itself", "not the same"),
     ],
 )
 def test_what_the_summary_says_about_text(ours: float, frozen: float, verdict: str, words: str, direction: str) -> None:
@@ -185,7 +220,7 @@ def test_samples_seeds_and_scale_are_said(rows: list[Row]) -> None:
 def test_the_numbers_at_the_top_come_from_the_rows() -> None:
     rows = [
         needle(FWPKM, 20), needle(FWPKM, 3, n=5, length=32768), needle(FWPKM, 4, n=5, length=32768, passes=2),
-        needle(PLAIN, 0, n=5, length=32768), *bits(PLAIN, 2.0), *bits(FWPKM, 1.7), *bench_rows(),
+        needle(PLAIN, 0, n=5, length=32768, protocol="open-book"), *bits(PLAIN, 2.0), *bits(FWPKM, 1.7), *bench_rows(),
     ]  # fmt: skip
     shown = highlights(rows_to_frame(rows))
     assert [highlight.number for highlight in shown] == ["80%", "0%", "−15.0%", "122×"]

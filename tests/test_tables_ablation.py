@@ -70,14 +70,25 @@ def test_no_interval_of_a_rate_leaves_what_a_rate_can_be() -> None:
     won = difference({0: 0.9, 1: 0.6}, {0: 0.5, 1: 0.5}, as_rate=True)
     assert lost is not None
     assert won is not None
-    assert difference_text(lost, True) == "−92 points (−95 to −73)"
-    assert difference_text(won, True) == "+25 points (−50 to +50)"
+    assert difference_text(lost, True) == "−92 points (−100 to −73)"
+    assert difference_text(won, True) == "+25 points (−100 to +100)"
     free = difference({0: 0.9, 1: 0.6}, {0: 0.5, 1: 0.5}, as_rate=False)
     assert free is not None
     assert difference_text(free, False) == "+0.250 (−1.656 to +2.156)"
     full = difference({0: 1.0, 1: 0.4, 2: 1.0}, {0: 1.0, 1: 1.0, 2: 1.0}, as_rate=True)
     assert full is not None
-    assert (full.high, full.verdict) == (0.0, "within the seeds' spread")
+    assert full.verdict == "within the seeds' spread"
+
+
+def test_the_interval_of_a_difference_is_not_cut_at_what_these_seeds_left_room_for() -> None:
+    """An arm that finds nothing loses what each reference found: that spreads both ways, and seeds lie within."""
+    reference = {0: 0.55, 1: 0.68, 2: 0.57}
+    lost = difference(dict.fromkeys(reference, 0.0), reference, as_rate=True)
+    assert lost is not None
+    assert lost.low is not None
+    assert lost.high is not None
+    assert lost.mean - lost.low == pytest.approx(lost.high - lost.mean)
+    assert all(lost.low < change < lost.high for change in lost.by_seed.values())
 
 
 @pytest.mark.parametrize(

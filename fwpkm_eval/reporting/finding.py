@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["found", "not found", "unclear", "limit", "note"]
+Verdict = Literal["found", "not found", "worse", "of these weights", "unclear", "limit", "note"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One statement. ``verdict`` says whether what one would hope for was found.
+    """One statement. ``verdict`` says whether what one would hope for was found, was not, or the opposite was (worse).
 
-    A ``limit`` is where it ends, and a ``note`` says something that was not hoped for either way.
+    ``of these weights`` is what holds of one training, of which nobody knows how another would do. A ``limit`` is where
+    it ends, and a ``note`` says something that was not hoped for either way.
     """
 
     verdict: Verdict

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.contrasts import RelativeChange, relative_change
 from fwpkm_eval.reporting.measurements import (
     Context,
     Measurement,
@@ -22,13 +23,13 @@ from fwpkm_eval.reporting.measurements import (
 )
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.summary_niah import best_at, main_context
+from fwpkm_eval.reporting.summary_recall import OPEN_BOOK
 from fwpkm_eval.reporting.tables_speed import Speedup, ratio_text, speedups
 from fwpkm_eval.reporting.tables_text import baseline_key
 
 if TYPE_CHECKING:
     import pandas
 
-OPEN_BOOK = "open-book"
 _TUNED = "tuned malloc"
 """How a bench row's arm says that malloc was told to keep freed memory."""
 
@@ -72,55 +73,75 @@ def _recall_highlights(results: NiahResults) -> list[Highlight]:
         )
     ]
     others = {model: best_at(of, length) for model, of in models.items() if writes(model) and model != main}
-    measured = {model: rate for model, rate in others.items() if rate is not None}
-    if measured:
-        rival = max(measured, key=lambda model: measured[model].value)
-        text = f"by {rival}, the best other model with fast weights"
-        shown.append(
-            Highlight(wording.percent(measured[rival].value), text, f"its best setting; {_interval(measured[rival])}")
-        )
+    rival = _best(others, "the best other model", "with fast weights")
+    if rival:
+        rate, names = rival
+        detail = f"at the best setting; {_interval(rate)}"
+        shown.append(Highlight(wording.percent(rate.value), f"by {names}, {protocol}", detail))
     return [*shown, *_plain_highlight(results, context, length)]
 
 
+def _best(measured: Mapping[str, Measurement | None], one: str, what: str) -> tuple[Measurement, str] | None:
+    """The highest rate and whose it is, all of those that share it: ``A and B, the best other models with …``."""
+    rates = {model: rate for model, rate in measured.items() if rate is not None}
+    if not rates:
+        return None
+    top = max(rate.value for rate in rates.values())
+    names = [model for model, rate in rates.items() if rate.value == top]
+    return rates[names[0]], f"{wording.listing(names)}, {one}{'s' if len(names) > 1 else ''} {what}"
+
+
 def _plain_highlight(results: NiahResults, context: Context, length: int) -> list[Highlight]:
-    """What a model without fast weights finds at a length: with the haystack in sight, where that was asked, for
-    closed book it cannot know anything."""
-    for where in (replace(context, protocol=OPEN_BOOK), context):
-        models = usual_settings(results, where) if where in results.overall else {}
-        plain = {model: best_at(of, length) for model, of in models.items() if not writes(model)}
-        measured = {model: rate for model, rate in plain.items() if rate is not None}
-        if measured:
-            break
-    else:
+    """What a model without fast weights finds at a length with the haystack in sight, if that was asked.
+
+    With a closed book it cannot know anything: that it finds nothing there is no number to show.
+    """
+    where = replace(context, protocol=OPEN_BOOK)
+    models = usual_settings(results, where) if where in results.overall else {}
+    plain = {model: of for model, of in models.items() if not writes(model)}
+    found = _best({model: best_at(of, length) for model, of in plain.items()}, "the best model", "without fast weights")
+    if found is None:
         return []
-    best = max(measured, key=lambda model: measured[model].value)
+    rate, names = found
     shortest = min(setting.length for of in models.values() for setting in of)
-    short = max((m.value for m in (best_at(models[model], shortest) for model in plain) if m), default=None)
-    detail = _interval(measured[best])
+    short = max((m.value for m in (best_at(of, shortest) for of in plain.values()) if m), default=None)
+    detail = _interval(rate)
     if short is not None and shortest < length:
         detail += f"; {wording.percent(short)} at {wording.size(shortest)}"
-    text = "by the best model without fast weights"
-    if where.protocol == OPEN_BOOK:
-        text += f", {best}, with the haystack in sight" if measured[best].value else ", with the haystack in sight"
-    return [Highlight(wording.percent(measured[best].value), text, detail)]
+    who = names if rate.value else "any model without fast weights"
+    name = wording.PROTOCOL_NAMES[OPEN_BOOK]
+    return [Highlight(wording.percent(rate.value), f"by {who}, {name} (the haystack in sight)", detail)]
 
 
 def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[Highlight]:
-    """The main model on the set with the longest documents: a choice that does not depend on the outcome."""
-    keys = [key for key in results if not key.frozen and baseline_key(key, results) and results[key].bits_per_byte]
-    main = main_model({key.model: {} for key in keys})
-    keys = [key for key in keys if key.model == main]
-    if not keys:
+    """The model with fast weights that gains most, on the set with the longest documents, and what the others gain.
+
+    The set is chosen whatever came out; the model is the best, and called so.
+    """
+    changes: dict[TextKey, tuple[RelativeChange, Measurement, Measurement, str]] = {}
+    for key, result in results.items():
+        base_key = baseline_key(key, results)
+        base = results[base_key].bits_per_byte if base_key else None
+        if not key.frozen and writes(key.model) and base_key and base and result.bits_per_byte:
+            change = relative_change(result.bits_per_byte, base)
+            changes[key] = (change, result.bits_per_byte, base, base_key.model)
+    if not changes:
         return []
-    key = max(keys, key=lambda key: max(results[key].by_position, default=0))
-    base_key = baseline_key(key, results)
-    bits, base = results[key].bits_per_byte, results[base_key].bits_per_byte if base_key else None
-    if bits is None or base is None or base_key is None:
-        return []
-    text = f"bits per byte of {key.model} against {base_key.model}"
-    where = f"{sets.title(key.dataset)}, the set with the longest documents"
-    detail = f"{bits.value:.3f} and {base.value:.3f} on {where}"
-    return [Highlight(wording.change(bits.value / base.value - 1), text, detail)]
+    longest = max(changes, key=lambda key: max(results[key].by_position, default=0))
+    changes = {key: of for key, of in changes.items() if (key.dataset, key.scope) == (longest.dataset, longest.scope)}
+    best = min(changes, key=lambda key: changes[key][0].value)
+    change, bits, base, baseline = changes[best]
+    text = f"bits per byte of {best.model} against {baseline}"
+    if len(changes) > 1:
+        text += f", the most of {len(changes)} models with fast weights"
+    trainings = f"{len(change.by_training)} trainings of each" if change.by_training else "one training of each"
+    where = f"{sets.title(best.dataset)}, the set with the longest documents"
+    detail = f"{bits.value:.3f} and {base.value:.3f} on {where}; {trainings}"
+    behind = sorted((of[0].value, key.model) for key, of in changes.items() if key != best)
+    others = [f"{model} {wording.change(value)}" for value, model in behind]
+    if others:
+        detail += f"; the others: {', '.join(others)}"
+    return [Highlight(wording.change(change.value), text, detail)]
 
 
 def _speed_highlight(frame: pandas.DataFrame) -> list[Highlight]:
@@ -167,4 +188,6 @@ def _interval(measurement: Measurement) -> str:
     if measurement.low is None or measurement.high is None:
         return "no interval"
     bounds = f"{measurement.low * 100:.0f}–{measurement.high * 100:.0f}%"
-    return f"{measurement.successes} of {measurement.n}; 95% interval {bounds}"
+    apart = wording.span((value for _, value in measurement.by_training), wording.percent)
+    trained = f"; by training {apart}" if apart else ""
+    return f"{measurement.successes} of {measurement.n}; 95% interval {bounds}{trained}"

@@ -1,8 +1,9 @@
 """From rows to the measurements that tables, plots and words are made of.
 
-Rows of several seeds are pooled: rates by adding up successes and tries, other values by their mean. Rows of
-one model that differ in something else (dtype, backend, scoring, an ablation arm …) are never mixed: that is
-put behind the model's name instead.
+Rows of several seeds are pooled: rates by adding up successes and tries, other values by their mean. Where the seeds
+are trainings of their own, which the hash of the weights tells, the value of each is kept beside the pooled one: that
+another training differs, no pooled interval covers. Rows of one model that differ in something else (dtype, backend,
+scoring, an ablation arm …) are never mixed: that is put behind the model's name instead.
 """
 
 from __future__ import annotations
@@ -36,18 +37,27 @@ _PROTOCOLS = ("closed-book", "open-book", "published")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A value from ``n`` samples (or tokens) and ``seeds`` seeds, with its 95% interval if it has one."""
+    """A value from ``n`` samples (or tokens) and ``seeds`` seeds, with its 95% interval if it has one.
+
+    ``by_training``: (seed, value) of each training, if the seeds are several trainings of the model; else empty.
+    """
 
     value: float
     n: int | None = None
     low: float | None = None
     high: float | None = None
     seeds: int = 1
+    by_training: tuple[tuple[int, float], ...] = ()
 
     @property
     def successes(self) -> int:
         """For a rate: how many of the ``n`` samples succeeded."""
         return round(self.value * (self.n or 0))
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings the value is of."""
+        return max(1, len(self.by_training))
 
 
 @dataclass(frozen=True)
@@ -331,8 +341,19 @@ def pool(rows: list[dict[str, Any]]) -> Measurement:
         row = rows[0]
         return Measurement(row["value"], row["n"], row["ci_low"], row["ci_high"])
     total = sum(count or 0 for count in counts)
+    trainings = _by_training(rows)
     if rows[0]["unit"] == "fraction" and all(counts):
         successes = sum(value * count for value, count in zip(values, counts, strict=True))
         low, high = wilson_interval(min(successes, total), total)
-        return Measurement(successes / total, total, low, high, len(rows))
-    return Measurement(math.fsum(values) / len(values), total or None, seeds=len(rows))
+        return Measurement(successes / total, total, low, high, len(rows), trainings)
+    return Measurement(math.fsum(values) / len(values), total or None, seeds=len(rows), by_training=trainings)
+
+
+def _by_training(rows: list[dict[str, Any]]) -> tuple[tuple[int, float], ...]:
+    """Each training's first seed and value, in the order of the seeds; nothing for rows of one training."""
+    trainings: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        trainings[row["weights_hash"]].append(row)
+    if len(trainings) < 2 or any(row["seed"] is None for row in rows):
+        return ()
+    return tuple(sorted((int(min(row["seed"] for row in of)), pool(of).value) for of in trainings.values()))

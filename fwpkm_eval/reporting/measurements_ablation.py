@@ -102,27 +102,22 @@ def _place(name: str, names: list[str]) -> tuple[int, str]:
 def difference(arm: BySeed, reference: BySeed, *, as_rate: bool) -> Difference | None:
     """The paired difference over the seeds that both have; None if there are none.
 
-    Of rates more is better, and no interval goes beyond what they can be beside the reference's mean ``r``: from
-    ``-r`` (the arm finds nothing) to ``1 - r`` (it finds all). Of other values less is better.
+    Of rates more is better, and no interval goes beyond what a difference of two can be, -1 and 1. It may go beyond
+    what the mean of these seeds' references leaves room for: another seed has another reference. Of other values less
+    is better.
     """
     by_seed = {seed: arm[seed] - reference[seed] for seed in sorted(set(arm) & set(reference))}
     if not by_seed:
         return None
     mean, low, high = mean_interval(list(by_seed.values()))
     if as_rate:
-        against = math.fsum(reference[seed] for seed in by_seed) / len(by_seed)
-        low, high = possible(mean, low, high, min(-against, 0.0), max(1 - against, 0.0))
+        low, high = possible(low, high, -1.0, 1.0)
     return Difference(mean, low, high, not as_rate, by_seed)
 
 
-def possible(
-    mean: float, low: float | None, high: float | None, least: float, most: float
-) -> tuple[float | None, float | None]:
-    """An interval around ``mean`` without what lies below ``least`` or above ``most``."""
-    return (
-        None if low is None else min(max(low, least), mean),
-        None if high is None else max(min(high, most), mean),
-    )
+def possible(low: float | None, high: float | None, least: float, most: float) -> tuple[float | None, float | None]:
+    """An interval without what lies below ``least`` or above ``most``: bounds that hold whatever was measured."""
+    return None if low is None else max(low, least), None if high is None else min(high, most)
 
 
 def against_reference(values: Values, arm: str, score: str, *, as_rate: bool) -> Difference | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import markupsafe
 
+from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.reporting.explorer import explorer
 from fwpkm_eval.reporting.fact import Fact
@@ -55,6 +56,7 @@ def render(
     scripts = [load_script(name) for name in SCRIPTS]
     return template.render(
         title=title(frame),
+        question=question(frame),
         policy=security_policy(scripts),
         scripts=scripts,
         explorer=explorer(frame, colours_of_models(frame), sets),
@@ -67,7 +69,7 @@ def render(
         plots=[pair for pair in figures if pair[0] not in leading],
         tables=[table for table in tables if not table.detail],
         details=[table for table in tables if table.detail],
-        facts=facts(manifest),
+        facts=facts(manifest, frame),
         texts=text_facts(manifest, sets),
         weights=sorted(dict((manifest or {}).get("weights") or {}).items()),
         manifest=json.dumps(manifest, indent=1, ensure_ascii=False) if manifest else "",
@@ -113,8 +115,18 @@ def title(frame: pandas.DataFrame) -> str:
     return f"Fast-weight memory, measured{f': scale {scale}' if scale else ''}"
 
 
-def facts(manifest: Mapping[str, Any] | None) -> list[Fact]:
-    """The manifest in a few lines."""
+def question(frame: pandas.DataFrame) -> str:
+    """The question that a run of these tasks answers; a run of several has the one that they all are about."""
+    tasks = set(frame["task"])
+    if tasks and tasks <= {"bench", "cost"}:
+        return "What does a memory that is written while it is read cost in time and space?"
+    if tasks == {"capacity"}:
+        return "How many facts does a memory of a given size hold?"
+    return "Can a model remember what it reads by writing into its own weights while it reads?"
+
+
+def facts(manifest: Mapping[str, Any] | None, frame: pandas.DataFrame) -> list[Fact]:
+    """The manifest in a few lines, and of which versions the rows are if that is more than one."""
     if not manifest:
         return []
     versions = dict(manifest.get("versions") or {})
@@ -125,10 +137,23 @@ def facts(manifest: Mapping[str, Any] | None) -> list[Fact]:
         Fact("Finished", str(manifest.get("finished") or "not yet")),
         Fact("Machine", _machine(device)),
         Fact("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        Fact("Rows of versions", _versions_of_rows(frame)),
         Fact("Commit", str(manifest.get("git_commit") or "")),
         Fact("Seeds", ", ".join(seeds)),
     ]
     return [fact for fact in found if fact.value]
+
+
+def _versions_of_rows(frame: pandas.DataFrame) -> str:
+    """``0.2.0 (ablation), 0.3.0 and 0.4.0 (niah and ppl): put together from resumed runs``; of one version nothing."""
+    by_task = {task: tuple(sorted(set(rows) - {""})) for task, rows in frame.groupby("task")["version"]}
+    if len(set().union(*by_task.values())) < 2:
+        return ""
+    tasks_of: dict[tuple[str, ...], list[str]] = {}
+    for task, versions in by_task.items():
+        tasks_of.setdefault(versions, []).append(str(task))
+    parts = [f"{wording.listing(list(of))} ({wording.listing(tasks)})" for of, tasks in sorted(tasks_of.items()) if of]
+    return f"{', '.join(parts)}: put together from resumed runs"
 
 
 def _machine(device: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """What the rows show, in plain words: what was found, what was not, and how sure that is.
 
-Every sentence is made from the rows. Two rates are called different only where Newcombe's 95% interval for
-their difference leaves out zero.
+Every sentence is made from the rows. When two numbers are called different is decided in ``contrasts``.
 """
 
 from __future__ import annotations
@@ -22,12 +21,8 @@ from fwpkm_eval.reporting.measurements import (
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.summary_ablation import ablation_findings
 from fwpkm_eval.reporting.summary_capacity import capacity_findings
-from fwpkm_eval.reporting.summary_niah import (
-    control_findings,
-    limit_findings,
-    recall_findings,
-    rereading_findings,
-)
+from fwpkm_eval.reporting.summary_niah import limit_findings, rereading_findings
+from fwpkm_eval.reporting.summary_recall import CLOSED_BOOK, control_findings, recall_findings
 from fwpkm_eval.reporting.summary_speed import speed_findings
 from fwpkm_eval.reporting.summary_text import text_findings
 
@@ -59,13 +54,27 @@ def summarise(frame: pandas.DataFrame, sets: SetFacts | None = None) -> dict[str
 def rules(frame: pandas.DataFrame) -> str:
     """What the findings go by, as far as there are such findings."""
     said = ["Made from the rows, without a hand in it."]
-    rates = sum(len(of) for by_model in niah_results(frame).overall.values() for of in by_model.values())
-    parts = ["two rates are called different only where the 95% interval of their difference leaves out zero"]
-    parts = parts if rates > 1 else []
-    if len(text_results(frame)) > 1:
-        parts.append(f"bits per byte {'' if parts else 'are called different '}only where they differ by at least 0.5%")
-    if parts:
-        said.append(wording.sentence(f"{'; '.join(parts)}."))
+    needles, texts = niah_results(frame), text_results(frame)
+    if sum(len(of) for by_model in needles.overall.values() for of in by_model.values()) > 1:
+        said.append(
+            "Two rates are called different, of the weights measured and not of another training, only where Fisher's "
+            "exact test gives p < 0.05."
+        )
+        if any(context.protocol == CLOSED_BOOK for context in needles.overall):
+            said.append(
+                "Closed book, where a model without fast weights cannot know, a rate is held against chance (binomial, "
+                "p < 0.05)."
+            )
+        said.append(
+            "There are many such sentences and none is corrected for that: where there is no difference, up to one "
+            "sentence in twenty tells of one."
+        )
+    if len(texts) > 1:
+        said.append(
+            "Bits per byte are called different only where Student's 95% interval over several trainings of the models "
+            "leaves out zero; of one training each, “of these weights” says what was measured, and another training "
+            "may differ by as much."
+        )
     return " ".join(said)
 
 
@@ -74,18 +83,22 @@ def caveats(
 ) -> list[Finding]:
     """What to keep in mind: samples, seeds, scale, stand-ins, and what went wrong or was not measured."""
     found = []
-    counts = sorted(
-        {m.n for by_model in needles.overall.values() for of in by_model.values() for m in of.values() if m.n}
-    )
+    rates = [m for by_model in needles.overall.values() for of in by_model.values() for m in of.values()]
+    bits = [result.bits_per_byte for result in texts.values() if result.bits_per_byte]
+    trainings = max((m.trainings for m in [*rates, *bits]), default=1)
+    counts = sorted({m.n for m in rates if m.n})
     if counts:
         span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        pooled = f", those of {trainings} trainings taken together (tables show them apart)" if trainings > 1 else ""
         found.append(
-            f"Each rate comes from {span} samples; 95% intervals cover the draw of samples, not another "
+            f"Each rate comes from {span} samples{pooled}; 95% intervals cover the draw of samples, not another "
             "training of the models."
         )
     measured = frame[frame["task"].isin(["ppl", "niah"])]
     if seeds := _seeds(measured):
-        found.append(f"Measured with {seeds}.")
+        found.append(f"Measured with {seeds}{', each a training of its own' if trainings > 1 else ''}.")
+    if trainings == 1 and len(bits) > 1:
+        found.append("Bits per byte are of one training of each model: another training may differ by as much.")
     for task, what in TRAINED_HERE.items():
         if seeds := _seeds(frame[frame["task"] == task]):
             found.append(f"{what} were trained and measured with {seeds}.")

@@ -81,7 +81,7 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
             ]
         rows.add(*entries)
     seeds = max((len(by_seed) for by_seed in values.values()), default=0)
-    cut = ", cut off where no rate can be" if as_rate else ""
+    cut = ", cut off where no rate, and no difference of two, can be" if as_rate else ""
     columns = [column for score in scores for column in (score, f"{score}: difference", f"{score}: verdict")]
     return Table(
         name=name,
@@ -181,7 +181,7 @@ def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
     if by_seed:
         mean, low, high = mean_interval(list(by_seed.values()))
         if as_rate:
-            low, high = possible(mean, low, high, 0.0, 1.0)
+            low, high = possible(low, high, 0.0, 1.0)
         shown = wording.percent(mean) if as_rate else f"{mean:.3f}"
         if low is not None and high is not None:
             shown += f" ({low * 100:.0f}–{high * 100:.0f})" if as_rate else f" ({low:.3f}–{high:.3f})"

@@ -50,7 +50,8 @@ def _recall_table(results: NiahResults, context: Context, scale: str, sets: SetF
         best = max((m.value for _, _, line in lines for m in line.values()), default=0.0)
         for model, write_chunk, line in lines:
             rates = [
-                Cell(wording.rate(line[n]), strong=line[n].value == best > 0) if n in line else MISSING for n in passes
+                Cell(wording.rate_apart(line[n]), strong=line[n].value == best > 0) if n in line else MISSING
+                for n in passes
             ]
             stand_in = sets.is_stand_in(context.dataset)
             *quoted, why = _published_recall(model, write_chunk, length, scale, stand_in)
@@ -69,7 +70,9 @@ def _recall_table(results: NiahResults, context: Context, scale: str, sets: SetF
         title=f"Needles found: {wording.context_name(context, contexts)}",
         columns=(*columns, "published best", "comparable") if quotes else columns,
         rows=rows.done(),
-        note=_recall_note(context, needles, sets, list(dict.fromkeys(reasons))) + wording.rotary(models),
+        note=_recall_note(context, needles, sets, list(dict.fromkeys(reasons)))
+        + _trainings_note(models)
+        + wording.rotary(models),
         labels=3,
         words=1 if quotes else 0,
     )
@@ -121,6 +124,11 @@ def _recall_note(context: Context, needles: int, sets: SetFacts, reasons: Sequen
     )
 
 
+def _trainings_note(models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
+    note = wording.trainings_note(m for found in models.values() for m in found.values())
+    return f"{note} No interval covers that another training differs." if note else ""
+
+
 def _any_needle(needles: int) -> str:
     """What the floor of guessing hides: a memory of numbers without their keys."""
     if needles == 1:
@@ -154,7 +162,7 @@ def needle_count_tables(results: NiahResults) -> list[Table]:
                 columns=("length", "model", "a write every", "readings", *titles, "samples"),
                 rows=rows.done(),
                 note="How many facts the memory holds at once: so many needles are hidden, one is asked for. "
-                "All six digits right, with the 95% Wilson interval in percent.",
+                "All six digits right, with the 95% Wilson interval in percent." + _trainings_note(models),
                 labels=4,
             )
         )
@@ -177,7 +185,7 @@ def _add_needle_lines(
         lines.setdefault(which, {})[setting.needles] = here[setting]
     for which, line in lines.items():
         if set(line) != {usual}:  # that is in the table of the usual number already
-            rates = [wording.rate(line[count]) if count in line else MISSING for count in counts]
+            rates = [wording.rate_apart(line[count]) if count in line else MISSING for count in counts]
             rows.add(wording.size(length), model, *which, *rates, _counts(line.values()))
 
 
@@ -203,7 +211,8 @@ def detail_tables(frame: pandas.DataFrame, exact: NiahResults) -> list[Table]:
                 columns=(*labels, *values),
                 rows=rows.done(),
                 note="Digits that are right in their place; answers that are the number of another needle, digits of "
-                "none, or not digits alone; natural logarithm of the probability of the true answer (guessing: −13.8).",
+                "none, or not digits alone; natural logarithm of the probability of the true answer (guessing: −13.8)."
+                + _trainings_note(exact.overall[context]),
                 labels=len(labels),
                 detail=True,
             )
@@ -227,8 +236,12 @@ def _entry(metric: str, measurement: Measurement | None) -> str:
     if measurement is None:
         return MISSING
     if metric == "answer_logprob":
-        return f"{measurement.value:.2f}".replace("-", "−")
-    return wording.rate(measurement)
+        return _logprob(measurement.value) + wording.trainings_apart(measurement, _logprob)
+    return wording.rate_apart(measurement)
+
+
+def _logprob(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _setting_order(setting: Setting) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fwpkm_eval.reporting import published, wording
+from fwpkm_eval.reporting.contrasts import relative_change
 from fwpkm_eval.reporting.measurements import Measurement, TextKey, TextResult, baseline_of, spec_of
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.table import Cell, Rows, Table, slug
@@ -45,7 +46,8 @@ def perplexity_tables(
         floor = (floors or {}).get((dataset, scope), {})
         for name, bits in floor.items():
             rows.add(name, MISSING, f"{bits.value:.3f}", *([MISSING] * (len(COLUMNS) - 3)))
-        tokens = max((result.perplexity.n or 0 for result in here.values() if result.perplexity), default=0)
+        read = [result.perplexity for result in here.values() if result.perplexity]
+        tokens = max((once.n // once.seeds for once in read if once.n), default=0)  # of one reading of one model
         tables.append(
             Table(
                 name=slug("perplexity", dataset, scope if several else ""),
@@ -53,6 +55,7 @@ def perplexity_tables(
                 columns=COLUMNS,
                 rows=rows.done(),
                 note=_note(scope, tokens, here, scale, sets)
+                + wording.trainings_note(result.bits_per_byte for result in here.values())
                 + wording.rotary(key.model for key in here)
                 + _floor_note(floor),
                 words=1,
@@ -109,13 +112,24 @@ def _row(key: TextKey, here: dict[TextKey, TextResult], scale: str, sets: SetFac
     lowest = min((r.bits_per_byte.value for r in here.values() if r.bits_per_byte), default=None)
     return [
         _name(key, here),
-        f"{perplexity.value:.3f}" if perplexity else "diverged",
-        Cell(f"{bits.value:.3f}", strong=bits.value == lowest) if bits else "diverged",
-        f"{frozen.value:.3f}" if frozen else MISSING,
-        wording.change(bits.value / frozen.value - 1) if bits and frozen else MISSING,
-        wording.change(bits.value / base_bits.value - 1) if bits and base_bits else MISSING,
+        _number(perplexity) if perplexity else "diverged",
+        Cell(_number(bits), strong=bits.value == lowest) if bits else "diverged",
+        _number(frozen) if frozen else MISSING,
+        _change(bits, frozen),
+        _change(bits, base_bits),
         *_published(key, scale, sets),
     ]
+
+
+def _number(measurement: Measurement) -> str:
+    return f"{measurement.value:.3f}" + wording.trainings_apart(measurement, "{:.3f}".format)
+
+
+def _change(bits: Measurement | None, other: Measurement | None) -> str:
+    if bits is None or other is None:
+        return MISSING
+    found = relative_change(bits, other)
+    return wording.change(found.value) + wording.apart(found.by_training, wording.change)
 
 
 def _published(key: TextKey, scale: str, sets: SetFacts) -> tuple[str, str, str]:
@@ -152,7 +166,7 @@ def _documents(here: dict[TextKey, TextResult]) -> str:
 def _note(scope: str, tokens: int, here: dict[TextKey, TextResult], scale: str, sets: SetFacts) -> str:
     carried = _SCOPES.get(scope, f"scope {scope}")
     text = (
-        f"{tokens:,} tokens{_documents(here)}, each scored once; {carried}. “Writes off” is the "
+        f"{tokens:,} tokens{_documents(here)}, each scored once by each model; {carried}. “Writes off” is the "
         "same model with its memory frozen, the baseline the same backbone without memory, both compared "
         "in bits per byte. Lower is better."
     )

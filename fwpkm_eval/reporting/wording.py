@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from fwpkm_eval.reporting.measurements import HAYSTACK, Context, Measurement, spec_of
 from fwpkm_eval.sizes import format_size
@@ -40,13 +40,48 @@ def rate(measurement: Measurement) -> str:
     return f"{percent(measurement.value)} ({measurement.low * 100:.0f}–{measurement.high * 100:.0f})"
 
 
+def rate_apart(measurement: Measurement) -> str:
+    """``95% (83–99) [90% to 100%]``: the same, with the rates of several trainings apart."""
+    return rate(measurement) + trainings_apart(measurement, percent)
+
+
 def rate_in_words(measurement: Measurement, *, again: bool = False) -> str:
-    """``17 of 20 (95% interval 64–95%)``, or if that was said before just ``17 of 20 (64–95%)``."""
+    """``17 of 20 (95% interval 64–95%)``, or if that was said before just ``17 of 20 (64–95%)``.
+
+    Of several trainings with their rates: ``39 of 40 (87–100%; by training 95% to 100%)``.
+    """
     if measurement.n is None or measurement.low is None or measurement.high is None:
         return percent(measurement.value)
     interval = f"{measurement.low * 100:.0f}–{measurement.high * 100:.0f}%"
     said = "" if again else "95% interval "
-    return f"{measurement.successes} of {measurement.n} ({said}{interval})"
+    apart = span((value for _, value in measurement.by_training), percent)
+    return f"{measurement.successes} of {measurement.n} ({said}{interval}{f'; by training {apart}' if apart else ''})"
+
+
+def span(values: Iterable[float], show: Callable[[float], str]) -> str:
+    """``90% to 95%``, the least and the most; nothing where they read the same, or there are none."""
+    ordered = sorted(values)
+    shown = [show(ordered[0]), show(ordered[-1])] if ordered else []
+    return " to ".join(shown) if len(set(shown)) > 1 else ""
+
+
+def apart(values: Iterable[float], show: Callable[[float], str]) -> str:
+    """What tables put behind a value of several trainings: `` [90% to 95%]``; nothing where they are alike."""
+    shown = span(values, show)
+    return f" [{shown}]" if shown else ""
+
+
+def trainings_apart(measurement: Measurement, show: Callable[[float], str]) -> str:
+    """The same for a measurement."""
+    return apart((value for _, value in measurement.by_training), show)
+
+
+def trainings_note(measurements: Iterable[Measurement | None]) -> str:
+    """What a note says of square brackets: nothing where every measurement is of one training."""
+    most = max((m.trainings for m in measurements if m is not None), default=1)
+    if most < 2:
+        return ""
+    return f" Pooled over {most} trainings of a model; in square brackets the least and the most, where they differ."
 
 
 def change(ratio: float) -> str:

@@ -96,6 +96,11 @@ def test_it_starts_with_what_most_models_were_asked(desk: Visit) -> None:
     assert desk.page.evaluate("location.hash") == ""
 
 
+def test_models_that_share_the_highest_value_are_listed(desk: Visit) -> None:
+    desk.find("metric").select_option("no_number_rate")
+    assert f"highest: {PLAIN}, {FWMLP} and {FWPKM}, 0% (0–16)." in desk.status
+
+
 @pytest.mark.parametrize(
     ("control", "picked", "title", "result"),
     [

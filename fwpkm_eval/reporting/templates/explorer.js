@@ -202,7 +202,8 @@
     const best = found.filter((model) => results.get(model).value === top);
     let said = shown().length ? "not measured for the models picked." : "pick at least one model.";
     if (best.length) {
-      const names = best.map((model) => models[model].name).join(" and ");
+      const last = models[best.at(-1)].name, others = best.slice(0, -1).map((model) => models[model].name);
+      const names = others.length ? `${others.join(", ")} and ${last}` : last;
       said = `${found.length} of ${all.length} models measured; highest: ${names}, ${results.get(best[0]).text}.`;
     }
     return `${first}${asked[0].toUpperCase()}${asked.slice(1)}: ${said}`;
