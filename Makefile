@@ -26,8 +26,9 @@ small: $(INSTALLED)
 	$(BIN)/fwpkm-eval reproduce --scale small --retrain --device cuda --workers 4 --out runs/small \
 	  $(if $(MODELS),--models '$(MODELS)')
 
+# Files are whole to a process, so that what a file makes once is made once.
 test: lint
-	$(BIN)/python -P -m pytest -q
+	$(BIN)/python -P -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

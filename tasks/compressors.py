@@ -46,8 +46,8 @@ def compressor_rows(text_set: TextSet, tokens: int | None, tokenizer: Tokenizer)
     from fwpkm_eval import __version__
     from fwpkm_eval.runs.rows import Row
 
-    counts = token_stream(text_set, tokenizer, tokens).byte_counts[1:]
-    size = int(counts.sum(dtype="int64"))
+    stream = token_stream(text_set, tokenizer, tokens)
+    size = stream.n_text_bytes()
     text = "".join(document.text for document in text_set.documents).encode("utf-8")[:size]
     return [
         Row(
@@ -57,9 +57,9 @@ def compressor_rows(text_set: TextSet, tokens: int | None, tokenizer: Tokenizer)
             metric="bits_per_byte",
             value=8 * len(compress(text)) / size,
             unit="bits",
-            n=int((counts > 0).sum()),
+            n=int((stream.byte_counts[1:] > 0).sum()),
             scope="stream",
-            tokens=len(counts),
+            tokens=stream.n_targets,
             data_hash=text_set.sha256[:16],
             version=__version__,
         )

@@ -53,7 +53,11 @@ class Track:
 
 
 class BatchMaker:
-    """Makes the batch of any step of a run."""
+    """Makes the batch of any step of a run.
+
+    Documents no longer than a row are left out. Text around needles and in exercises is cut from anywhere in the rest,
+    laid end to end without end tokens. Raises UserError where no document is longer than a row.
+    """
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, data: str = "embedded") -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
