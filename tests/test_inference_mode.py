@@ -63,7 +63,8 @@ def test_scans_in_inference_mode(name: str, made_inside: bool) -> None:
 def test_models_in_inference_mode(memory: str, updates: Any) -> None:
     def read(mode: Callable[[], Any]) -> tuple[Tensor, dict[int, dict[str, Tensor]]]:
         # A rate at which so small a FwMLP does not diverge: what is not a number equals nothing.
-        model = small_model(f"gdn+swa:{memory}@1", **{"fwmlp.learning_rate": 0.001})
+        slow: dict[str, Any] = {"fwmlp.learning_rate": 0.001}
+        model = small_model(f"gdn+swa:{memory}@1", **slow)
         with mode():
             tokens = some_tokens(length=48)
             _, state = model(tokens, updates=updates, write_chunk=16)

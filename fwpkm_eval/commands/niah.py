@@ -11,14 +11,14 @@ import click
 
 from fwpkm_eval.commands import options, sources
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.sizes import format_size
+from fwpkm_eval.sizes import format_size, parse_write_chunk
 
 if TYPE_CHECKING:
     from fwpkm_eval.runs.rows import Row
 
 
 def _write_chunks(text: str) -> tuple[int | str, ...]:
-    return tuple(dict.fromkeys(options.parse_write_chunk(part.strip()) for part in text.split(",")))
+    return tuple(dict.fromkeys(parse_write_chunk(part.strip()) for part in text.split(",")))
 
 
 def _depths(text: str) -> tuple[float, ...]:

@@ -17,13 +17,12 @@ from typing import Any, TypeVar, cast
 import click
 
 from fwpkm_eval.devices import DTYPES, check_device_name
-from fwpkm_eval.errors import UserError, did_you_mean, shown, unknown
+from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.runs.shards import Shard, parse_shard
-from fwpkm_eval.sizes import parse_size, parse_sizes
+from fwpkm_eval.sizes import parse_size, parse_sizes, parse_write_chunk
 
 ENGINES = ("local", "ray")
 SMALLEST_LIMIT = 512 * 2**20
-HAYSTACK = "haystack"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -137,16 +136,6 @@ def _memory_limit(text: str) -> int:
     return limit
 
 
-def parse_write_chunk(text: str) -> int | str:
-    """``512`` -> 512, or ``haystack``. Raises UserError for anything else."""
-    if text == HAYSTACK:
-        return text
-    if text.strip()[:1].isalpha():
-        hint = did_you_mean(text, [HAYSTACK]) or ";"
-        raise UserError(f"{shown(text)} is neither a size nor {HAYSTACK!r}{hint} valid: 512, 4K, {HAYSTACK}")
-    return parse_size(text)
-
-
 SIZE = Parsed("size", parse_size)
 """One size, ``4K`` or ``4096`` -> 4096."""
 SIZES = Parsed("sizes", parse_sizes)
@@ -162,8 +151,18 @@ MODEL = Parsed("model", _model_name)
 MODELS = Parsed("models", _model_names)
 """Names separated by commas (commas within layers are understood) -> a tuple of canonical names."""
 
+
+def _noting_what_is_skipped(ctx: click.Context, param: click.Parameter, data: str) -> str:
+    from fwpkm_eval.data import skipped_note
+
+    if (note := skipped_note(data)) is not None:
+        click.echo(note, err=True)
+    return data
+
+
 data = click.option(
     "--data",
+    callback=_noting_what_is_skipped,
     default="embedded",
     show_default=True,
     metavar="embedded|hub|PATH",
