@@ -14,8 +14,8 @@ state = load_state("memory.state", model).fresh_sequence()
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,32 +125,39 @@ def evaluate(
     task: str = "ppl",
     data: str = "embedded",
     *,
-    sets: Sequence[str] | None = None,
+    sets: str | Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> pandas.DataFrame:
     """Measures a model and returns the rows (see `runs.rows.Row`) as a table.
 
     Args:
-        model: what `load_model` returns.
+        model: what `load_model` returns, or what it takes: the name of a shipped model, or a checkpoint's folder.
         task: ``ppl`` (perplexity), ``niah`` (needles in a haystack), ``gates``, ``addressing`` or ``cost``.
         data: ``embedded``, or a folder of ``<set>/<split>.jsonl[.gz]``.
-        sets: which sets' test splits; by default every one for perplexity, and for haystacks the usual one.
+        sets: which sets' test splits, one or several; by default every one for perplexity, and for haystacks the
+            usual one.
         progress: called with the number of tokens read since its last call.
         settings: fields of `tasks.perplexity.PerplexitySettings` (also for gates and addressing),
-            `tasks.niah.NiahSettings` or `tasks.cost.CostSettings`.
+            `tasks.niah.NiahSettings` or `tasks.cost.CostSettings`. Sizes may be text, as on the command line (``"8K"``,
+            and ``"4K,32K"`` for several).
 
     Raises:
         UserError: an unknown task, set or setting, or settings that do not fit.
     """
-    from fwpkm_eval.data import default_haystack, default_sets, load_set
+    from fwpkm_eval.data import default_haystack, default_sets, load_set, skipped_note
     from fwpkm_eval.runs.rows import rows_to_frame
 
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     measures = {"ppl": _perplexity, "niah": _niah, "cost": _cost}
     measure = measures.get(task) or partial(_inside, task)
-    names = sets or ([default_haystack(data)] if task == "niah" else default_sets(data))
+    if isinstance(model, str | Path):
+        model = load_model(model)
+    if (note := skipped_note(data)) is not None:
+        warnings.warn(note, stacklevel=2)
+    names = [sets] if isinstance(sets, str) else sets
+    names = names or ([default_haystack(data)] if task == "niah" else default_sets(data))
     rows: list[Row] = []
     for name in names:
         rows += measure(model, load_set(data, name, "test"), settings, progress)
@@ -171,14 +178,7 @@ def _niah(model: Any, text_set: TextSet, settings: dict[str, Any], progress: Cal
     from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah
     from fwpkm_eval.tasks.niah_rows import niah_rows
 
-    # One value may stand for a list of one: lengths=4096.
-    several = {"lengths", "passes", "write_chunks", "needles", "protocols", "depths"}
-    listed: dict[str, Any] = {
-        name: tuple(value if isinstance(value, list | tuple) else [value]) if name in several else value
-        for name, value in _known(settings, NiahSettings).items()
-        if value is not None
-    }
-    checked = NiahSettings(**listed)
+    checked = NiahSettings(**_known(settings, NiahSettings))
     result = evaluate_niah(model, text_set, checked, tokenizer_of(model.config), progress)
     return niah_rows(model, text_set, checked, result)
 
@@ -204,8 +204,6 @@ def _ignore(tokens: int) -> None:
 
 
 def _known(settings: dict[str, Any], kind: type) -> dict[str, Any]:
-    valid = [field.name for field in fields(kind)]
-    for name in settings:
-        if name not in valid:
-            raise unknown("setting", name, valid)
-    return settings
+    from fwpkm_eval.settings import read_settings
+
+    return read_settings(settings, kind)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from fwpkm_eval.errors import UserError, shown
+from fwpkm_eval.errors import UserError, did_you_mean, shown
 
+HAYSTACK = "haystack"
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([KMG]?)", re.ASCII | re.IGNORECASE)
 
@@ -31,6 +32,20 @@ def parse_size(text: str) -> int:
 def parse_sizes(text: str) -> tuple[int, ...]:
     """The sizes of a list such as ``4K,32K,128K``, in the order given; one given twice is kept once."""
     return tuple(dict.fromkeys(parse_size(part) for part in text.split(",")))
+
+
+def parse_write_chunk(text: str) -> int | str:
+    """How often a reading is written: every so many tokens (a size), or ``haystack``, once at its end.
+
+    Raises:
+        UserError: ``text`` is neither.
+    """
+    if text == HAYSTACK:
+        return text
+    if text.strip()[:1].isalpha():
+        hint = did_you_mean(text, [HAYSTACK]) or ";"
+        raise UserError(f"{shown(text)} is neither a size nor {HAYSTACK!r}{hint} valid: 512, 4K, {HAYSTACK}")
+    return parse_size(text)
 
 
 def format_size(size: int) -> str:

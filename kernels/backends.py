@@ -27,7 +27,7 @@ def resolve_backend(name: str, device: torch.device) -> str:
     Within `graphs.cuda_graphs`, one that cannot be recorded is refused, too.
     """
     if name not in get_args(Backend):
-        raise unknown("backend", name, list(get_args(Backend)))
+        raise unknown("backend", str(name), list(get_args(Backend)))
     if name == "triton" and (trouble := _triton_trouble(device)) is not None:
         raise UserError(
             f"backend 'triton' cannot run on {device.type}: {trouble}; use 'torch' (any device), 'reference' or 'auto'"

@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, m tokens written, in, hidden, out: widths of the memo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, get_args
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.kernels.arguments import check_finite, check_tensors, check_whole
 from fwpkm_eval.kernels.types import TargetRule
 
 
@@ -56,12 +56,10 @@ def shifted_target(target: Tensor, lookahead: int, rule: TargetRule) -> Tensor:
 def check_rule(rule: DenseRule, **numbers: float) -> None:
     """Refuses a target rule or lookahead that there is not, and numbers that are not finite."""
     if rule.target_rule not in get_args(TargetRule):
-        raise unknown("target rule", rule.target_rule, list(get_args(TargetRule)))
-    if rule.lookahead < 0:
-        raise UserError(f"lookahead {rule.lookahead} must be at least 0")
+        raise unknown("target rule", str(rule.target_rule), list(get_args(TargetRule)))
+    check_whole("lookahead", rule.lookahead, 0, "tokens")
     for name, number in numbers.items():
-        if not math.isfinite(number):
-            raise UserError(f"{name} is {number}; it must be a finite number")
+        check_finite(name, number)
 
 
 def check_sizes(
@@ -72,10 +70,12 @@ def check_sizes(
     chunk_size: int,
 ) -> None:
     """Refuses what does not fit; shapes: of each weight, in the words in, hidden and out (hidden is w_up's)."""
-    if chunk_size < 1:
-        raise UserError(f"chunk_size {chunk_size} must be at least 1")
+    check_whole("chunk_size", chunk_size, 1, "token")
+    if not isinstance(weights, Mapping):
+        raise UserError(f"weights is a {type(weights).__name__}; it must be a dict of {', '.join(shapes)}")
     if weights.keys() != shapes.keys():
-        raise UserError(f"weights must hold {', '.join(shapes)}; got {', '.join(weights)}")
+        raise UserError(f"weights must hold {', '.join(shapes)}; got {', '.join(map(str, weights))}")
+    check_tensors(query=query, target=target, **weights)
     if query.dim() != 3 or target.dim() != 3 or query.shape[:2] != target.shape[:2] or query.shape[1] == 0:
         raise UserError(
             f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,in] and [B,T,out] of the same B, T"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwpkm_eval.kernels.dense import check_rule, check_sizes, shifted_target
-from fwpkm_eval.kernels.grad_mode import takes_gradient
+from fwpkm_eval.kernels.grad_mode import own_gradients, recordable, takes_gradient
 from fwpkm_eval.kernels.types import DenseScanResult, TargetRule
 
 SHAPES = {
@@ -86,10 +86,11 @@ def fwmlp_scan(
     outputs, losses = [], []
     for start in range(0, query.shape[1], chunk_size):
         part = slice(start, start + chunk_size)
-        with torch.enable_grad():
+        with own_gradients():
+            weights = {n: recordable(w) for n, w in weights.items()}
             weights = {n: w if w.requires_grad else w.detach().requires_grad_() for n, w in weights.items()}
-            output = mlp(query[:, part], weights)
-            wanted = shifted_target(target[:, part], lookahead, target_rule)
+            output = mlp(recordable(query[:, part]), weights)
+            wanted = shifted_target(recordable(target[:, part]), lookahead, target_rule)
             squared = (output[:, : wanted.shape[1]] - wanted).square()
             if wanted.shape[1]:
                 weights = _step(squared.mean(), weights, learning_rate, unrolled)
@@ -102,9 +103,9 @@ def fwmlp_scan(
 
 def sgd_step(query: Tensor, wanted: Tensor, weights: dict[str, Tensor], learning_rate: float) -> dict[str, Tensor]:
     """One step on the mean squared error of query [B,m,in] against wanted [B,m,out]; returns new, detached weights."""
-    with torch.enable_grad():
-        current = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-        loss = (mlp(query.detach(), current) - wanted.detach()).square().mean()
+    with own_gradients():
+        current = {name: recordable(weight).detach().requires_grad_() for name, weight in weights.items()}
+        loss = (mlp(recordable(query).detach(), current) - recordable(wanted).detach()).square().mean()
         stepped = _step(loss, current, learning_rate, unrolled=False)
     return {name: weight.detach() for name, weight in stepped.items()}
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.kernels.arguments import check_tensors, check_whole
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 from fwpkm_eval.kernels.reference import scan_reference
 from fwpkm_eval.kernels.sparse_scan import scan_sparse
@@ -54,8 +55,7 @@ def fwpkm_scan(
     """
     rule = MemoryRule(topk, score, lookahead, addressing, learning_rate, addressing_weight)
     check_memory_shapes(query, target, gate, keys, values, rule)
-    if chunk_size < 1:
-        raise UserError(f"chunk_size is {chunk_size}; it must be at least 1 token")
+    check_whole("chunk_size", chunk_size, 1, "token")
     chosen = resolve_backend(backend, query.device)
     if inplace and (keys.requires_grad or values.requires_grad):
         raise UserError("inplace=True overwrites keys and values: neither may require a gradient")
@@ -72,7 +72,8 @@ def fwpkm_scan(
 def check_memory_shapes(
     query: Tensor, target: Tensor, gate: Tensor | None, keys: Tensor, values: Tensor, rule: MemoryRule
 ) -> None:
-    """Refuses sizes that do not fit, in one line that says what would."""
+    """Refuses what is no tensor, and sizes that do not fit, in one line that says what would."""
+    check_tensors(query=query, target=target, keys=keys, values=values, **({} if gate is None else {"gate": gate}))
     if query.dim() != 3 or target.dim() != 3 or query.shape[:2] != target.shape[:2]:
         raise UserError(
             f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,H·dk] and [B,T,dv], same B and T"

@@ -1,6 +1,9 @@
-"""Whether a call takes a gradient, asked before it enters an autograd function."""
+"""Whether a call takes a gradient, asked before it enters an autograd function; and gradients that it needs itself."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,3 +16,18 @@ def takes_gradient(*inputs: Tensor | None) -> bool:
     that requires a gradient even under `torch.no_grad()`.
     """
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
+@contextmanager
+def own_gradients() -> Iterator[None]:
+    """Autograd is on inside, whatever the caller has it at: for a write that is a gradient step.
+
+    Inference mode is left for it; tensors that were made in it must go through `recordable` inside.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def recordable(x: Tensor) -> Tensor:
+    """x, or a copy of it where it was made in inference mode, which autograd refuses. Outside of inference mode."""
+    return x.clone() if x.is_inference() else x

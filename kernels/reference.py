@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fwpkm_eval.kernels.grad_mode import takes_gradient
+from fwpkm_eval.kernels.grad_mode import own_gradients, recordable, takes_gradient
 from fwpkm_eval.kernels.product_keys import Lookup, lookup, split_query
 from fwpkm_eval.kernels.types import ENTROPY_EPSILON, MemoryRule, ScanResult
 
@@ -35,7 +35,9 @@ def scan_reference(
     """The scan over chunks (see `fwpkm_scan` for shapes), one dense autograd step per chunk."""
     # Without a gradient to keep, each chunk's graph is dropped with the chunk.
     unrolled = takes_gradient(query, target, gate, keys, values)
-    with torch.enable_grad():
+    with own_gradients():
+        query, target, keys, values = map(recordable, (query, target, keys, values))
+        gate = None if gate is None else recordable(gate)
         return _scan(query, target, gate, keys, values, rule, chunk_size, unrolled)
 
 

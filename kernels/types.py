@@ -6,13 +6,13 @@ dk key width, dv value width.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.errors import unknown
+from fwpkm_eval.kernels.arguments import check_finite, check_whole
 
 Score = Literal["idw", "dot"]
 Addressing = Literal["entropy", "none"]
@@ -41,16 +41,13 @@ class MemoryRule:
 
     def __post_init__(self) -> None:
         if self.score not in get_args(Score):
-            raise unknown("score", self.score, list(get_args(Score)))
+            raise unknown("score", str(self.score), list(get_args(Score)))
         if self.addressing not in get_args(Addressing):
-            raise unknown("addressing", self.addressing, list(get_args(Addressing)))
-        if self.topk < 1:
-            raise UserError(f"topk is {self.topk}; it must be at least 1")
-        if self.lookahead < 0:
-            raise UserError(f"lookahead is {self.lookahead}; it must be 0 or more tokens")
+            raise unknown("addressing", str(self.addressing), list(get_args(Addressing)))
+        check_whole("topk", self.topk, 1)
+        check_whole("lookahead", self.lookahead, 0, "tokens")
         for name in ("learning_rate", "addressing_weight"):
-            if not math.isfinite(getattr(self, name)):
-                raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number")
+            check_finite(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,26 @@ class LanguageModel(nn.Module):
         yarn = None if length is None else yarn_for(self.config, length)
         return ModelState(0, [None] * len(self.layers), memories, yarn=yarn)
 
+    def check_state(self, state: ModelState) -> None:
+        """Refuses a state of another model, by its layers and the kind and sizes of each memory.
+
+        Raises:
+            UserError: they are not this model's.
+        """
+        if len(state.mixers) != len(self.layers):
+            raise UserError(
+                f"this state is not one of a {self.config.name}: "
+                f"it has {len(state.mixers)} layers and the model {len(self.layers)}"
+            )
+        for number, layer in enumerate(self.blocks):
+            held = state.memories.get(number)
+            if layer.memory is None:
+                same = held is None
+            else:
+                same = held is not None and layer.memory.fits(held.memory)
+            if not same:
+                raise UserError(f"this state is not one of a {self.config.name}: layer {number} has another memory")
+
     def forward(
         self,
         tokens: Tensor,
@@ -227,7 +247,9 @@ class LanguageModel(nn.Module):
             write_chunk: tokens per write; None for the model's chunk_size, "haystack" for a write only at `flush`
                 (with "scan": at the end of this call).
             logits: for which tokens. inplace: the given state's fast weights may be written in place; use only the
-                returned state after that. By default the given state is left as it was.
+                returned state after that. By default the given state is left as it was. After updates "off" the
+                returned state has the very fast weights of the given one, not copies: where the given one is still
+                needed, go on from ``returned.copy()`` before an inplace call.
             training_window: full attention sees so many tokens in this call (pSWA). recompute: mixers and MLPs keep no
                 activations for the gradient but are computed again (activation checkpointing).
 
@@ -243,7 +265,10 @@ class LanguageModel(nn.Module):
             raise unknown("logits", str(logits), ["all", "last", "none", "hidden"])
         if not (write_chunk is None or write_chunk == "haystack" or (type(write_chunk) is int and write_chunk > 0)):
             raise UserError(f"write_chunk is {write_chunk!r}; it must be a number of tokens above 0, or 'haystack'")
-        state = self.initial_state(tokens.shape[0]) if state is None else state
+        if state is None:
+            state = self.initial_state(tokens.shape[0])
+        else:
+            self.check_state(state)
         if not inplace and updates != "off":
             state = state.copy()
         every = self.config.chunk_size if write_chunk is None else None if write_chunk == "haystack" else write_chunk

@@ -117,6 +117,10 @@ class FastWeightLayer(nn.Module):
         """The training form: reads and writes in chunks counted from the first token, differentiable through both."""
         raise NotImplementedError("each memory scans in its own way")
 
+    def fits(self, memory: ProductKeyMemory | DenseMemory) -> bool:
+        """Whether the memory is of this layer's kind and sizes."""
+        raise NotImplementedError("each memory has its own sizes")
+
     def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
         """How much each token weighs in the write; None: all the same."""
         return gate
@@ -163,6 +167,14 @@ class FwPKMLayer(FastWeightLayer):
         super().init_weights(std)
         nn.init.uniform_(self.first_keys, -(self.config.key_dim**-0.5), self.config.key_dim**-0.5)
 
+    def fits(self, memory: ProductKeyMemory | DenseMemory) -> bool:
+        shape = (self.config.subkeys**2, self.config.value_dim)
+        return (
+            isinstance(memory, ProductKeyMemory)
+            and memory.keys.shape == self.first_keys.shape
+            and memory.values.shape == shape
+        )
+
     def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
         return gate if self.config.gate and self.config.gated_loss else None
 
@@ -202,6 +214,11 @@ class DenseLayer(FastWeightLayer):
 
     config: FwMLPConfig | LaCTConfig
     shapes: ClassVar[Mapping[str, Sequence[str]]]
+
+    def fits(self, memory: ProductKeyMemory | DenseMemory) -> bool:
+        sizes = {"in": self.config.input_dim, "hidden": self.config.hidden, "out": self.config.output_dim}
+        wanted = {name: tuple(sizes[word] for word in words) for name, words in self.shapes.items()}
+        return isinstance(memory, DenseMemory) and wanted == {n: tuple(w.shape) for n, w in memory.weights.items()}
 
     def keep(self, memory: DenseMemory, result: DenseScanResult, chunk_size: int) -> Tensor:
         """Carries the weights on, detached; returns what was read."""

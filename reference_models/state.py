@@ -19,6 +19,10 @@ class ModelState:
     the first token). memories: fast weights and their queues, by layer. origin: where this sequence's first token
     stands in all the text that the memories were ever shown; only who observes a memory asks for it. yarn: how full
     attention rotates, from a sequence's first token to its last.
+
+    States share what does not differ, to spare memory: `fresh_sequence` and a call with updates "off" give states with
+    the very fast weights of the one they come from. Only a call or a flush with ``inplace=True`` changes fast weights
+    that another state may hold; `copy` gives a state that shares none.
     """
 
     position: int = 0

@@ -45,9 +45,7 @@ def save_state(
     Raises:
         UserError: the state is of another model, or the file cannot be written.
     """
-    wanted = {number for number, layer in enumerate(model.blocks) if layer.memory is not None}
-    if set(state.memories) != wanted or len(state.mixers) != len(model.blocks):
-        raise UserError(f"this state is not one of a {model.config.name}")
+    model.check_state(state)
     first_keys = {
         number: layer.memory.first_keys.detach().float().cpu()
         for number, layer in enumerate(model.blocks)

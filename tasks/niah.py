@@ -24,6 +24,7 @@ import numpy as np
 
 from fwpkm_eval.data.shards import tokens_of_set
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.sizes import format_size
 from fwpkm_eval.tasks.describe import fresh_state, measuring, model_tensor
 from fwpkm_eval.tasks.divergence import DivergenceWatch
 from fwpkm_eval.tasks.needles import NeedleSample, build_sample, sample_rng
@@ -52,6 +53,9 @@ NIAH_VERSION = 3
 """Part of every cell's key: raise it whenever a change here or in `tasks.reading` can change a number."""
 
 SCOPES = ("sample", "stream")
+MOST_HAYSTACK_TOKENS = 64 * 2**20
+"""A longer haystack is taken for a mistake: it would have to be held in memory several times over."""
+MOST_SAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,13 @@ class NiahSettings:
         for name in ("samples", "key_length", "value_length", "block"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
+        if max(self.lengths) > MOST_HAYSTACK_TOKENS:
+            raise UserError(
+                f"a haystack of {format_size(max(self.lengths))} tokens is too long; "
+                f"the longest is {format_size(MOST_HAYSTACK_TOKENS)}"
+            )
+        if self.samples > MOST_SAMPLES:
+            raise UserError(f"{self.samples:,} samples are too many; the most is {MOST_SAMPLES:,}")
         for needles in self.needles:
             if needles < 1:
                 raise UserError(f"{needles} needles: at least 1 is needed, since one is asked for")

@@ -311,7 +311,10 @@ def test_shared_options_read(capsys: pytest.CaptureFixture[str]) -> None:
         (["--lengths", "4K,0"], ["--lengths", "zero"]),
         (["--models", "gdn,gdn:fwpmk@2"], ["--models", "did you mean 'fwpkm'?"]),
         (["--device", "tpu"], ["unknown device 'tpu'", "valid: auto, cpu, cuda, cuda:N"]),
+        (["--models", ""], ["--models", "the list of models is empty"]),
         (["--dtype", "float8"], ["float8", "bfloat16"]),
+        (["--dtype", "bfloat61"], ["unknown dtype 'bfloat61'", "did you mean 'bfloat16'?"]),
+        (["--out", ""], ["--out", "it is empty"]),
         (["--engine", "spark"], ["unknown engine 'spark'", "local, ray"]),
         (["--seed", "-1"], ["--seed", "-1"]),
         (["--workers", "0"], ["--workers", "0"]),
@@ -319,6 +322,34 @@ def test_shared_options_read(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_shared_options_refuse(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["probe", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    for word in words:
+        assert word in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["niah", "--lengths", "8000M"], ["a haystack of 8000M tokens is too long; the longest is 64M"]),
+        (["trace", "--length", "65M"], ["a haystack of 65M tokens is too long; the longest is 64M"]),
+        (["ablate", "--length", "8000M", "--dry-run"], ["a haystack of 8000M tokens is too long"]),
+        (["capacity", "--samples", "1000001", "--dry-run"], ["1,000,001 samples are too many"]),
+        (
+            ["niah", "--write-chunk", "4K,haystak"],
+            ["neither a size nor 'haystack', did you mean 'haystack'?"],
+        ),
+        (["trace", "--write-chunk", "often"], ["'often' is neither a size nor 'haystack'; valid: 512, 4K, haystack"]),
+        (["niah", "--protocol", "publishd"], ["unknown protocol 'publishd'", "did you mean 'published'?"]),
+        (["niah", "--model", " "], ["the list of models is empty"]),
+        (["train", "--model", "gdn", "--out", ""], ["--out", "it is empty"]),
+    ],
+)
+def test_values_that_cannot_be_meant_are_one_line(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1

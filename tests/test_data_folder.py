@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fwpkm_eval.data import available_sets, default_haystack, default_sets, folder, load_set
+from fwpkm_eval import cli
+from fwpkm_eval.data import available_sets, default_haystack, default_sets, folder, load_set, skipped_note
 from fwpkm_eval.data.types import Document, hash_documents
 from fwpkm_eval.errors import UserError
 
@@ -20,6 +21,9 @@ def _write(path: Path, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
     path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
     return path
+
+
+GOOD = '{"text": "fine"}\n'
 
 
 def _lines(*records: object) -> str:
@@ -71,6 +75,46 @@ def test_lists_sets_and_splits(tmp_path: Path) -> None:
     assert default_haystack(str(tmp_path)) == "b"
 
 
+@pytest.mark.parametrize("name", ["my set", "naïve", "日本", "हिन्दी", "e\u0301", "_x", "2", "a.b-c+d_e"])
+def test_sets_are_named_in_any_script(name: str, tmp_path: Path) -> None:
+    _write(tmp_path / name / "test.jsonl", GOOD)
+    assert default_sets(str(tmp_path)) == [name]
+    assert load_set(str(tmp_path), name, "test").name == name
+    assert skipped_note(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["-x", "+x", "a,b", " x", "x ", "a\nb", "a\x1b[31m", "a:b", "a\u202eb", "a\u00a0b"])
+def test_sets_that_are_skipped_for_their_name_are_told(name: str, tmp_path: Path) -> None:
+    _write(tmp_path / name / "test.jsonl.gz", GOOD)
+    with pytest.raises(UserError, match=r"holds no sets.*; skipped for its name: ") as caught:
+        available_sets(str(tmp_path))
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert skipped_note(str(tmp_path)) is None  # the error says it
+    _write(tmp_path / "good" / "test.jsonl", GOOD)
+    assert [info.name for info in available_sets(str(tmp_path))] == ["good"]
+    note = skipped_note(str(tmp_path))
+    assert note is not None
+    assert f"skipped for its name: {name!r}" in note
+
+
+def test_hidden_folders_and_those_without_splits_are_not_told(tmp_path: Path) -> None:
+    for path in (".cache/test.jsonl", "-x/notes.txt", "good/test.jsonl"):
+        _write(tmp_path / path, GOOD)
+    assert skipped_note(str(tmp_path)) is None
+    assert skipped_note(str(tmp_path / "nowhere")) is None
+    assert skipped_note("embedded") is None
+
+
+def test_a_skipped_set_is_one_line_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("-1", "-2", "-3", "-4", "good"):
+        _write(tmp_path / name / "test.jsonl", GOOD)
+    assert cli.main(["data", "list", "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "skipped for their names: '-1', '-2', '-3' and 1 more" in told
+
+
 def test_default_haystack(tmp_path: Path) -> None:
     _write(tmp_path / "a" / "test.jsonl", _lines({"text": "x"}))
     _write(tmp_path / "b" / "test.jsonl", _lines({"text": "x" * 100}))
@@ -85,9 +129,6 @@ def test_no_test_split_anywhere(tmp_path: Path) -> None:
     for ask in (default_sets, default_haystack):
         with pytest.raises(UserError, match="has a test split"):
             ask(str(tmp_path))
-
-
-GOOD = '{"text": "fine"}\n'
 
 
 @pytest.mark.parametrize(

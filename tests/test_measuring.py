@@ -269,7 +269,7 @@ def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["niah", "--lengths", "128", "--needles", "64"], "128 tokens is too short for 64 needles"),
         (["niah", "--passes", "0", "--closed-book"], "closed book needs at least 1 pass"),
         (["niah", "--passes", "one"], "are not numbers of readings"),
-        (["niah", "--write-chunk", "hay"], "'hay' is not a size"),
+        (["niah", "--write-chunk", "hay"], "'hay' is neither a size nor 'haystack'"),
         (["niah", "--depths", "deep"], "are not numbers from 0 to 1"),
         (["niah", "--haystack", "tale"], "did you mean 'tales'"),
         (["ppl", "--sets", "tales,note"], "did you mean 'notes'"),
@@ -326,6 +326,55 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(
     assert "with 2 workers" in lines[-1]
     assert any("64 needles in 4K" in line for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["reproduce", "ablate", "capacity"])
+def test_a_dry_run_as_json_is_a_list_of_cells(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--dry-run", "--json") == 0
+    cells = json.loads(capsys.readouterr().out)
+    assert len(cells) > 5
+    for cell in cells:
+        assert set(cell) == {"label", "task", "model", "tokens", "seconds"}
+        assert (cell["seconds"] is None) == (cell["tokens"] == 0)
+        assert cell["seconds"] is None or cell["seconds"] > 0
+    tasks = {"reproduce": {"ppl", "niah", "gates", "addressing", "cost", "trace"}, "ablate": {"ablation"}}
+    assert {cell["task"] for cell in cells} >= tasks.get(command, {command})
+
+
+def test_reproduce_reads_as_many_tokens_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cells(*arguments: str) -> dict[str, int]:
+        assert run("reproduce", "--dry-run", "--json", "--models", "gdn+swa:fwpkm", *arguments) == 0
+        return {cell["label"]: cell["tokens"] for cell in json.loads(capsys.readouterr().out)}
+
+    usual, fewer = cells(), cells("--tokens", "2K")
+    assert usual.keys() == fewer.keys()
+    read = [label for label in usual if any(word in label for word in ("perplexity", "gates", "addressing"))]
+    assert len(read) > 5
+    assert {fewer[label] for label in read} == {2048}
+    assert min(usual[label] for label in read) > 2048
+    assert 2048 <= fewer["gdn+swa:fwpkm@1,3  cost"] < usual["gdn+swa:fwpkm@1,3  cost"]
+    assert all(fewer[label] == usual[label] for label in usual if "needles" in label or "trace" in label)
+
+
+def test_the_tokens_of_a_run_are_in_its_manifest_only_where_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fwpkm_eval.runs import manifest
+
+    found: list[dict[str, Any]] = []
+
+    def stop(out: Path, config: dict[str, Any]) -> None:
+        found.append(config)
+        raise UserError("stopped here")
+
+    monkeypatch.setattr(manifest, "check_free", stop)
+    assert run("reproduce", "--out", str(tmp_path)) == 2
+    assert run("reproduce", "--out", str(tmp_path), "--tokens", "2K") == 2
+    assert "tokens" not in found[0]
+    assert found[0]["plan"]["tokens"] == {"source": 192 * 1024, "": 96 * 1024}
+    assert found[1]["tokens"] == found[1]["plan"]["tokens"][""] == 2048
 
 
 @pytest.mark.usefixtures("without_workers")

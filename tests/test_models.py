@@ -111,6 +111,33 @@ def test_inplace_writes_into_the_fast_weights_and_gives_the_same(spec: str) -> N
     assert all(not torch.equal(x, first[name]) for name, x in fast_weights(after).items())
 
 
+def test_updates_off_shares_the_fast_weights_of_the_given_state() -> None:
+    """As documented: so reading spares a copy of the memory, and an inplace call needs one where both are wanted."""
+    model, ids = small_model("gdn:fwpkm@1"), tokens()
+    state = model.initial_state()
+    _, after = model(ids, state, updates="off")
+    assert all(x is fast_weights(state)[name] for name, x in fast_weights(after).items())
+    before = {name: x.clone() for name, x in fast_weights(state).items()}
+    model(ids, after.copy(), inplace=True)
+    assert same(fast_weights(state), before)
+    model(ids, after, inplace=True)
+    assert not same(fast_weights(state), before)
+
+
+@pytest.mark.parametrize("spec", ["gdn", "gdn:fwpkm@1", "gdn:fwpkm@0", "gdn:fwmlp@1", "gdn:lact@1"])
+@pytest.mark.parametrize("other", ["gdn", "gdn:fwpkm@1", "gdn:fwmlp@1", "gdn:lact@1", "gdn+swa:fwpkm@1"])
+def test_a_state_of_another_model_is_refused(spec: str, other: str) -> None:
+    if spec != other:
+        with pytest.raises(UserError, match=f"not one of a {spec}: .*layer"):
+            small_model(spec)(tokens(), small_model(other).initial_state())
+
+
+def test_a_state_with_a_memory_of_another_size_is_refused() -> None:
+    for spec, size in (("gdn:fwpkm@1", "fwpkm.subkeys"), ("gdn:fwmlp@1", "fwmlp.hidden")):
+        with pytest.raises(UserError, match="layer 1 has another memory"):
+            small_model(spec)(tokens(), small_model(spec, **{size: 16}).initial_state())
+
+
 @every_memory
 def test_updates_off_only_reads(spec: str) -> None:
     """Fast weights stay bit-identical, nothing is queued, and the reads see what was written before."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from report_cases import FWPKM, PLAIN, bits, guess_rows, needle
 
+from fwpkm_eval import cli
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting import build_report
 from fwpkm_eval.runs.cells import CellStore
@@ -37,6 +39,19 @@ def test_only_the_cells_of_the_run_count(tmp_path: Path) -> None:
     build_report(tmp_path)
     assert read_rows_csv(tmp_path / "rows.csv") == [needle(FWPKM, 3)]
     assert "This run is not complete: 1 of 2 cells are finished." in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_command_prints_where_the_report_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows_csv([needle(FWPKM, 3)], tmp_path / "rows.csv")
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
+    assert cli.main(["report", str(tmp_path), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert cli.main(["report", str(tmp_path), "--json"]) == 0
+    paths = json.loads(capsys.readouterr().out)
+    assert paths[-1] == str(tmp_path / "report.html")
+    assert str(tmp_path / "tables.md") in paths
+    assert all(Path(path).is_file() for path in paths)
 
 
 def test_without_cells_rows_csv_is_read_and_left_alone(tmp_path: Path) -> None:

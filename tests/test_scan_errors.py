@@ -20,7 +20,7 @@ def refused(words: list[str], **changes: Any) -> None:
     """The scan with these changes raises UserError, in one line that holds the words."""
     inputs = CASE.inputs()
     inputs.update({name: changes.pop(name) for name in list(changes) if name in inputs})
-    before = {name: x.clone() for name, x in inputs.items() if x is not None}
+    before = {name: x.clone() for name, x in inputs.items() if isinstance(x, torch.Tensor)}
     for backend in [changes.pop("backend")] if "backend" in changes else ["reference", "torch", "auto"]:
         with pytest.raises(UserError) as raised:
             CASE.scan(inputs, backend=backend, **changes)
@@ -92,6 +92,23 @@ def test_fast_weights_of_low_precision(dtype: torch.dtype) -> None:
         ({"addressing": "entropie"}, ["entropie", "did you mean 'entropy'"]),
         ({"learning_rate": math.nan}, ["learning_rate"]),
         ({"addressing_weight": math.inf}, ["addressing_weight"]),
+        ({"topk": 2.5}, ["topk", "2.5", "whole number"]),
+        ({"topk": True}, ["topk", "True", "whole number"]),
+        ({"topk": "8"}, ["topk", "'8'", "whole number"]),
+        ({"lookahead": 1.5}, ["lookahead", "1.5", "whole number"]),
+        ({"chunk_size": 2.5}, ["chunk_size", "2.5", "whole number"]),
+        ({"chunk_size": None}, ["chunk_size", "None", "whole number"]),
+        ({"learning_rate": "1"}, ["learning_rate", "'1'", "finite number"]),
+        ({"learning_rate": 1j}, ["learning_rate", "1j", "finite number"]),
+        ({"score": None}, ["score", "None", "dot"]),
+        ({"addressing": 3}, ["addressing", "3", "entropy"]),
+        ({"backend": None}, ["backend", "None", "torch"]),
+        ({"query": zeros(2, 6, 12).tolist()}, ["query", "list", "Tensor"]),
+        ({"target": zeros(2, 6, 5).numpy()}, ["target", "ndarray", "Tensor"]),
+        ({"gate": 1.0}, ["gate", "float", "Tensor"]),
+        ({"keys": None}, ["keys", "NoneType", "Tensor"]),
+        ({"query": zeros(2, 6, 12).to(torch.complex64)}, ["query", "complex64", "real"]),
+        ({"values": zeros(16, 5).to(torch.complex128)}, ["values", "complex128", "real"]),
     ],
 )
 def test_settings_that_do_not_fit(changes: dict[str, Any], words: list[str]) -> None:
@@ -169,7 +186,15 @@ def test_fwmlp_weights_that_do_not_fit(name: str) -> None:
         ({"lookahead": -1}, ["lookahead", "-1"]),
         ({"target_rule": "average"}, ["average", "mean", "next"]),
         ({"target_rule": "nxet"}, ["nxet", "did you mean 'next'"]),
+        ({"target_rule": None}, ["target rule", "None", "next"]),
         ({"learning_rate": math.nan}, ["learning_rate"]),
+        ({"learning_rate": "1"}, ["learning_rate", "'1'"]),
+        ({"lookahead": 1.5}, ["lookahead", "1.5", "whole number"]),
+        ({"chunk_size": 2.5}, ["chunk_size", "2.5", "whole number"]),
+        ({"query": zeros(2, 6, 4).numpy()}, ["query", "ndarray", "Tensor"]),
+        ({"target": zeros(2, 6, 3).to(torch.complex64)}, ["target", "complex64", "real"]),
+        ({"weights": list(weights().values())}, ["weights", "list", "w_up"]),
+        ({"weights": {**weights(), "b_up": [0.0] * 7}}, ["b_up", "list", "Tensor"]),
     ],
 )
 def test_fwmlp_settings_that_do_not_fit(changes: dict[str, Any], words: list[str]) -> None:

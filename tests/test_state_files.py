@@ -118,6 +118,9 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "state", small_model(ONE, **{"fwpkm.topk": 2}), "another model")
     with pytest.raises(UserError, match="not one of a gdn"):
         save_state(tmp_path / "other", small_model(TWO), model.initial_state())
+    for mine, others in ((ONE, "gdn:lact@1"), ("gdn:lact@1", ONE), (ONE, "gdn"), ("gdn", ONE)):
+        with pytest.raises(UserError, match=f"not one of a {mine}: layer 1 has another memory"):
+            save_state(tmp_path / "other", small_model(mine), small_model(others).initial_state())
     assert not (tmp_path / "other").exists()
 
 

@@ -103,6 +103,48 @@ def train(folder: Path, data: str, recipe: Any = TINY, **more: Any) -> dict[str,
     return train_model(tiny_training_config("gdn"), recipe, folder, data, more.pop("resume", False), True, **more)
 
 
+def test_the_results_of_a_measuring_run_are_no_place_to_train_into(data: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="holds the results of a measuring run; choose another --out folder"):
+        train(tmp_path, data)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_training_that_cannot_begin_leaves_no_folder(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "one"
+    monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
+    for where in (Where(log=("tensorbord",)), Where(log=("wandb",))):
+        with pytest.raises(UserError, match=r"tensorboard|pip install wandb"):
+            train(folder, data, where=where)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="unknown set"):
+        train(folder, data, replace(TINY, sets=("elsewhere",)))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="unknown set"):
+        train(tmp_path / "there", data, replace(TINY, sets=("elsewhere",)))
+    assert (tmp_path / "there").is_dir()  # it was there before
+
+
+def test_a_folder_without_a_train_split_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data" / "s").mkdir(parents=True)
+    (tmp_path / "data" / "s" / "test.jsonl").write_text('{"text": "some words"}\n')
+    given = ["--out", str(tmp_path / "new"), "--data", str(tmp_path / "data")]
+    assert cli.main(["train", "--model", "gdn", *given]) == 2
+    assert f"no set in '{tmp_path / 'data'}' has a train split" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "0", "inf", "often"])
+def test_seconds_between_save_points_are_a_number_above_0(
+    seconds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "--model", "gdn", "--out", str(tmp_path / "new"), "--save-every", seconds]) == 2
+    assert f"'{seconds}' is not a number of seconds above 0" in capsys.readouterr().err
+
+
 def test_a_folder_is_trained_into_by_one_run_at_a_time(data: str, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     with (tmp_path / ".training").open("w") as other:

@@ -74,7 +74,7 @@ def list_sets(data: str, as_json: bool) -> None:
 @click.option("--set", "only", multiple=True, metavar="NAME", help="Only this set; may be repeated. [default: all]")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=options.Folder(),
     default=None,
     metavar="DIR",
     help="Also write the sets there, as a folder that --data takes. [default for hub: the folder --data hub reads]",

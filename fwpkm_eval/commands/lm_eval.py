@@ -87,7 +87,7 @@ def _task_arguments(pairs: Sequence[str]) -> dict[str, Any]:
 )
 @click.option(
     "--memory",
-    type=click.Choice(["request", "stream", "off"]),
+    type=options.OneOf("memory", ["request", "stream", "off"]),
     default="request",
     show_default=True,
     help="Where the memory starts anew: with each request, or never; off: nothing is written.",

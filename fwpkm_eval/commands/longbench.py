@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--protocol",
     "protocols",
-    type=click.Choice(["open-book", "closed-book", "published"]),
+    type=options.OneOf("protocol", ["open-book", "closed-book", "published"]),
     multiple=True,
     default=("open-book",),
     show_default=True,

@@ -185,10 +185,26 @@ def print_table(header: Sequence[str], lines: Sequence[Sequence[object]], right:
     click.echo(aligned(header, lines, right) if lines else "nothing was measured")
 
 
-def print_plan(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
-    """The cells that would be run, and about how long they would take."""
+def print_plan(plan: Plan, jobs: Sequence[Job], workers: int, *, as_json: bool = False) -> None:
+    """The cells that would be run, and about how long they would take; as JSON a list of them.
+
+    There ``seconds`` are those of one core, and null for a cell that reads nothing.
+    """
     from fwpkm_eval.runs.plan import estimated_seconds, estimated_total
 
+    if as_json:
+        cells = [
+            {
+                "label": job.label,
+                "task": job.cell.task,
+                "model": job.cell.model,
+                "tokens": job.work,
+                "seconds": round(estimated_seconds(plan, job), 1) if job.work else None,
+            }
+            for job in jobs
+        ]
+        click.echo(json.dumps(cells, indent=1))
+        return
     lines = [(job.label, f"{job.work:,}", f"{estimated_seconds(plan, job):.0f}") for job in jobs if job.work]
     print_table(("cell", "tokens", "seconds on a core"), lines, right=("tokens", "seconds on a core"))
     time = _in_words(estimated_total(plan, jobs, workers))

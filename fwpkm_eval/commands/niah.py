@@ -11,15 +11,14 @@ import click
 
 from fwpkm_eval.commands import options, sources
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.sizes import format_size, parse_size
+from fwpkm_eval.sizes import format_size, parse_write_chunk
 
 if TYPE_CHECKING:
     from fwpkm_eval.runs.rows import Row
 
 
 def _write_chunks(text: str) -> tuple[int | str, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    return tuple(dict.fromkeys(part if part == "haystack" else parse_size(part) for part in parts))
+    return tuple(dict.fromkeys(parse_write_chunk(part.strip()) for part in text.split(",")))
 
 
 def _depths(text: str) -> tuple[float, ...]:
@@ -55,7 +54,7 @@ def _depths(text: str) -> tuple[float, ...]:
 @click.option(
     "--protocol",
     "protocols",
-    type=click.Choice(["open-book", "closed-book", "published"]),
+    type=options.OneOf("protocol", ["open-book", "closed-book", "published"]),
     multiple=True,
     default=("open-book",),
     show_default=True,
@@ -68,7 +67,7 @@ def _depths(text: str) -> tuple[float, ...]:
 )
 @click.option(
     "--scope",
-    type=click.Choice(["sample", "stream"]),
+    type=options.OneOf("scope", ["sample", "stream"]),
     default="sample",
     show_default=True,
     help="Where the memory starts anew: with each sample, or never.",

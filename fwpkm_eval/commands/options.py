@@ -19,7 +19,7 @@ import click
 from fwpkm_eval.devices import DTYPES, check_device_name
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.runs.shards import Shard, parse_shard
-from fwpkm_eval.sizes import parse_size, parse_sizes
+from fwpkm_eval.sizes import parse_size, parse_sizes, parse_write_chunk
 
 ENGINES = ("local", "ray")
 SMALLEST_LIMIT = 512 * 2**20
@@ -42,6 +42,31 @@ class Parsed(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class OneOf(click.Choice[str]):
+    """One of the ``valid`` names; an error calls another an unknown ``one``, and says which was meant."""
+
+    def __init__(self, one: str, valid: Sequence[str]) -> None:
+        super().__init__(valid)
+        self._one = one
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.choices:
+            self.fail(str(unknown(self._one, str(value), self.choices)), param, ctx)
+        return str(value)
+
+
+class Folder(click.Path):
+    """A folder, there or not; an empty name, which would be the working folder, is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty: name a folder ('.' is the working folder)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _model_name(text: str) -> str:
     from fwpkm_eval.reference_models.notation import parse_model_name
 
@@ -51,7 +76,14 @@ def _model_name(text: str) -> str:
 def _model_names(text: str) -> tuple[str, ...]:
     from fwpkm_eval.reference_models.notation import split_model_names
 
+    refuse_no_models(text)
     return tuple(dict.fromkeys(_model_name(name) for name in split_model_names(text)))
+
+
+def refuse_no_models(text: str) -> None:
+    """Raises UserError for a list of models that is empty."""
+    if not text.strip():
+        raise UserError("the list of models is empty: name at least one, such as gdn+swa:fwpkm")
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -104,15 +136,11 @@ def _memory_limit(text: str) -> int:
     return limit
 
 
-def _write_chunk(text: str) -> int | str:
-    return text if text == "haystack" else parse_size(text)
-
-
 SIZE = Parsed("size", parse_size)
 """One size, ``4K`` or ``4096`` -> 4096."""
 SIZES = Parsed("sizes", parse_sizes)
 """A list of sizes or counts, ``4K,32K`` or ``1,2,4`` -> a tuple of int."""
-WRITE_CHUNK = Parsed("write chunk", _write_chunk)
+WRITE_CHUNK = Parsed("write chunk", parse_write_chunk)
 """How often a reading is written: ``512`` -> 512, or ``haystack`` (once, at its end)."""
 PASSES = numbers("passes", "numbers of readings, such as 1,2,4", 5)
 """Numbers of readings, ``0,1,2`` -> a tuple of int."""
@@ -123,8 +151,18 @@ MODEL = Parsed("model", _model_name)
 MODELS = Parsed("models", _model_names)
 """Names separated by commas (commas within layers are understood) -> a tuple of canonical names."""
 
+
+def _noting_what_is_skipped(ctx: click.Context, param: click.Parameter, data: str) -> str:
+    from fwpkm_eval.data import skipped_note
+
+    if (note := skipped_note(data)) is not None:
+        click.echo(note, err=True)
+    return data
+
+
 data = click.option(
     "--data",
+    callback=_noting_what_is_skipped,
     default="embedded",
     show_default=True,
     metavar="embedded|hub|PATH",
@@ -185,7 +223,7 @@ device = click.option(
 )
 dtype = click.option(
     "--dtype",
-    type=click.Choice(DTYPES),
+    type=OneOf("dtype", DTYPES),
     default="float32",
     show_default=True,
     help="Type of weights and activations; fast weights are never below float32.",
@@ -196,7 +234,7 @@ def out_folder(default: str) -> Callable[[Command], Command]:
     """``--out`` of a command that says what it does without one."""
     return click.option(
         "--out",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=Folder(),
         default=None,
         metavar="DIR",
         help=f"Folder for rows, tables, plots, report; a run goes on where it stopped. [default: {default}]",

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 @click.option("--segment", type=options.SIZE, default="4K", show_default=True, help="Tokens of a sequence.")
 @click.option(
     "--scope",
-    type=click.Choice(["stream", "document", "segment"]),
+    type=options.OneOf("scope", ["stream", "document", "segment"]),
     default="stream",
     show_default=True,
     help="Where the memory starts anew: never, with each document, or with each segment.",
 )
 @click.option(
     "--frozen",
-    type=click.Choice(["also", "only", "no"]),
+    type=options.OneOf("choice", ["also", "only", "no"]),
     default="also",
     show_default=True,
     help="Measure models with fast weights without writes: what the writes are worth.",

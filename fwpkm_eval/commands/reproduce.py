@@ -52,6 +52,13 @@ ABLATION_SEEDS = 3
     metavar="TIME",
     help="Measure what says most in about this time, such as 90s, 20m or 1h (training not counted).",
 )
+@click.option(
+    "--tokens",
+    type=options.SIZE,
+    default=None,
+    metavar="SIZE",
+    help="Read at most so many tokens of each set, for all but needles and traces. [default: by scale and set]",
+)
 @click.option("--retrain", is_flag=True, help="Train every model anew first, into DIR/checkpoints.")
 @click.option("--dry-run", is_flag=True, help="Show the cells and how long they would take, and run nothing.")
 @options.measuring_into("runs/SCALE")
@@ -61,6 +68,7 @@ def command(
     only: tuple[str, ...],
     given_seeds: int | None,
     budget: float | None,
+    tokens: int | None,
     retrain: bool,
     dry_run: bool,
     given: options.Given,
@@ -73,9 +81,9 @@ def command(
     from fwpkm_eval.commands.measure import conclude, print_plan, run_cells
     from fwpkm_eval.runs.engine import usable_workers
     from fwpkm_eval.runs.manifest import check_free, check_or_create
-    from fwpkm_eval.runs.plan import plan_of
+    from fwpkm_eval.runs.plan import plan_of, with_tokens
 
-    plan = plan_of(scale)
+    plan = with_tokens(plan_of(scale), tokens)
     out = given.out or Path("runs") / scale
     given = replace(given, out=out)
     names = list(sources.chosen(models, scale))
@@ -88,6 +96,7 @@ def command(
         "only": sorted(only),
         "retrain": retrain,
         **({} if budget is None else {"budget_seconds": budget}),
+        **({} if tokens is None else {"tokens": tokens}),
         **({} if seeds == 1 and (given_seeds is None or ABLATION not in only) else {"seeds": seeds}),
         "data": given.data,
         "seed": given.seed,
@@ -96,12 +105,13 @@ def command(
         "plan": _as_json({name: value for name, value in asdict(plan).items() if name not in ("models", "further")}),
     }
     all_seeds = range(given.seed, given.seed + seeds)
-    how: dict[str, Any] = {"scale": scale, "retrain": retrain, "given": given}
+    how: dict[str, Any] = {"scale": scale, "tokens": tokens, "retrain": retrain, "given": given}
     if dry_run:
         configured = [_as_configured(names, scale)] * seeds
         planned = _plan_all(plan, configured, all_seeds, ablation_seeds, only, out / "checkpoints", **how)
         planned = _within(plan, planned, budget, given.workers)
-        print_plan(plan, planned.jobs, given.workers or usable_workers(len(planned.jobs)))
+        workers = given.workers or usable_workers(len(planned.jobs))
+        print_plan(plan, planned.jobs, workers, as_json=given.as_json)
         return
     check_free(out, config)
     by_seed = [names] * seeds
@@ -133,6 +143,7 @@ def _plan_all(
     checkpoints: Path,
     *,
     scale: str,
+    tokens: int | None,
     retrain: bool,
     given: options.Given,
 ) -> Planned:
@@ -153,6 +164,7 @@ def _plan_all(
     jobs = biggest_first(jobs)
     if ABLATION in only:
         ablation = ablation_plan(scale)
+        ablation = replace(ablation, tokens=tokens or ablation.tokens)
         trained = models_to_train(arms_of(ablation.model, scale, ablation), SCORES)
         from_first = range(seeds[0], seeds[0] + ablation_seeds)
         ablated = plan_ablation(

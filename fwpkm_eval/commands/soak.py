@@ -30,7 +30,7 @@ MODELS = ("gdn+swa", "gdn+swa:fwpkm")
 @options.seed
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=options.Folder(),
     default=None,
     metavar="DIR",
     help="Folder for reliability.md. [default: only print]",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fwpkm_eval.commands.options import Given, Parsed
+from fwpkm_eval.commands.options import Given, Parsed, refuse_no_models
 from fwpkm_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def names_or_folders(text: str) -> tuple[str | Path, ...]:
     """The models of a list such as ``gdn,gdn:fwpkm@2,runs/mine``: names, or folders (they hold a /); or `ALL`."""
     from fwpkm_eval.reference_models.notation import parse_model_name, split_model_names
 
+    refuse_no_models(text)
     if text.strip() == ALL:
         return (ALL,)
     found: dict[str | Path, None] = {}

@@ -224,7 +224,7 @@ def reset(state: Path, out: Path, force: bool) -> None:
 @click.option("--label", default=None, metavar="NAME", help="The text of this name.")
 @click.option(
     "--keys",
-    type=click.Choice(["kept", "undone"]),
+    type=options.OneOf("choice", ["kept", "undone"]),
     default="kept",
     show_default=True,
     help="Leave the steps of the keys, which hold no contents, or undo them, too.",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @options.write_chunk
 @click.option(
     "--protocol",
-    type=click.Choice(["open-book", "closed-book"]),
+    type=options.OneOf("protocol", ["open-book", "closed-book"]),
     default="open-book",
     show_default=True,
     help="What is seen while answering.",

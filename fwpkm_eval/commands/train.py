@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
 
 from fwpkm_eval.commands import options
+from fwpkm_eval.errors import UserError, shown
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise UserError(f"{shown(text)} is not a number of seconds above 0, such as 60 or 0.5")
+    return seconds
 
 
 @click.command(name="train")
@@ -15,7 +27,7 @@ from fwpkm_eval.commands import options
 @options.scale
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.Folder(),
     required=True,
     metavar="DIR",
     help="Checkpoint folder; written at the end, with save points on the way.",
@@ -38,7 +50,7 @@ from fwpkm_eval.commands import options
 @options.device
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
+    type=options.OneOf("precision", ["auto", "float32", "bfloat16"]),
     default="auto",
     show_default=True,
     help="Activations; auto is the recipe's on CUDA, float32 on a CPU. Weights and fast weights are float32.",
@@ -55,7 +67,12 @@ from fwpkm_eval.commands import options
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads. [default: all cores]")
 @click.option("--keep", type=click.IntRange(min=1), default=2, show_default=True, help="Save points kept.")
 @click.option(
-    "--save-every", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Between save points."
+    "--save-every",
+    type=options.Parsed("seconds", _seconds),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between save points.",
 )
 @click.option(
     "--log",

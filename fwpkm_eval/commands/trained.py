@@ -87,8 +87,11 @@ def train_and_measure(
         from fwpkm_eval.runs.engine import usable_workers
         from fwpkm_eval.runs.plan import plan_of
 
-        print_plan(plan_of(scale), jobs, given.workers or usable_workers(len(jobs), device=where.type))
-        click.echo(f"{counted(len(jobs), 'model')} to train and measure, {counted(plan.recipe.steps, 'step')} each")
+        workers = given.workers or usable_workers(len(jobs), device=where.type)
+        print_plan(plan_of(scale), jobs, workers, as_json=given.as_json)
+        if not given.as_json:
+            steps = counted(plan.recipe.steps, "step")
+            click.echo(f"{counted(len(jobs), 'model')} to train and measure, {steps} each")
         return
     measured = run_cells(jobs, given, config=config, models=[], texts=planned.texts, seeds=all_seeds, device=where.type)
     conclude(measured, given, shown_as(tables))

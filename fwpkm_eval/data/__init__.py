@@ -25,6 +25,7 @@ __all__ = [
     "documents_of",
     "hash_documents",
     "load_set",
+    "skipped_note",
     "split_file",
 ]
 
@@ -67,6 +68,15 @@ def available_sets(data: str) -> list[SetInfo]:
     from fwpkm_eval.data import folder
 
     return folder.available_sets(_folder_path(data))
+
+
+def skipped_note(data: str) -> str | None:
+    """One line on what in a folder of the user's is no set for its name alone; None if there is nothing to say."""
+    if data in ("embedded", "hub"):
+        return None
+    from fwpkm_eval.data import folder
+
+    return folder.skipped_note(data)
 
 
 def default_sets(data: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,22 +23,64 @@ MAX_LINE_BYTES = 64 * 2**20
 MAX_SPLIT_BYTES = 4 * 2**30
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
-# A set's or split's name is one path component: no separator, no leading dot, so no path leaves the folder.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_IN_NAMES = " ._+-"
+"""What names may hold beside letters and digits of any script, but not at their start."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a set or split can be called so.
+
+    A name is one path component without a leading dot, so that no path leaves the folder; without a comma, which
+    separates names; without a leading hyphen, which makes an option.
+    """
+    if not text or text != text.strip() or text[0] in _IN_NAMES.replace("_", ""):
+        return False
+    return all(letter in _IN_NAMES or unicodedata.category(letter)[0] in "LMN" for letter in text)
 
 
 def available_sets(data: str) -> list[SetInfo]:
     """The sets of a folder by name, each with its splits (train, valid, test, then others). Reads no text."""
-    infos = []
+    infos, skipped = _sets_and_skipped(data)
+    if not infos:
+        why = f"; {_why_skipped(skipped)}" if skipped else ""
+        raise UserError(
+            f"data folder {data!r} holds no sets: it needs <set>/<split>.jsonl or <set>/<split>.jsonl.gz{why}"
+        )
+    return infos
+
+
+def skipped_note(data: str) -> str | None:
+    """One line on the folders that hold splits and are no sets for their names; None if every one is a set.
+
+    Hidden folders (.name) are passed over without a word. None, too, where `available_sets` raises an error.
+    """
+    try:
+        infos, skipped = _sets_and_skipped(data)
+    except UserError:
+        return None
+    return f"note: data folder {data!r}: {_why_skipped(skipped)}" if infos and skipped else None
+
+
+def _sets_and_skipped(data: str) -> tuple[list[SetInfo], list[str]]:
+    infos, skipped = [], []
     try:
         for directory in sorted(_root(data).iterdir(), key=lambda path: path.name):
-            if _NAME.fullmatch(directory.name) and directory.is_dir() and (splits := _splits(directory)):
-                infos.append(SetInfo(directory.name, splits, "path", None, f"files in {directory}"))
+            if not directory.name.startswith(".") and directory.is_dir() and (splits := _splits(directory)):
+                if is_name(directory.name):
+                    infos.append(SetInfo(directory.name, splits, "path", None, f"files in {directory}"))
+                else:
+                    skipped.append(directory.name)
     except OSError as error:
         raise UserError(f"cannot read data folder {data!r}: {error.strerror or error}") from error
-    if not infos:
-        raise UserError(f"data folder {data!r} holds no sets: it needs <set>/<split>.jsonl or <set>/<split>.jsonl.gz")
-    return infos
+    return infos, skipped
+
+
+def _why_skipped(names: list[str]) -> str:
+    named = ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"skipped for {'its name' if len(names) == 1 else 'their names'}: {named} "
+        "(a name has letters, digits, spaces, and . _ + - after its first character)"
+    )
 
 
 def load_set(data: str, name: str, split: str) -> TextSet:
@@ -100,7 +142,7 @@ def _splits(directory: Path) -> tuple[str, ...]:
     for path in directory.iterdir():
         for suffix in SUFFIXES:
             stem = path.name.removesuffix(suffix)
-            if path.name.endswith(suffix) and _NAME.fullmatch(stem) and path.is_file():
+            if path.name.endswith(suffix) and is_name(stem) and path.is_file():
                 found.add(stem)
     return tuple(s for s in SPLITS if s in found) + tuple(sorted(found - set(SPLITS)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting.measurements import niah_results, text_results
@@ -51,7 +52,9 @@ def build_plots(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[P
     sets = sets or SetFacts()
     needles, texts = niah_results(frame), text_results(frame)
     chosen = colours_of_models(frame)
-    with styled():
+    with styled(), warnings.catch_warnings():
+        # A set may be named in a script that the font does not have: it is drawn as boxes, and tables have the name.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         return [
             *niah_plots(needles, chosen),
             *text_plots(texts, chosen, sets),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.ablations import AblationPlan, Trained, ablated_config
-from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import Cell, with_tuples
 from fwpkm_eval.runs.engine import Job, Report
 from fwpkm_eval.runs.jobs import TextSource, how_computed, named
@@ -162,13 +161,11 @@ def run_config(
 
 def fit_to_data(plan: AblationPlan, data: str) -> AblationPlan:
     """The plan on the sets that ``data`` has, without reading them: a folder of the user's own has other sets."""
-    from fwpkm_eval.data import available_sets, default_sets
+    from fwpkm_eval.data import default_sets
     from fwpkm_eval.training.recipe import sets_there_are
 
-    if data != "hub" and not any("train" in info.splits for info in available_sets(data)):
-        raise UserError(f"no set in {data!r} has a train split (a file <set>/train.jsonl): ablations train models")
-    sets = default_sets(data)
     recipe = replace(plan.recipe, sets=sets_there_are(plan.recipe.sets, data))
+    sets = default_sets(data)
     return replace(plan, text=plan.text if plan.text in sets else sets[0], recipe=recipe)
 
 

@@ -147,6 +147,11 @@ def plan_of(scale: str) -> Plan:
     return PLANS[scale]
 
 
+def with_tokens(plan: Plan, tokens: int | None) -> Plan:
+    """The plan with so many tokens of each set in place of its own budgets of text; None: as it is."""
+    return plan if tokens is None else replace(plan, tokens={"": tokens}, tokens_inside=tokens)
+
+
 @dataclass(frozen=True)
 class Planned:
     """The cells of a run, the biggest first, and the texts that they are measured on."""

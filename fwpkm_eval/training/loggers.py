@@ -35,8 +35,9 @@ def loggers(folder: Path, name: str, done: int, extra: Sequence[str] = ()) -> It
             raise unknown("logger", entry, EXTRA)
     _keep_metrics_up_to(folder / METRICS, done)
     with ExitStack() as stack:
-        stored = stack.enter_context((folder / METRICS).open("a", encoding="utf-8"))
+        # One that cannot be opened is noticed before anything is written.
         writers = [stack.enter_context(_OPEN[entry](folder, name, done)) for entry in extra]
+        stored = stack.enter_context((folder / METRICS).open("a", encoding="utf-8"))
 
         def log(report: StepReport) -> None:
             row = as_row(report)

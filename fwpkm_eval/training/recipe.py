@@ -156,10 +156,15 @@ def recipe_for(config: ModelConfig, data: str = "embedded", exercises: bool | No
 
 
 def sets_there_are(wanted: tuple[str, ...], data: str) -> tuple[str, ...]:
-    """The sets wanted, if `data` has all of them to train on (or nothing at all); else every one that it has."""
+    """The sets wanted, if `data` has all of them to train on; else every one that it has.
+
+    Raises UserError if it has none.
+    """
     if data == "hub":
         return wanted
     from fwpkm_eval.data import available_sets
 
     there = tuple(info.name for info in available_sets(data) if "train" in info.splits)
-    return wanted if set(wanted) <= set(there) or not there else there
+    if not there:
+        raise UserError(f"no set in {data!r} has a train split (a file <set>/train.jsonl or <set>/train.jsonl.gz)")
+    return wanted if set(wanted) <= set(there) else there

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fwpkm_eval.devices import peak_memory
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.checkpoint import DESCRIPTION
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
+from fwpkm_eval.runs.manifest import MANIFEST
 from fwpkm_eval.training.finished import is_finished
 from fwpkm_eval.training.loggers import loggers
 from fwpkm_eval.training.parallel import Ranks, started
@@ -76,6 +77,8 @@ def train_model(
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
+    if (folder / MANIFEST).exists():
+        raise UserError(f"{folder} holds the results of a measuring run; choose another --out folder")
     if (folder / DESCRIPTION).exists():
         raise UserError(f"{folder} holds a finished checkpoint already; choose another --out folder")
     if save_points(folder) and not resume:
@@ -86,10 +89,26 @@ def _check_folder(folder: Path, resume: bool) -> None:
 
 @contextmanager
 def _alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Makes the folder, and keeps every other run out of it as long as this one lives (where the system has locks)."""
+    """Makes the folder, and keeps every other run out of it as long as this one lives (where the system has locks).
+
+    What fails before anything was written leaves no folder behind that was not there.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --out must be a folder")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder, ranks):
+            yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty: something was written
+            for path in made:
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _locked(folder: Path, ranks: Ranks) -> Iterator[None]:
     if not ranks.is_first:
         yield
         return

@@ -1,0 +1,35 @@
+"""Checks of arguments that every memory operation has: tensors that are tensors, numbers that are numbers."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from fwpkm_eval.errors import UserError
+
+
+def check_tensors(**tensors: object) -> None:
+    """Refuses what is no tensor of real numbers, by name."""
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor):
+            raise UserError(f"{name} is a {type(x).__name__}; it must be a torch.Tensor")
+        if torch.is_complex(x):
+            raise UserError(f"{name} is {x.dtype}; it must be real")
+
+
+def check_whole(name: str, number: object, least: int, unit: str = "") -> None:
+    """Refuses what is no whole number of at least ``least``; ``unit``: what it counts."""
+    counted = f"{least} {unit}".strip()
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise UserError(f"{name} is {number!r}; it must be a whole number of at least {counted}")
+    if number < least:
+        raise UserError(f"{name} is {number}; it must be at least {counted}")
+
+
+def check_finite(name: str, number: object) -> None:
+    """Refuses what is no finite number."""
+    if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
+        raise UserError(f"{name} is {number!r}; it must be a finite number")
