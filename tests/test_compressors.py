@@ -14,6 +14,8 @@ from report_cases import FWPKM, PLAIN, bits, lines_of, said, tables_of
 from fwpkm_eval.data import Document, TextSet
 from fwpkm_eval.data.tokenizers import tokenizer_named
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.reporting.plots import build_plots
+from fwpkm_eval.runs.rows import rows_to_frame
 from fwpkm_eval.tasks.compressors import COMPRESSORS, compressor_rows
 
 BYTES = tokenizer_named("bytes")
@@ -66,3 +68,14 @@ def test_they_stand_under_the_models_and_are_none() -> None:
     assert {line["against baseline"] for line in lines[2:]} == {"–"}
     assert "zlib, bzip2 and xz, each at its highest level" in table.note
     assert said([*models, *floor]) == said(models)
+
+
+def test_the_plot_has_a_line_for_the_best_of_them() -> None:
+    models = [*bits(PLAIN, 2.0), *bits(FWPKM, 1.7, write_chunk="128")]
+    floor = [bits(name, value, scale="")[0] for name, value in zip(COMPRESSORS, (1.9, 1.5, 1.6), strict=True)]
+    (plot,) = (plot for plot in build_plots(rows_to_frame([*models, *floor])) if plot.name == "bits-per-byte")
+    assert "Cross: the general compressor" in plot.caption
+    (plain,) = (plot for plot in build_plots(rows_to_frame(models)) if plot.name == "bits-per-byte")
+    assert "Cross" not in plain.caption
+    drawn = {name for name in (*COMPRESSORS, PLAIN) if f"<!-- {name}" in plot.svg}
+    assert drawn == {"bzip2", PLAIN}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.reporting.measurements import niah_results, text_results
+from fwpkm_eval.reporting.measurements import compressed, niah_results, text_results
 from fwpkm_eval.reporting.measurements_memory import by_layer
 from fwpkm_eval.reporting.plots_ablation import ablation_plots
 from fwpkm_eval.reporting.plots_capacity import capacity_plots
@@ -57,7 +57,7 @@ def build_plots(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[P
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         return [
             *niah_plots(needles, chosen),
-            *text_plots(texts, chosen, sets),
+            *text_plots(texts, chosen, sets, compressed(frame)),
             *ablation_plots(frame),
             *capacity_plots(frame),
             *cost_plots(frame, chosen),

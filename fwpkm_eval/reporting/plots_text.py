@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import scales, style, wording
-from fwpkm_eval.reporting.measurements import TextKey, TextResult, ordered, spec_of, writes
+from fwpkm_eval.reporting.measurements import Measurement, TextKey, TextResult, ordered, spec_of, writes
 from fwpkm_eval.reporting.published import memories_of
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.style import Plot
 from fwpkm_eval.reporting.table import slug
 from fwpkm_eval.reporting.tables_text import frozen_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Results = Mapping[TextKey, TextResult]
 
@@ -23,25 +27,38 @@ EQUAL = 0.06
 _DASHED = (0, (3, 1.5))
 
 
-def text_plots(results: Results, colours: Mapping[str, str], sets: SetFacts) -> list[Plot]:
+Floors = Mapping[tuple[str, str], Mapping[str, Measurement]]
+"""Bits per byte of general compressors, by set and scope."""
+
+
+def text_plots(
+    results: Results, colours: Mapping[str, str], sets: SetFacts, floors: Floors | None = None
+) -> list[Plot]:
     """All plots of the perplexity task that there are measurements for, for each scope."""
     plots: list[Plot | None] = []
     scopes = list(dict.fromkeys(key.scope for key in results))
     for scope in scopes:
         here = {key: value for key, value in results.items() if key.scope == scope}
         suffix = scope if len(scopes) > 1 else ""
-        plots += [_bits_plot(here, colours, sets, suffix), _position_plot(here, colours, sets, suffix)]
+        below = {dataset: found for (dataset, of), found in (floors or {}).items() if of == scope}
+        plots += [_bits_plot(here, colours, sets, suffix, below), _position_plot(here, colours, sets, suffix)]
     return [plot for plot in plots if plot is not None]
 
 
-def _bits_plot(results: Results, colours: Mapping[str, str], sets: SetFacts, suffix: str) -> Plot | None:
-    """For each set a line per model: a filled dot as it reads, a hollow one with writes off."""
+def _bits_plot(
+    results: Results,
+    colours: Mapping[str, str],
+    sets: SetFacts,
+    suffix: str,
+    floors: Mapping[str, Mapping[str, Measurement]],
+) -> Plot | None:
+    """For each set a line per model, filled as it reads, hollow with writes off; and one of the best compressor."""
     measured = {key: r.bits_per_byte for key, r in results.items() if r.bits_per_byte and not key.frozen}
     datasets = list(dict.fromkeys(key.dataset for key in measured))
     if not datasets:
         return None
     per_set = {dataset: [key for key in measured if key.dataset == dataset] for dataset in datasets}
-    lines = max(len(keys) for keys in per_set.values())
+    lines = max(len(keys) for keys in per_set.values()) + bool(floors)
     figure, grid = style.new_figure(len(datasets), 1, 0.55 + len(datasets) * (0.3 + 0.17 * lines))
     for dataset, (axes,) in zip(datasets, grid, strict=True):
         keys = sorted(per_set[dataset], key=lambda key: ordered([k.model for k in measured]).index(key.model))
@@ -53,17 +70,16 @@ def _bits_plot(results: Results, colours: Mapping[str, str], sets: SetFacts, suf
                 axes.plot([bits.value, frozen.value], [at, at], color=colour, linewidth=1.2, alpha=0.6, zorder=2)
                 axes.plot(frozen.value, at, "o", color=colour, markerfacecolor=style.CARD, markersize=5, zorder=3)
             axes.plot(bits.value, at, "o", color=colour, markersize=5.5, zorder=4)
-            axes.annotate(
-                f"{bits.value:.2f}",
-                (min(bits.value, frozen.value) if frozen else bits.value, at),
-                xytext=(-5, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                fontsize=7,
-            )
-        axes.set_yticks(range(len(keys)), [key.model for key in keys])
-        axes.set_ylim(len(keys) - 0.4, -0.6)
+            _value_beside(axes, bits.value, min(bits.value, frozen.value) if frozen else bits.value, at)
+        names = [key.model for key in keys]
+        if dataset in floors:
+            best, least = min(floors[dataset].items(), key=lambda floor: floor[1].value)
+            axes.plot(least.value, len(names), "x", color=style.MUTED, markersize=5, markeredgewidth=1.5, zorder=4)
+            _value_beside(axes, least.value, least.value, len(names))
+            names.append(f"{best}, no model")
+            values.append(least.value)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
         span = max(values) - min(values) or 0.1 * max(values)
         axes.set_xlim(min(values) - 0.24 * span, max(values) + 0.08 * span)
         axes.locator_params(axis="x", nbins=5)
@@ -77,7 +93,17 @@ def _bits_plot(results: Results, colours: Mapping[str, str], sets: SetFacts, suf
         slug("bits-per-byte", suffix),
         f"Bits per byte by model and set{f', scope {suffix}' if suffix else ''}",
         "Filled: as the model reads, writing into its memory. Hollow: the same model with writes off. "
-        "Documents that no model was trained on. The axes do not start at 0.",
+        f"Documents that no model was trained on. {_BELOW if floors else ''}The axes do not start at 0.",
+    )
+
+
+_BELOW = "Cross: the general compressor that takes fewest bits for the same text. "
+
+
+def _value_beside(axes: Axes, value: float, x: float, y: float) -> None:
+    """The value in figures, left of a point."""
+    axes.annotate(
+        f"{value:.2f}", (x, y), xytext=(-5, 0), textcoords="offset points", ha="right", va="center", fontsize=7
     )
 
 
