@@ -25,6 +25,8 @@ MODELS = (
     "gdn+fa:fwpkm@1,3",
 )
 WRITERS = ("gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3", "gdn+fa:fwpkm@1,3")
+EXERCISED = ("gdn+swa", "gdn+swa:fwpkm@1,3")
+"""Trained once more with the recipe of full attention: `results/micro-exercises`."""
 TRAINED_ANEW = ("gdn+swa", "gdn+swa:fwpkm@1,3")
 SETS = ("source", "docs", "manual")
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
@@ -71,27 +73,28 @@ def size(tokens: int) -> str:
     return f"{tokens // 1024}K" if tokens >= 1024 else str(tokens)
 
 
-def where(length: int) -> str:
-    return "needles-128k" if length == 131072 else "micro"
-
-
 def closed_book() -> str:
     lines = []
     for needles, length, samples, (chunk, words) in HELD:
         asked = {"needles": needles, "length": length, "write_chunk": chunk, "protocol": "closed-book"}
-        cells = [found(rows_of(where(length)), model, **asked) for model in WRITERS]
+        cells = [found(rows_of("micro"), model, **asked) for model in WRITERS]
+        cells.append(found(rows_of("micro-exercises"), EXERCISED[1], **asked))
         lines.append([f"{needles} needles in {size(length)}, {words} (n = {samples})", *cells])
-    return table(["asked with nothing in sight", *(f"`{model}`" for model in WRITERS)], lines)
+    heads = [*(f"`{model}`" for model in WRITERS), f"`{EXERCISED[1]}`, exercises"]
+    return table(["asked with nothing in sight", *heads], lines)
 
 
 def open_book() -> str:
     lines = []
-    for model in MODELS:
+    for folder, model, label in _everywhere():
         cells = []
         for length, _, (chunk, _) in SHOWN:
             asked = {"needles": 5, "length": length, "write_chunk": chunk, "protocol": "open-book"}
-            cells.append(found(rows_of(where(length)), model, **asked))
-        lines.append([f"`{model}`", *cells])
+            if length == 131072:
+                cells.append(found(rows_of("needles-128k"), model, **asked) if folder == "micro" else "–")
+            else:
+                cells.append(found(rows_of(folder), model, **asked))
+        lines.append([label, *cells])
     heads = []
     for length, samples, (_, words) in SHOWN:
         # 512 tokens end before a write every 1,024 is due: they are one write.
@@ -100,13 +103,18 @@ def open_book() -> str:
 
 
 def text() -> str:
-    frame, lines = rows_of("micro"), []
-    for model in MODELS:
-        cells = [bits(frame, model, name, arm) for name in SETS for arm in ("", FROZEN)]
-        lines.append([f"`{model}`", *cells])
+    lines = []
+    for folder, model, label in _everywhere():
+        lines.append([label, *(bits(rows_of(folder), model, name, arm) for name in SETS for arm in ("", FROZEN))])
     for name in COMPRESSORS:
-        lines.append([name, *(cell for one in SETS for cell in (bits(frame, name, one), "–"))])
+        lines.append([name, *(cell for one in SETS for cell in (bits(rows_of("micro"), name, one), "–"))])
     return table(["bits per byte", *(head for name in SETS for head in (f"`{name}`", "writes off"))], lines)
+
+
+def _everywhere() -> list[tuple[str, str, str]]:
+    """Folder, model and label of every line."""
+    found = [("micro", model, f"`{model}`") for model in MODELS]
+    return found + [("micro-exercises", model, f"`{model}`, exercises") for model in EXERCISED]
 
 
 def trainings() -> str:
