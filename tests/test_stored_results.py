@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from readme_tables import README, TABLES, block
+from readme_tables import EXERCISED, README, TABLES, block, rows_of
 
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import read_rows_csv
@@ -72,3 +72,20 @@ def test_readme_tells_the_stored_rows(name: str) -> None:
     match = block(name).search(README.read_text(encoding="utf-8"))
     assert match is not None
     assert match[2] == TABLES[name]()
+
+
+def test_readme_tells_what_the_memory_is_worth_on_text() -> None:
+    """How many fewer bits than the backbone trained in the same way, on docs, source and manual."""
+    worth = {}
+    for folder in ("micro", "micro-exercises"):
+        frame = rows_of(folder)
+        frame = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & (frame["arm"] == "")]
+        found = frame.set_index(["model", "dataset"])["value"]
+        ratios = (found[EXERCISED[1], name] / found[EXERCISED[0], name] for name in ("docs", "source", "manual"))
+        worth[folder] = [100 * (1 - ratio) for ratio in ratios]
+    plain, exercised = worth["micro"], worth["micro-exercises"]
+    said = (
+        f"{exercised[0]:.1f}% fewer bits than its backbone on `docs`, {exercised[1]:.1f}% on `source` and "
+        f"{exercised[2]:.0f}% on `manual`, in place of {plain[0]:.0f}%, {plain[1]:.0f}% and {plain[2]:.0f}%"
+    )
+    assert said in README.read_text(encoding="utf-8")
