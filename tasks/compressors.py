@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 COMPRESSORS_VERSION = 1
 """Part of every cell's key: raise it whenever a change here can change a number."""
 
-COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
-    "zlib": lambda text: zlib.compress(text, 9),
-    "bzip2": lambda text: bz2.compress(text, 9),
-    "xz": lambda text: _xz(text),
-}
-
 
 def _xz(text: bytes) -> bytes:
     # Level 9 asks for 64 MiB to look back over, and ten times that to work in, however short the text.
     back = min(max(len(text), 4096), 64 * 2**20)
     return lzma.compress(text, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": back}])
+
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "zlib": lambda text: zlib.compress(text, 9),
+    "bzip2": lambda text: bz2.compress(text, 9),
+    "xz": _xz,
+}
 
 
 def compressor_rows(text_set: TextSet, tokens: int | None, tokenizer: Tokenizer) -> list[Row]:
@@ -48,7 +49,8 @@ def compressor_rows(text_set: TextSet, tokens: int | None, tokenizer: Tokenizer)
 
     stream = token_stream(text_set, tokenizer, tokens)
     size = stream.n_text_bytes()
-    text = "".join(document.text for document in text_set.documents).encode("utf-8")[:size]
+    begun = text_set.documents[: len(stream.document_starts)]
+    text = "".join(document.text for document in begun).encode("utf-8")[:size]
     return [
         Row(
             model=name,

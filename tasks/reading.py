@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.generation import decode, score
+from fwpkm_eval.sizes import HAYSTACK
 from fwpkm_eval.tasks.describe import fresh_state
 from fwpkm_eval.tasks.divergence import DivergenceWatch
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     import torch
 
-HAYSTACK = "haystack"
 OPEN_BOOK, CLOSED_BOOK, PUBLISHED = "open-book", "closed-book", "published"
 PROTOCOLS = (OPEN_BOOK, CLOSED_BOOK, PUBLISHED)
 

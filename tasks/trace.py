@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.sizes import HAYSTACK
 from fwpkm_eval.tasks.describe import fresh_state, measuring, model_tensor
 from fwpkm_eval.tasks.needles import NeedleSample
 from fwpkm_eval.tasks.niah import NiahSettings, draw_sample, exam_of, haystack_tokens
-from fwpkm_eval.tasks.reading import CLOSED_BOOK, HAYSTACK, OPEN_BOOK, Exam, Reader
+from fwpkm_eval.tasks.reading import CLOSED_BOOK, OPEN_BOOK, Exam, Reader
 from fwpkm_eval.tasks.trace_types import FORMAT, Digit, LayerRead, Pair, SlotRead, Trace, Vote
 
 if TYPE_CHECKING:

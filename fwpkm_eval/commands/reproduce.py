@@ -149,7 +149,7 @@ def _plan_all(
 ) -> Planned:
     """The plan for each seed's models. Models that all seeds share are read once: a seed changes only their needles."""
     from fwpkm_eval.ablations import SCORES, ablation_plan, arms_of, models_to_train
-    from fwpkm_eval.runs.ablation import plan_ablation
+    from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation
     from fwpkm_eval.runs.jobs import biggest_first
     from fwpkm_eval.runs.plan import Planned, plan_run
 
@@ -163,7 +163,7 @@ def _plan_all(
             texts |= {text.text_set.name: text for text in planned.texts}
     jobs = biggest_first(jobs)
     if ABLATION in only:
-        ablation = ablation_plan(scale)
+        ablation = fit_to_data(ablation_plan(scale), given.data)
         ablation = replace(ablation, tokens=tokens or ablation.tokens)
         trained = models_to_train(arms_of(ablation.model, scale, ablation), SCORES)
         from_first = range(seeds[0], seeds[0] + ablation_seeds)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.harness.settings import OFF, STREAM, ReadingSettings
+from fwpkm_eval.sizes import HAYSTACK
 from fwpkm_eval.tasks.describe import fresh_state, model_tensor
-from fwpkm_eval.tasks.reading import HAYSTACK, Reader
+from fwpkm_eval.tasks.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -79,7 +79,7 @@ def run_task(subject: Subject, loaded: Loaded, settings: RunSettings) -> dict[st
     import lm_eval
 
     tokens_before = getattr(subject.lm, "tokens_read", None)
-    subject.lm.took_yarn = False
+    with_yarn = getattr(subject.lm, "sequences_with_yarn", 0)
     started = time.perf_counter()
     # lm-eval prints progress of its resampling on standard output, and resamples in processes of its own.
     with contextlib.redirect_stdout(sys.stderr), _environment(DISABLE_MULTIPROC="1"), _git_not_asked():
@@ -95,7 +95,8 @@ def run_task(subject: Subject, loaded: Loaded, settings: RunSettings) -> dict[st
         )
     seconds = time.perf_counter() - started
     tokens = None if tokens_before is None else subject.lm.tokens_read - tokens_before
-    arm = joined_arm(subject.row_fields.get("arm", ""), YARN if subject.lm.took_yarn else "")
+    took_yarn = getattr(subject.lm, "sequences_with_yarn", 0) > with_yarn
+    arm = joined_arm(subject.row_fields.get("arm", ""), YARN if took_yarn else "")
     common = {**subject.row_fields, "arm": arm, "seed": settings.seed, "seconds": seconds, "tokens": tokens}
     return {
         "rows": result_rows(results, common),

@@ -76,7 +76,7 @@ class FwPKMLM(TemplateLM):
         self.text_tokenizer = tokenizer_of(self.model.config)
         self.max_gen_toks = max_gen_toks
         self.quiet = quiet
-        self.tokens_read, self.took_yarn = 0, False
+        self.tokens_read = self.sequences_with_yarn = 0
 
     @property
     def eot_token_id(self) -> int:
@@ -194,7 +194,7 @@ class FwPKMLM(TemplateLM):
         return [answers[number] for number in range(len(requests))]
 
     def _rolling(self, texts: list[str]) -> Iterator[float]:
-        self.took_yarn |= bool(yarn_arm(self.model, self.settings.segment))
+        self.sequences_with_yarn += bool(yarn_arm(self.model, self.settings.segment))
         return rolling_logprobs(self.model, self.text_tokenizer, texts, self.settings, self._count)
 
     def _score(self, asked: list[tuple[Any, Context, Ids]], disable_tqdm: bool) -> list[tuple[float, bool]]:
@@ -232,7 +232,7 @@ class FwPKMLM(TemplateLM):
             alike.setdefault((run, context), []).append(number)
         for (_, context), numbers in alike.items():
             logits, state = reader.after(context)
-            self.took_yarn |= state.yarn is not None
+            self.sequences_with_yarn += state.yarn is not None
             for number in numbers:
                 yield number, logits, state
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fwpkm_eval.reporting.published import STANDS_IN_FOR, has_fast_weights, memories_of
 from fwpkm_eval.runs.intervals import wilson_interval
 from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn
+from fwpkm_eval.sizes import HAYSTACK
 from fwpkm_eval.tasks.compressors import COMPRESSORS
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ GUESS = "guess"
 FLOORS = (GUESS, *COMPRESSORS)
 """What rows name in place of a model where none was asked."""
 
-HAYSTACK = "haystack"
 _VARIANT_SEPARATOR = " · "
 _VARIES = ("scale", "score", "dtype", "backend", "device")
 _KINDS_IN_ORDER = ("pkm", "fwmlp", "lact", "fwpkm")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from fwpkm_eval.reporting.measurements import HAYSTACK, Context, Measurement, spec_of
-from fwpkm_eval.sizes import format_size
+from fwpkm_eval.reporting.measurements import Context, Measurement, spec_of
+from fwpkm_eval.sizes import HAYSTACK, format_size
 
 MISSING = "–"
 _SMALL_NUMBERS = ("no", "one", "two", "three", "four")

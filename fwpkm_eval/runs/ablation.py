@@ -116,13 +116,14 @@ def plan_ablation(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> PlannedAblation:
-    """Cells as `ablation_jobs` makes them, on the sets that `data` has. Raises UserError for what cannot be, before any
-    text is read where it can."""
+    """Cells as `ablation_jobs` makes them, of a plan that fits `data` (see `fit_to_data`).
+
+    Raises UserError for what cannot be, before any text is read where it can.
+    """
     from fwpkm_eval.data import default_haystack, load_set
 
     for one in models:
         ablated_config(model or plan.model, scale, plan, one)
-    plan = fit_to_data(plan, data)
     haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
     text = TextSource(data, load_set(data, plan.text, "test"))
     jobs = ablation_jobs(
