@@ -71,6 +71,13 @@ class Attention(nn.Module):
                 k, v = k[:, :, :0], v[:, :, :0]
         return self.o_proj(out), {"k": k, "v": v}
 
+    def fits(self, state: MixerState, position: int) -> bool:
+        """Whether `state` is one of this layer's after `position` tokens."""
+        cached = position if self.window is None else min(position, self.window - 1)
+        return set(state) == {"k", "v"} and all(
+            x.shape[1:] == (self.kv_heads, cached, self.width) for x in state.values()
+        )
+
     def _rotate(self, x: Tensor, position: int, yarn: Yarn | None = None) -> Tensor:
         """Rotary embedding on the first rotary_width features: x [B,·,T,E]."""
         half = self.rotary_width // 2

@@ -77,6 +77,15 @@ class GatedDeltaNet(nn.Module):
         out = self.norm(out.transpose(1, 2).to(x.dtype)) * F.silu(z)
         return self.out_proj(out.reshape(batch, tokens, -1)), {"s": matrix, "conv": past}
 
+    def fits(self, state: MixerState, position: int) -> bool:
+        """Whether `state` is one of this layer's, after however many tokens."""
+        past = (self.conv.taps - 1, self.conv.weight.shape[1])
+        return (
+            set(state) == {"s", "conv"}
+            and state["s"].shape[1:] == (self.heads, self.width, self.width)
+            and state["conv"].shape[1:] == past
+        )
+
 
 def gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, start: Tensor | None, chunk: int = CHUNK

@@ -206,7 +206,7 @@ class LanguageModel(nn.Module):
         return ModelState(0, [None] * len(self.layers), memories, yarn=yarn)
 
     def check_state(self, state: ModelState) -> None:
-        """Refuses a state of another model, by its layers and the kind and sizes of each memory.
+        """Refuses a state of another model, by the kind and sizes of each layer's memory, recurrence and cache.
 
         Raises:
             UserError: they are not this model's.
@@ -224,6 +224,12 @@ class LanguageModel(nn.Module):
                 same = held is not None and layer.memory.fits(held.memory)
             if not same:
                 raise UserError(f"this state is not one of a {self.config.name}: layer {number} has another memory")
+            mixer = state.mixers[number]
+            if mixer is not None and not layer.mixer.fits(mixer, state.position):
+                raise UserError(
+                    f"this state is not one of a {self.config.name} after {state.position} tokens: "
+                    f"layer {number} has another recurrence or cache"
+                )
 
     def forward(
         self,

@@ -3,7 +3,7 @@ peak memory.
 
 A sample is a segment of text, 4096 tokens as published (where samples per second are those of training). Reading is
 that of perplexity, with writes and with every token scored; training is one step of the training loop, forward through
-the writes, backward and the optimiser's, on rows of one length. Speeds depend on the machine and on what else it does.
+the writes, backward and the optimizer's, on rows of one length. Speeds depend on the machine and on what else it does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.data.tokenizers import Tokenizer
     from fwpkm_eval.runs.rows import Row
 
-COST_VERSION = 1
+COST_VERSION = 2
 """Part of every cell's key: raise it whenever a change here can change a number."""
 
 WARM_UP = 512
@@ -103,8 +103,7 @@ def _train(
     """Steps of the training loop, on a copy of the model."""
     import torch
 
-    from fwpkm_eval.training.optimizer import make_optimizer
-    from fwpkm_eval.training.recipe import Recipe
+    from fwpkm_eval.training.text_step import TextStep
 
     count = settings.rows * (settings.row_tokens + 1)
     tokens = token_stream(text_set, tokenizer, count - 1).tokens
@@ -112,20 +111,12 @@ def _train(
     # A short text is gone round again: what is learned from it does not matter here.
     batch = torch.from_numpy(np.resize(tokens, (settings.rows, settings.row_tokens + 1))).to(device)
     learner = copy.deepcopy(model).train()
-    optimizer = make_optimizer(learner, Recipe())
-
-    def step() -> None:
-        logits, _ = learner(batch[:, :-1], learner.initial_state(settings.rows), updates="scan", inplace=True)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
+    step = TextStep(learner)
     with torch.enable_grad():
-        step()
+        step(batch)
         with _timing(device) as timed:
             for _ in range(settings.steps):
-                step()
+                step(batch)
                 timed.tokens += settings.rows * settings.row_tokens
                 if progress is not None:
                     progress(settings.rows * settings.row_tokens)

@@ -46,6 +46,19 @@ def test_changes_are_matched_and_the_worst_comes_first() -> None:
     assert found.worse(0.5) == []
 
 
+def test_a_divergence_that_is_gone_is_better_and_a_new_one_worse() -> None:
+    """Its row is there only where a memory diverged; where nothing was measured, it is missing like any other."""
+    gone = change(EXACT, metric="diverged_after@1", value=4096, passes=None)
+    better = compare_rows([EXACT, gone], [EXACT])
+    assert not better.only_before
+    assert [(one.before, one.after.value, one.relative) for one in better.changed] == [(gone, None, -math.inf)]
+    worse = compare_rows([EXACT], [EXACT, gone])
+    assert not worse.only_after
+    assert worse.worse(0.01) == worse.changed
+    assert compare_rows([EXACT, gone], [BITS]).only_before == [EXACT, gone]
+    assert compare_rows([BITS], [EXACT, gone]).only_after == [EXACT, gone]
+
+
 def test_rows_of_one_run_alone_and_values_that_are_lost() -> None:
     other = change(EXACT, length=8192)
     found = compare_rows([EXACT, BITS], [other, change(BITS, value=math.nan)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -130,6 +131,20 @@ def test_a_state_of_another_model_is_refused(spec: str, other: str) -> None:
     if spec != other:
         with pytest.raises(UserError, match=f"not one of a {spec}: .*layer"):
             small_model(spec)(tokens(), small_model(other).initial_state())
+
+
+@pytest.mark.parametrize("spec", ["gdn", "gdn+swa", "gdn+fa", "fa"])
+@pytest.mark.parametrize("other", ["gdn", "gdn+swa", "gdn+fa", "fa"])
+def test_a_state_of_another_backbone_is_refused(spec: str, other: str) -> None:
+    """A full cache and a window's differ only once there are more tokens than the window holds."""
+    ids, layers = tokens(), {"backbone.layers": 4}
+    _, state = small_model(other, **layers)(ids)
+    model = small_model(spec, **layers)
+    if spec == other:
+        model.check_state(state)
+        return
+    with pytest.raises(UserError, match=f"not one of a {re.escape(spec)} after {ids.shape[1]} tokens: layer"):
+        model(ids, state)
 
 
 def test_a_state_with_a_memory_of_another_size_is_refused() -> None:

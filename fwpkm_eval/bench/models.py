@@ -1,7 +1,8 @@
 """What a memory costs a whole model: sequences per second in training and in reading, beside the backbone alone.
 
-Models are untrained: speed does not depend on what the weights hold. A training step is forward, backward and AdamW on
-`batch` sequences of `length` tokens; reading is the forward pass of the same, with writes, without gradients.
+Models are untrained: speed does not depend on what the weights hold. A training step is that of `train` (loss,
+precision, clipping, AdamW) on `batch` sequences of `length` tokens; reading is the forward pass of the same in the same
+precision, with writes, without gradients.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class ModelSpeed:
     active_parameters: int
     device_name: str
     threads: int
+    dtype: str = "float32"
+    """Of activations; weights and fast weights are float32."""
 
 
 def run_models(
@@ -77,28 +80,22 @@ def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.reference_models.language_model import LanguageModel
     from fwpkm_eval.reference_models.parameters import count_parameters
+    from fwpkm_eval.training.text_step import TextStep
 
     case = ModelCase(**job["case"])
     watch = stopwatch(case.device)
     config = model_config(case.name, case.scale)
     model = LanguageModel(config).to(case.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(config.vocab_size, (case.batch, case.length + 1), generator=draw).to(case.device)
-    state = model.initial_state()
+    step, state = TextStep(model), model.initial_state()
 
     def train() -> None:
-        nonlocal state
-        logits, new = model(tokens[:, :-1], state, updates="scan", write_chunk=config.chunk_size, inplace=True)
-        state = new.fresh_sequence()
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step(tokens)
 
     def read() -> None:
         nonlocal state
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=step.bf16):
             _, new = model(tokens[:, :-1], state, updates="scan", write_chunk=config.chunk_size, inplace=True)
         state = new.fresh_sequence()
 
@@ -118,6 +115,7 @@ def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
         "active_parameters": active,
         "device_name": watch.device_name,
         "threads": torch.get_num_threads(),
+        "dtype": "bfloat16" if step.bf16 else "float32",
     }
 
 
@@ -134,7 +132,7 @@ def model_rows(found: Sequence[ModelSpeed], backbone: str) -> Iterator[Row]:
             "length": case.length,
             "protocol": f"threads {speed.threads}",
             "device": speed.device_name,
-            "dtype": "float32",
+            "dtype": speed.dtype,
             "version": __version__,
         }
         for what in PASSES:

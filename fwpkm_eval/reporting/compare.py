@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fwpkm_eval.reporting.directions import Direction, direction, is_timing, sense
+from fwpkm_eval.reporting.directions import Direction, direction, is_timing, sense, tells_of_harm
 from fwpkm_eval.runs.manifest import differences
 from fwpkm_eval.runs.rows import Row
 
@@ -17,14 +17,17 @@ SAME_MEASUREMENT = (
 )
 """What two rows must share to be two values of one quantity. Device, type, backend, weights and version may differ."""
 Key = tuple[Any, ...]
+_WITHIN_A_MEASUREMENT = ("metric", "passes", "depth")
+"""In what the rows of one measurement differ among themselves."""
 
 
 @dataclass(frozen=True)
 class Change:
     """One quantity in both runs.
 
-    relative: (there − here)/|here| as a loss of quality, positive where B is worse, None where no way is better;
-    beyond_intervals: the 95% intervals of both are known and do not meet.
+    relative: (there − here)/|here| as a loss of quality, positive where B is worse, None where no way is better.
+    beyond_intervals: the 95% intervals of both are known and do not meet. A run that has no such row as nothing went
+    wrong in it has one without a value here.
     """
 
     before: Row
@@ -61,16 +64,25 @@ class Comparison:
 def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
     """The rows of two runs, matched by what they measure."""
     there, here = _by_key(after), _by_key(before)
+    measured_there, measured_here = ({_measurement(row) for row in rows} for rows in (after, before))
     result = Comparison()
     for key, row in here.items():
         other = there.get(key)
-        if other is None:
+        if other is None and tells_of_harm(row.metric) and _measurement(row) in measured_there:
+            result.changed.append(Change(row, replace(row, value=None), "higher", -math.inf, False))
+        elif other is None:
             result.only_before.append(row)
         elif _equal(row.value, other.value):
             result.same += 1
         else:
             result.changed.append(_change(row, other))
-    result.only_after = [row for key, row in there.items() if key not in here]
+    for key, row in there.items():
+        if key in here:
+            continue
+        if tells_of_harm(row.metric) and _measurement(row) in measured_here:
+            result.changed.append(Change(replace(row, value=None), row, "higher", math.inf, False))
+        else:
+            result.only_after.append(row)
     result.changed.sort(key=lambda change: -math.inf if change.relative is None else change.relative, reverse=True)
     return result
 
@@ -92,6 +104,11 @@ def _made_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_key(rows: Sequence[Row]) -> dict[Key, Row]:
     return {tuple(getattr(row, name) for name in SAME_MEASUREMENT): row for row in rows}
+
+
+def _measurement(row: Row) -> Key:
+    """What the rows of one measurement share. A row of harm belongs to one that wrote other rows, too."""
+    return tuple(getattr(row, name) for name in SAME_MEASUREMENT if name not in _WITHIN_A_MEASUREMENT)
 
 
 def _equal(one: float | None, other: float | None) -> bool:

@@ -121,6 +121,11 @@ def sense(metric: str, unit: str = "") -> Sense | None:
     return METRICS.get(re.sub(r"@\d+$", "", metric.partition(",")[0]))
 
 
+def tells_of_harm(metric: str) -> bool:
+    """Whether a row of this metric is there only where something went wrong: none is better than any."""
+    return metric.startswith("diverged_after@")
+
+
 def direction(metric: str, unit: str = "") -> Direction:
     """Whether lower or higher values of a metric are better; neither too where nothing is known of it."""
     known = sense(metric, unit)
