@@ -28,7 +28,7 @@ from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.training.batches import Batch, BatchMaker
 from fwpkm_eval.training.loggers import as_row
 from fwpkm_eval.training.optimizer import learning_rate, make_optimizer
-from fwpkm_eval.training.recipe import IN_SIGHT, RECIPES, Recipe, recipe_for
+from fwpkm_eval.training.recipe import RECIPES, Recipe, recipe_for
 from fwpkm_eval.training.savepoints import RESUME, save_points
 from fwpkm_eval.training.trainer import Settings, StepReport, Trainer
 
@@ -196,24 +196,27 @@ def test_recipes_that_cannot_work(changes: dict[str, Any]) -> None:
     assert next(iter(changes)).rstrip("s") in str(raised.value)
 
 
-def test_recipes_by_scale() -> None:
+WITHOUT_EXERCISES = recipe_for(model_config("gdn+swa"), exercises=False)
+
+
+def test_one_recipe_for_all_models_of_a_scale() -> None:
     recipe = recipe_for(model_config("gdn+swa:fwpkm"))
-    assert recipe == recipe_for(model_config("gdn+swa")) == RECIPES["micro"]
+    assert recipe == RECIPES["micro"]
+    assert recipe.exercise_steps
+    assert all(recipe_for(model_config(name)) == recipe for name in ("gdn+swa", "gdn+fa", "gdn+fa:fwpkm", "fa:pkm@1"))
+    assert recipe_for(model_config("gdn+fa", "paper")) == replace(RECIPES["paper"], sets=("docs", "source"))
     with pytest.raises(UserError, match="micro"):
         recipe_for(replace(model_config("gdn"), scale="mirco"))
 
 
-def test_models_that_see_a_whole_row_have_a_recipe_of_their_own_with_or_without_memory() -> None:
-    recipe = recipe_for(model_config("gdn+fa"))
-    assert recipe == recipe_for(model_config("gdn+fa:fwpkm")) == recipe_for(model_config("fa")) == IN_SIGHT["micro"]
-    assert recipe_for(model_config("gdn+swa"), exercises=True) == recipe
-    assert recipe_for(model_config("gdn+fa"), exercises=False) == recipe_for(model_config("gdn+swa")) != recipe
-    with pytest.raises(UserError, match="scale paper has no recipe with exercises; there is one at micro"):
-        recipe_for(model_config("gdn+fa", "paper"), exercises=True)
-    assert recipe_for(model_config("gdn+fa", "paper")) == replace(RECIPES["paper"], sets=("docs", "source"))
+def test_without_exercises_as_many_tokens_are_read() -> None:
+    recipe = RECIPES["micro"]
+    assert replace(recipe, exercise_tokens=(), exercise_steps=()) == WITHOUT_EXERCISES
+    config = model_config("gdn", "paper")
+    assert recipe_for(config, exercises=False) == recipe_for(config)
 
 
-@pytest.mark.parametrize("recipe", [RECIPES["micro"], IN_SIGHT["micro"]], ids=["plain", "exercises"])
+@pytest.mark.parametrize("recipe", [RECIPES["micro"], WITHOUT_EXERCISES], ids=["exercises", "without"])
 def test_recipes_outlive_json_and_name_exercises_only_where_there_are_some(recipe: Recipe) -> None:
     stored = json.loads(json.dumps(recipe.to_dict()))
     assert Recipe.from_dict(stored) == recipe
@@ -250,7 +253,7 @@ def test_exercises_are_short_rows_that_ask_for_what_they_stated(data: str) -> No
 
 
 def test_a_shorter_training_has_shorter_exercises() -> None:
-    short = IN_SIGHT["micro"].shortened(33)
+    short = RECIPES["micro"].shortened(33)
     assert (short.steps, short.exercise_steps) == (33, (5, 13, 17))
     assert short.shortened(1).exercise_steps == (0, 0, 0)
 

@@ -44,8 +44,9 @@ def _seconds(text: str) -> float:
 )
 @click.option(
     "--exercises/--no-exercises",
-    default=None,
-    help="Begin with short rows, in which full attention learns to answer. [default: for full attention, at micro]",
+    default=True,
+    show_default=True,
+    help="Begin with short rows, where the scale's recipe has them (at micro).",
 )
 @options.device
 @click.option(
@@ -93,7 +94,7 @@ def command(
     steps: int | None,
     rows: int | None,
     rows_at_once: int | None,
-    exercises: bool | None,
+    exercises: bool,
     device: str,
     precision: str,
     parallel: str,
@@ -107,7 +108,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train one model with its scale's recipe, the same for every model (at micro, full attention has its own).
+    """Train one model with its scale's recipe, the same for every model.
 
     The folder gets model.safetensors and model.json; a killed run goes on with --resume and ends with the same weights.
     For many GPUs: torchrun --nproc-per-node 4 -m fwpkm_eval train …

@@ -57,7 +57,7 @@ def train_and_measure(
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.runs.ablation import fit_to_data, plan_ablation, run_config
     from fwpkm_eval.runs.manifest import check_free
-    from fwpkm_eval.training.recipe import IN_SIGHT
+    from fwpkm_eval.training.recipe import RECIPES
 
     out = given.out or Path("runs") / f"{task}-{scale}"
     given = replace(given, out=out)
@@ -81,8 +81,9 @@ def train_and_measure(
         dtype=given.dtype,
     )
     jobs = planned.jobs
-    if scale in IN_SIGHT and "fa" in model_config(model or plan.model, scale).layer_kinds:
-        click.echo("note: in so short a training full attention does not learn to answer; the memory may", err=True)
+    without_exercises = len(plan.recipe.exercise_steps) < len(RECIPES[scale].exercise_steps)
+    if without_exercises and "fa" in model_config(model or plan.model, scale).layer_kinds:
+        click.echo("note: without short rows first, full attention does not learn to answer; the memory may", err=True)
     if dry_run:
         from fwpkm_eval.runs.engine import usable_workers
         from fwpkm_eval.runs.plan import plan_of

@@ -1,4 +1,4 @@
-"""What a training run is made of; the same for every model of a scale, but for those with full attention at micro."""
+"""What a training run is made of; the same for every model of a scale."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Recipe:
 
     exercise_tokens, exercise_steps: before step exercise_steps[i] a step reads as many tokens in rows of only
     exercise_tokens[i], half of them text and half with needles; full attention sees each whole, and the memory's values
-    return to their start in every step. In short rows attention learns to look an answer up; in long ones it does not
-    begin to.
+    return to their start in every step. In short rows full attention learns to look an answer up, in long ones it does
+    not begin to; and a step reads text from many places in place of one, which every model gains from.
 
     chunks: sizes in tokens of a memory write, drawn per step. pswa: the share of steps in which full attention sees a
     window. bf16: activations of 16 bits on CUDA; fast weights, optimizer and slow weights keep 32.
@@ -103,6 +103,8 @@ class Recipe:
         return Recipe(**settings)
 
 
+# The windows (pswa) are for full attention alone: without them a memory beside it would never be needed.
+_MICRO = Recipe(steps=3300, exercise_tokens=(128, 256, 512), exercise_steps=(500, 1300, 1700), pswa=0.5)
 # micro's mixture at 4,096 tokens. Four steps of 8 rows fill a memory of 512² slots as a haystack of 128K tokens does,
 # before its values start anew; 49 M tokens in all.
 _SMALL = Recipe(
@@ -130,28 +132,20 @@ _PAPER = Recipe(
     pswa=0.9,
     bf16=True,
 )
-RECIPES: dict[str, Recipe] = {"micro": Recipe(), "small": _SMALL, "paper": _PAPER}
-
-# With full attention (a row is in sight as a whole): without exercises it does not learn to answer at this size, and
-# without windows a memory beside it would never be needed.
-IN_SIGHT: dict[str, Recipe] = {
-    "micro": Recipe(steps=3300, exercise_tokens=(128, 256, 512), exercise_steps=(500, 1300, 1700), pswa=0.5)
-}
+RECIPES: dict[str, Recipe] = {"micro": _MICRO, "small": _SMALL, "paper": _PAPER}
 
 
-def recipe_for(config: ModelConfig, data: str = "embedded", exercises: bool | None = None) -> Recipe:
-    """The recipe of a model's scale and kind, with the training sets that `data` has in place of those it does not.
+def recipe_for(config: ModelConfig, data: str = "embedded", exercises: bool = True) -> Recipe:
+    """The recipe of a model's scale, with the training sets that `data` has in place of those it does not.
 
-    exercises: whether training begins with short rows (`IN_SIGHT`); None: as is best for the kind of model.
-    Raises UserError for a scale that has none.
+    exercises: whether training begins with the short rows that the recipe has, if it has any; without them every step
+    has long ones. Raises UserError for a scale that has no recipe.
     """
     if config.scale not in RECIPES:
         raise unknown("scale with a training recipe", config.scale, list(RECIPES))
     recipe = RECIPES[config.scale]
-    if exercises and config.scale not in IN_SIGHT:
-        raise UserError(f"scale {config.scale} has no recipe with exercises; there is one at {', '.join(IN_SIGHT)}")
-    if exercises or (exercises is None and "fa" in config.layer_kinds):
-        recipe = IN_SIGHT.get(config.scale, recipe)
+    if not exercises:
+        recipe = replace(recipe, exercise_tokens=(), exercise_steps=())
     return replace(recipe, sets=sets_there_are(recipe.sets, data))
 
 
