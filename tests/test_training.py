@@ -19,11 +19,12 @@ from tolerances import assert_close
 from training_cases import TINY, write_words
 from training_cases import tiny_training_config as config
 
+from fwpkm_eval.api import SHIPPED
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models import checkpoint
 from fwpkm_eval.reference_models.checkpoint import load_checkpoint
-from fwpkm_eval.reference_models.config import model_config
+from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.training.batches import Batch, BatchMaker
 from fwpkm_eval.training.loggers import as_row
@@ -207,6 +208,13 @@ def test_one_recipe_for_all_models_of_a_scale() -> None:
     assert recipe_for(model_config("gdn+fa", "paper")) == replace(RECIPES["paper"], sets=("docs", "source"))
     with pytest.raises(UserError, match="micro"):
         recipe_for(replace(model_config("gdn"), scale="mirco"))
+
+
+@pytest.mark.parametrize("folder", sorted(SHIPPED.glob("*/*")), ids=lambda f: f.name)
+def test_what_is_shipped_was_trained_by_this_recipe(folder: Path) -> None:
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert Recipe.from_dict(stored["training"]["recipe"]) == recipe_for(ModelConfig.from_dict(stored["config"]))
+    assert stored["training"]["diverged_steps"] == 0
 
 
 def test_without_exercises_as_many_tokens_are_read() -> None:
