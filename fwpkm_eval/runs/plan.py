@@ -79,7 +79,7 @@ PLANS: dict[str, Plan] = {
     "micro": Plan(
         # The last sees a whole haystack while it answers: what attention finds without any memory.
         models=("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwmlp@1,3", "gdn+swa:fwpkm@1,3", "gdn+fa"),
-        further=("gdn+swa:lact@1,3", "gdn+fa:fwpkm@1,3"),
+        further=("gdn+swa:pkm@2+fwpkm@1,3", "gdn+swa:lact@1,3", "gdn+fa:fwpkm@1,3"),
         tokens={"source": 192 * 1024, "": 96 * 1024},
         needles=(
             NeedlePlan(4096, 5, 20, BOTH_WAYS),
