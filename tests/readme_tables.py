@@ -1,4 +1,4 @@
-"""README's tables, made from the stored rows: `python tests/readme_tables.py` puts them into README."""
+"""The tables of README.md and results/README.md, made from the stored rows: `python tests/readme_tables.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn, read_rows_csv, rows_t
 from fwpkm_eval.tasks.compressors import COMPRESSORS
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
 
 MODELS = (
     "gdn+swa",
@@ -21,13 +21,18 @@ MODELS = (
     "gdn+swa:fwmlp@1,3",
     "gdn+swa:lact@1,3",
     "gdn+swa:fwpkm@1,3",
+    "gdn+swa:pkm@2+fwpkm@1,3",
     "gdn+fa",
     "gdn+fa:fwpkm@1,3",
 )
-WRITERS = ("gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3", "gdn+fa:fwpkm@1,3")
-EXERCISED = ("gdn+swa", "gdn+swa:fwpkm@1,3")
-"""Trained once more with the recipe of full attention: `results/micro-exercises`."""
-TRAINED_ANEW = ("gdn+swa", "gdn+swa:fwpkm@1,3")
+WRITERS = (
+    "gdn+swa:fwmlp@1,3",
+    "gdn+swa:lact@1,3",
+    "gdn+swa:fwpkm@1,3",
+    "gdn+swa:pkm@2+fwpkm@1,3",
+    "gdn+fa:fwpkm@1,3",
+)
+TRAINED_ANEW = ("gdn+swa", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3")
 SETS = ("source", "docs", "manual")
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
@@ -78,23 +83,18 @@ def closed_book() -> str:
     for needles, length, samples, (chunk, words) in HELD:
         asked = {"needles": needles, "length": length, "write_chunk": chunk, "protocol": "closed-book"}
         cells = [found(rows_of("micro"), model, **asked) for model in WRITERS]
-        cells.append(found(rows_of("micro-exercises"), EXERCISED[1], **asked))
         lines.append([f"{needles} needles in {size(length)}, {words} (n = {samples})", *cells])
-    heads = [*(f"`{model}`" for model in WRITERS), f"`{EXERCISED[1]}`, exercises"]
-    return table(["asked with nothing in sight", *heads], lines)
+    return table(["asked with nothing in sight", *(f"`{model}`" for model in WRITERS)], lines)
 
 
 def open_book() -> str:
     lines = []
-    for folder, model, label in _everywhere():
+    for model in MODELS:
         cells = []
         for length, _, (chunk, _) in SHOWN:
             asked = {"needles": 5, "length": length, "write_chunk": chunk, "protocol": "open-book"}
-            if length == 131072:
-                cells.append(found(rows_of("needles-128k"), model, **asked) if folder == "micro" else "–")
-            else:
-                cells.append(found(rows_of(folder), model, **asked))
-        lines.append([label, *cells])
+            cells.append(found(rows_of("needles-128k" if length == 131072 else "micro"), model, **asked))
+        lines.append([f"`{model}`", *cells])
     heads = []
     for length, samples, (_, words) in SHOWN:
         # 512 tokens end before a write every 1,024 is due: they are one write.
@@ -104,33 +104,34 @@ def open_book() -> str:
 
 def text() -> str:
     lines = []
-    for folder, model, label in _everywhere():
-        lines.append([label, *(bits(rows_of(folder), model, name, arm) for name in SETS for arm in ("", FROZEN))])
+    for model in MODELS:
+        lines.append(
+            [f"`{model}`", *(bits(rows_of("micro"), model, name, arm) for name in SETS for arm in ("", FROZEN))]
+        )
     for name in COMPRESSORS:
         lines.append([name, *(cell for one in SETS for cell in (bits(rows_of("micro"), name, one), "–"))])
     return table(["bits per byte", *(head for name in SETS for head in (f"`{name}`", "writes off"))], lines)
 
 
-def _everywhere() -> list[tuple[str, str, str]]:
-    """Folder, model and label of every line."""
-    found = [("micro", model, f"`{model}`") for model in MODELS]
-    return found + [("micro-exercises", model, f"`{model}`, exercises") for model in EXERCISED]
-
-
 def trainings() -> str:
+    """A line for each training of the models that were trained more than once, by either recipe."""
     asked: tuple[tuple[str, Callable[[pandas.DataFrame, str], str]], ...] = (
-        ("5 in 4K, one write", _asked(5, 4096, "haystack")),
-        ("64 in 4K, one write", _asked(64, 4096, "haystack")),
-        ("256 in 16K, one write", _asked(256, 16384, "haystack")),
-        ("5 in 32K, a write every 1,024", _asked(5, 32768, "1024")),
-        *((f"`{name}`, bits per byte", _bits_of(name)) for name in SETS),
+        ("5 in 4K", _asked(5, 4096, "haystack")),
+        ("64 in 4K", _asked(64, 4096, "haystack")),
+        ("256 in 16K", _asked(256, 16384, "haystack")),
+        ("5 in 32K", _asked(5, 32768, "haystack")),
+        ("5 in 32K, every 1,024", _asked(5, 32768, "1024")),
+        *((f"`{name}`", _bits_of(name)) for name in SETS),
     )
-    shipped, anew = rows_of("micro"), rows_of("micro-seeds")
-    frames = {"0": shipped, **{str(seed): _of_training(anew, seed) for seed in (1, 2)}}
-    columns = [(model, seed) for model in TRAINED_ANEW for seed in frames]
-    lines = [[label, *(tell(frames[seed], model) for model, seed in columns)] for label, tell in asked]
-    heads = [f"`{model}`, {seed}" for model, seed in columns]
-    return table(["training with seed", *heads], lines)
+    lines = []
+    for model in TRAINED_ANEW:
+        for recipe, suffix in (("short rows first", ""), ("long rows alone", "-no-exercises")):
+            for seed in (0, 1, 2):
+                name = f"micro{suffix}" if seed == 0 else f"micro{suffix}-seeds"
+                frame = rows_of(name) if seed == 0 else of_training(rows_of(name), seed)
+                if model in set(frame["model"]):
+                    lines.append([f"`{model}`", f"{recipe}, {seed}", *(tell(frame, model) for _, tell in asked)])
+    return table(["model", "trained with, seed", *(label for label, _ in asked)], lines, words=2)
 
 
 def _asked(needles: int, length: int, chunk: str) -> Callable[[pandas.DataFrame, str], str]:
@@ -142,7 +143,7 @@ def _bits_of(name: str) -> Callable[[pandas.DataFrame, str], str]:
     return lambda frame, model: bits(frame, model, name)
 
 
-def _of_training(frame: pandas.DataFrame, seed: int) -> pandas.DataFrame:
+def of_training(frame: pandas.DataFrame, seed: int) -> pandas.DataFrame:
     """The rows of the weights that were trained with a seed: text is read with one seed for all of them."""
     own = set(frame[(frame["task"] == "niah") & (frame["seed"] == seed)]["weights_hash"])
     return frame[frame["weights_hash"].isin(own)]
@@ -180,12 +181,16 @@ def block(name: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {name}: made by tests/readme_tables.py -->\n)(.*?)(\n\n)", re.DOTALL)
 
 
+def page_of(name: str) -> Path:
+    """The page that holds a table."""
+    [page] = [page for page in PAGES if block(name).search(page.read_text(encoding="utf-8"))]
+    return page
+
+
 def main() -> None:
-    readme = README.read_text(encoding="utf-8")
     for name, make in TABLES.items():
-        made = make()
-        readme = block(name).sub(f"\\g<1>{made}\\g<3>", readme)
-    README.write_text(readme, encoding="utf-8")
+        page, made = page_of(name), make()
+        page.write_text(block(name).sub(f"\\g<1>{made}\\g<3>", page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

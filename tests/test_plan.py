@@ -182,9 +182,9 @@ def test_parts_of_a_plan() -> None:
     inside = plan_run(plan, sources(plan), only=("gates", "addressing", "cost")).jobs
     measured = {task: [job.cell.model for job in inside if job.cell.task == task] for task in TASKS}
     fwmlp, lact, fwpkm = "gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3"
-    in_sight = "gdn+fa:fwpkm@1,3"
-    assert sorted(measured["gates"]) == [in_sight] * 3 + [fwmlp] * 3 + [fwpkm] * 3 + [lact] * 3
-    assert sorted(measured["addressing"]) == [in_sight] * 3 + [fwpkm] * 3
+    in_sight, both = "gdn+fa:fwpkm@1,3", "gdn+swa:pkm@2+fwpkm@1,3"
+    assert sorted(measured["gates"]) == [in_sight] * 3 + [fwmlp] * 3 + [fwpkm] * 3 + [lact] * 3 + [both] * 3
+    assert sorted(measured["addressing"]) == [in_sight] * 3 + [fwpkm] * 3 + [both] * 3
     assert sorted(measured["cost"]) == sorted(models_of(plan, everything=True))
     assert not measured["ppl"] + measured["niah"]
 

@@ -11,7 +11,9 @@ from command_lines import parse
 from fwpkm_eval import cli
 from fwpkm_eval.runs.rows import read_rows_csv
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "results/README.md")]
+README = PAGES[0]
 EXAMPLES = [
     block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class " in block or "def " in block
 ]
@@ -51,7 +53,8 @@ def test_a_task_of_ones_own_makes_rows_and_is_in_the_report(
 
 def commands() -> list[str]:
     shown = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("fwpkm-eval ")]
-    return sorted({line for line in shown if "·" not in line})
+    in_prose = [" ".join(line.split()) for page in PAGES for line in re.findall(r"`(fwpkm-eval [^`]+)`", page)]
+    return sorted({line for line in (*shown, *in_prose) if not re.search("[·…]", line)})
 
 
 @pytest.mark.parametrize("line", commands())
@@ -61,3 +64,19 @@ def test_a_command_that_is_shown_has_these_options(line: str, tmp_path: Path, mo
     for name in re.findall(r"\b\w+\.(?:txt|state)\b", line):
         (tmp_path / name).touch()
     parse(line)
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    """Those to files, and to headings of other pages."""
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        linked = path.parent / name
+        assert linked.exists(), target
+        if heading:
+            page_text = (linked / "README.md" if linked.is_dir() else linked).read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.+)$", page_text, re.MULTILINE)
+            assert heading in [re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings], target

@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import pandas
 import pytest
-from readme_tables import EXERCISED, README, TABLES, block, rows_of
+from readme_tables import PAGES, TABLES, TRAINED_ANEW, block, of_training, page_of, rows_of
 
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import read_rows_csv
@@ -69,25 +70,25 @@ def test_a_stored_run_is_finished_and_its_rows_are_those_of_its_cells(name: str)
 
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_readme_tells_the_stored_rows(name: str) -> None:
-    match = block(name).search(README.read_text(encoding="utf-8"))
+    match = block(name).search(page_of(name).read_text(encoding="utf-8"))
     assert match is not None
     assert match[2] == TABLES[name]()
 
 
 def test_readme_tells_what_the_memory_is_worth_on_text() -> None:
-    """How many fewer bits than the backbone trained in the same way, on docs, source and manual."""
-    worth = {}
-    for folder in ("micro", "micro-exercises", "micro-exercises-1"):
-        frame = rows_of(folder)
-        frame = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & (frame["arm"] == "")]
-        found = frame.set_index(["model", "dataset"])["value"]
-        ratios = (found[EXERCISED[1], name] / found[EXERCISED[0], name] for name in ("docs", "source", "manual"))
-        worth[folder] = [100 * (1 - ratio) for ratio in ratios]
-    plain, exercised, again = worth.values()
-    said = (
-        f"{exercised[0]:.1f}% fewer bits than its backbone on `docs`, {exercised[1]:.1f}% on `source` and "
-        f"{exercised[2]:.0f}% on `manual`, in place of {plain[0]:.0f}%, {plain[1]:.0f}% and {plain[2]:.0f}%"
-    )
-    readme = " ".join(README.read_text(encoding="utf-8").split())
-    assert said in readme
-    assert f"{again[0]:.1f}%, {again[1]:.1f}% and {again[2]:.0f}%." in readme
+    """How many fewer bits than the backbone trained in the same way, on docs, source and manual, by seed and recipe."""
+    told = " ".join(PAGES[1].read_text(encoding="utf-8").split())
+    for recipe in ("", "-no-exercises"):
+        seeds = rows_of(f"micro{recipe}-seeds")
+        worth = [_worth(frame) for frame in (rows_of(f"micro{recipe}"), of_training(seeds, 1), of_training(seeds, 2))]
+        docs, source, manual = (
+            "{:.1f}, {:.1f} and {:.1f}%".format(*(one[place] for one in worth)) for place in range(3)
+        )
+        assert f"{docs} on `docs`, {source} on `source` and {manual} on `manual`" in told
+
+
+def _worth(frame: pandas.DataFrame) -> list[float]:
+    frame = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & (frame["arm"] == "")]
+    found = frame.set_index(["model", "dataset"])["value"]
+    backbone, with_memory = TRAINED_ANEW[0], TRAINED_ANEW[-1]
+    return [100 * (1 - found[with_memory, name] / found[backbone, name]) for name in ("docs", "source", "manual")]
