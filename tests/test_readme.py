@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from command_lines import parse
 
 from fwpkm_eval import cli
+from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import read_rows_csv
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +42,13 @@ def test_a_task_of_ones_own_makes_rows_and_is_in_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[1].replace("tokens=8192", "tokens=4096"), "README.md", "exec"), {})
+    exec(compile(EXAMPLES[1], "README.md", "exec"), {})
+    printed = re.search(r"It prints `(.*?)`", README)
+    assert printed is not None
+    manifest = load_manifest(ROOT / "results" / "micro")
+    assert manifest is not None
+    if manifest["versions"]["python"] == platform.python_version():  # another one has other text
+        assert printed[1] == capsys.readouterr().out.strip()
     base, with_memory = read_rows_csv(tmp_path / "runs" / "mine" / "rows.csv")
     assert base.value == 0
     assert with_memory.value is not None
