@@ -30,7 +30,7 @@ class Recipe:
     exercise_tokens, exercise_steps: before step exercise_steps[i] a step reads as many tokens in rows of only
     exercise_tokens[i], half of them text and half with needles; full attention sees each whole, and the memory's values
     return to their start in every step. In short rows full attention learns to look an answer up, in long ones it does
-    not begin to; and a step reads text from many places in place of one, which every model gains from.
+    not begin to; and a step reads text from many places in place of one, which helps the backbones.
 
     chunks: sizes in tokens of a memory write, drawn per step. pswa: the share of steps in which full attention sees a
     window. bf16: activations of 16 bits on CUDA; fast weights, optimizer and slow weights keep 32.
