@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import json
@@ -16,6 +17,7 @@ import torch
 from fwpkm_eval import cli
 from fwpkm_eval.bench import models, peers, piece_measure, session, stopwatch, worker
 from fwpkm_eval.bench.models import ModelCase, ModelSpeed, model_rows, run_models
+from fwpkm_eval.malloc import is_glibc
 from fwpkm_eval.runs.rows import read_rows_csv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,6 +53,16 @@ def test_models_are_trained_and_read() -> None:
     assert found[1].parameters > found[0].parameters
     assert found[1].active_parameters < found[1].parameters
     assert told == [f"{case.name} at scale micro, 1 x 130 tokens" for case in cases]
+
+
+@pytest.mark.skipif(not is_glibc(), reason="malloc_trim is glibc's")
+def test_memory_that_training_left_behind_does_not_hide_what_reading_needs() -> None:
+    """With malloc told to keep what is freed, in a process of its own, as the command measures."""
+    job = {"what": "model", "threads": 1, "repeats": 3, "budget": 60, "size": {"name": "gdn"}}
+    case = ModelCase("gdn", "micro", 4, 1000)
+    found = worker.run_in_process_of_its_own({**job, "case": dataclasses.asdict(case)}, "tuned")
+    logits = 4 * 4 * 1000 * 257
+    assert found["peak_bytes"]["training"] > found["peak_bytes"]["reading"] > logits
 
 
 def test_the_command_stores_rows(

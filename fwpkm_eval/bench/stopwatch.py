@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from fwpkm_eval.bench import memory
+from fwpkm_eval.malloc import release_freed_memory
 
 
 class Stopwatch(Protocol):
@@ -47,6 +48,8 @@ class ProcessorWatch:
         return seconds
 
     def held_bytes(self) -> int:
+        # Or what an earlier call needed counts as held, and what the next one needs does not show.
+        release_freed_memory()
         return memory.resident_bytes()
 
     def reset_peak(self) -> None:
