@@ -3,7 +3,8 @@ peak memory.
 
 A sample is a segment of text, 4096 tokens as published (where samples per second are those of training). Reading is
 that of perplexity, with writes and with every token scored; training is one step of the training loop, forward through
-the writes, backward and the optimizer's, on rows of one length. Speeds depend on the machine and on what else it does.
+the writes, backward and the optimizer's, on rows of one length, with activations as the scale's recipe has them. Speeds
+depend on the machine and on what else it does.
 """
 
 from __future__ import annotations

@@ -46,9 +46,10 @@ def test_changes_are_matched_and_the_worst_comes_first() -> None:
     assert found.worse(0.5) == []
 
 
-def test_a_divergence_that_is_gone_is_better_and_a_new_one_worse() -> None:
+@pytest.mark.parametrize(("metric", "unit"), [("diverged_after@1", "tokens"), ("diverged", "fraction")])
+def test_a_divergence_that_is_gone_is_better_and_a_new_one_worse(metric: str, unit: str) -> None:
     """Its row is there only where a memory diverged; where nothing was measured, it is missing like any other."""
-    gone = change(EXACT, metric="diverged_after@1", value=4096, passes=None)
+    gone = change(EXACT, metric=metric, unit=unit, value=0.5, passes=None)
     better = compare_rows([EXACT, gone], [EXACT])
     assert not better.only_before
     assert [(one.before, one.after.value, one.relative) for one in better.changed] == [(gone, None, -math.inf)]

@@ -81,8 +81,8 @@ def train_and_measure(
         dtype=given.dtype,
     )
     jobs = planned.jobs
-    without_exercises = len(plan.recipe.exercise_steps) < len(RECIPES[scale].exercise_steps)
-    if without_exercises and "fa" in model_config(model or plan.model, scale).layer_kinds:
+    left_out = RECIPES[scale].exercise_steps and not plan.recipe.exercise_steps
+    if left_out and "fa" in model_config(model or plan.model, scale).layer_kinds:
         click.echo("note: without short rows first, full attention does not learn to answer; the memory may", err=True)
     if dry_run:
         from fwpkm_eval.runs.engine import usable_workers

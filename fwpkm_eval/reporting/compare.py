@@ -69,7 +69,7 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
     for key, row in here.items():
         other = there.get(key)
         if other is None and tells_of_harm(row.metric) and _measurement(row) in measured_there:
-            result.changed.append(Change(row, replace(row, value=None), "higher", -math.inf, False))
+            result.changed.append(_gone_or_new(row, replace(row, value=None)))
         elif other is None:
             result.only_before.append(row)
         elif _equal(row.value, other.value):
@@ -80,7 +80,7 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
         if key in here:
             continue
         if tells_of_harm(row.metric) and _measurement(row) in measured_here:
-            result.changed.append(Change(replace(row, value=None), row, "higher", math.inf, False))
+            result.changed.append(_gone_or_new(replace(row, value=None), row))
         else:
             result.only_after.append(row)
     result.changed.sort(key=lambda change: -math.inf if change.relative is None else change.relative, reverse=True)
@@ -118,6 +118,12 @@ def _equal(one: float | None, other: float | None) -> bool:
 def _change(before: Row, after: Row) -> Change:
     better = direction(before.metric, before.unit)
     return Change(before, after, better, _worse_by(before.value, after.value, better), _apart(before, after))
+
+
+def _gone_or_new(before: Row, after: Row) -> Change:
+    """Of a row that tells of harm, where one run has none."""
+    relative = math.inf if before.value is None else -math.inf
+    return Change(before, after, direction(before.metric, before.unit), relative, beyond_intervals=False)
 
 
 def _worse_by(before: float | None, after: float | None, better: Direction) -> float | None:

@@ -123,7 +123,7 @@ def sense(metric: str, unit: str = "") -> Sense | None:
 
 def tells_of_harm(metric: str) -> bool:
     """Whether a row of this metric is there only where something went wrong: none is better than any."""
-    return metric.startswith("diverged_after@")
+    return metric == "diverged" or metric.startswith("diverged_after@")
 
 
 def direction(metric: str, unit: str = "") -> Direction:

@@ -14,8 +14,8 @@ from fwpkm_eval.training.recipe import RECIPES, Recipe
 class TextStep:
     """Trains the model that it is given, a call a step; fast weights go on from one to the next.
 
-    Loss, precision, clipping and optimizer are those of the scale's recipe (micro's for a scale that has none), its
-    learning rate at the peak. `bf16`: whether activations have 16 bits, as the recipe says, on CUDA alone.
+    Loss, precision, clipping and optimizer are those of the scale's recipe (`Recipe`'s own for a scale that has none),
+    its learning rate at the peak. `bf16`: whether activations have 16 bits, as the recipe says, on CUDA alone.
     """
 
     def __init__(self, model: LanguageModel) -> None:
