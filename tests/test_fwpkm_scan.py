@@ -9,10 +9,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from naive_memory import NaiveMemory, naive_scan
 from scan_cases import INPUTS, WRITTEN_OUT, Case, cases
-from tolerances import assert_close
+from tolerances import assert_close, relative_error
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -70,11 +70,33 @@ def test_torch_agrees_with_reference_at_awkward_sizes(case: Case) -> None:
     check_case(case)
 
 
+def is_steady(case: Case) -> bool:
+    """Whether inputs that differ in the 12th digit leave fast weights that agree in the 7th.
+
+    Where one write feeds the next through idw's slopes, up to 1e3 a write, rounding can grow past any tolerance.
+    """
+    inputs = case.inputs()
+    nudged = {name: None if x is None else x * (1 + 1e-12 * torch.cos(1e6 * x)) for name, x in inputs.items()}
+    found, other = (case.scan(one, backend="reference") for one in (inputs, nudged))
+    return all(relative_error(getattr(found, name), getattr(other, name)) < 1e-7 for name in ("keys", "values"))
+
+
+UNSTEADY = Case(
+    2, 63, heads=4, subkeys=5, half=1, width=1, topk=1, chunk=11, lookahead=0, addressing="none", gated=False, seed=1
+)
+
+
 @settings(max_examples=150, deadline=None)
 @given(case=cases())
 @example(case=Case(score="dot", addressing="none", topk=8, chunk=2, lookahead=3))
 def test_torch_agrees_with_reference_at_any_size(case: Case) -> None:
+    assume(is_steady(case))
     check_case(case)
+
+
+def test_nearly_all_cases_are_steady() -> None:
+    assert not is_steady(UNSTEADY)
+    assert all(is_steady(case) for case in WRITTEN_OUT)
 
 
 def as_numpy(x: Tensor | None) -> Any:
@@ -395,6 +417,8 @@ class LargestTensor(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self.operations += 1
         for x in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(x, Tensor) and x.is_sparse:
+                x = x._values()  # what a sparse tensor holds of its size
             if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in self.known:
                 elements = x.untyped_storage().nbytes() // x.element_size()
                 if elements > self.largest:
