@@ -5,18 +5,27 @@ Where there is no GPU a stand-in records (see `graph_stand_in`); where there is 
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import Context
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from graph_cases import (
+    BACKEND,
+    CUDA,
+    DEVICE,
+    SMALL,
+    assert_same,
+    calls_of,
+    memory_of,
+    results,
+    scan_on,
+    without_graphs,
+)
 from graph_stand_in import StandIn
 from model_cases import fast_weights, small_model, tokens
 from scan_cases import Case
@@ -27,16 +36,10 @@ from fwpkm_eval.kernels.graph_capture import CudaRecorder, Recorder
 from fwpkm_eval.kernels.graphs import active_graphs, cuda_graphs
 from fwpkm_eval.kernels.observe import Write
 from fwpkm_eval.kernels.stream import ProductKeyMemory, WriteQueue, flush, read_and_queue
-from fwpkm_eval.kernels.types import ScanResult
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
-BACKEND = "triton" if CUDA else "torch"
-needs_gpu = pytest.mark.skipif(not CUDA, reason="needs a GPU")
 
-SMALL = Case(batch=2, tokens=7, heads=2, subkeys=5, half=3, width=4, topk=3, chunk=4)
 CASES = {
     "ragged": SMALL,
     "whole chunks": replace(SMALL, tokens=8, lookahead=0),
@@ -51,39 +54,6 @@ CASES = {
 
 def recorder() -> Recorder:
     return CudaRecorder() if CUDA else StandIn()
-
-
-def calls_of(case: Case, count: int) -> Iterator[dict[str, Any]]:
-    """Queries, targets and gates of several calls, without the memory."""
-    for seed in range(count):
-        drawn = replace(case, seed=seed).inputs(torch.float32)
-        yield {name: x if x is None else x.to(DEVICE) for name, x in drawn.items() if name not in ("keys", "values")}
-
-
-def memory_of(case: Case, seed: int = 100) -> dict[str, Any]:
-    drawn = replace(case, seed=seed).inputs(torch.float32)
-    return {name: drawn[name].to(DEVICE, copy=True) for name in ("keys", "values")}
-
-
-def scan_on(case: Case, memory: dict[str, Tensor], given: dict[str, Any], backend: str = BACKEND) -> ScanResult:
-    """As a layer calls it: the memory is a view of the last call's, another tensor each time."""
-    views = {name: x.detach() for name, x in memory.items()}
-    return case.scan({**given, **views}, backend=backend, inplace=True)
-
-
-def results(result: ScanResult) -> list[Tensor]:
-    found = (result.output, result.indices, result.weights, result.memory_loss, result.addressing_loss)
-    return [x for x in found if x is not None]
-
-
-def assert_same(ours: list[Tensor], expected: list[Tensor]) -> None:
-    assert len(ours) == len(expected)
-    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
-
-
-def without_graphs(call: Callable[..., ScanResult], *arguments: Any) -> ScanResult:
-    """A call within `cuda_graphs`, as outside of it."""
-    return Context().run(call, *arguments)
 
 
 def check_repeated(case: Case, backend: str, calls: int = 4) -> None:
@@ -367,28 +337,6 @@ def test_what_cannot_be_recorded_is_refused_in_one_line() -> None:
     assert torch.equal(memory["values"], before)
 
 
-@pytest.mark.parametrize(
-    ("backend", "device", "told"),
-    [
-        ("torch", "cuda", "backend 'torch' waits for the device; use 'triton' or 'auto'"),
-        ("reference", "cuda", "backend 'reference' waits"),
-        ("triton", "cpu", "for tensors on CUDA, and these are on cpu"),
-    ],
-)
-def test_cuda_records_triton_on_cuda_alone(backend: str, device: str, told: str) -> None:
-    trouble = made_up(SimpleNamespace()).trouble(backend, torch.device(device))
-    assert trouble is not None
-    assert told in trouble
-
-
-@pytest.mark.skipif(CUDA, reason="there is a GPU")
-def test_without_a_gpu_graphs_are_refused_at_once() -> None:
-    with pytest.raises(UserError, match="CUDA graphs need a GPU"), cuda_graphs():
-        raise AssertionError("nothing runs")
-    assert active_graphs() is None
-    assert made_up(SimpleNamespace()).trouble("triton", torch.device("cuda")) is not None, "the interpreter"
-
-
 @pytest.mark.parametrize(("setting", "told"), [({"limit": 0}, "limit is 0"), ({"eager_calls": -1}, "eager_calls is")])
 def test_settings_that_make_no_sense(setting: dict[str, int], told: str) -> None:
     with pytest.raises(UserError, match=told), cuda_graphs(**setting, recorder=StandIn()):
@@ -407,156 +355,3 @@ def test_graphs_end_with_their_context_also_after_an_error() -> None:
         assert (len(outer), active_graphs()) == (1, outer)
     assert len(outer) == 0
     assert active_graphs() is None
-
-
-# --- what CUDA is asked for, and CUDA itself
-
-
-def made_up(cuda: Any) -> CudaRecorder:
-    """A recorder over a made-up `torch.cuda`."""
-    found = CudaRecorder.__new__(CudaRecorder)
-    found._cuda, found._streams = cuda, {}
-    return found
-
-
-class MadeUpCuda:
-    """Writes down what is asked of it, in order."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-
-    def current_stream(self, device: torch.device) -> Any:
-        return self._stream("current")
-
-    def Stream(self, device: torch.device) -> Any:
-        self.log.append("new stream")
-        return self._stream("side")
-
-    def CUDAGraph(self) -> Any:
-        return SimpleNamespace(replay=lambda: self.log.append("replay"))
-
-    def device(self, device: torch.device) -> Any:
-        return self._within(f"device {device}")
-
-    def stream(self, stream: Any) -> Any:
-        return self._within(f"stream {stream.name}")
-
-    def graph(self, graph: Any, stream: Any, capture_error_mode: str) -> Any:
-        return self._within(f"graph on {stream.name}, {capture_error_mode}")
-
-    def _stream(self, name: str) -> Any:
-        return SimpleNamespace(name=name, wait_stream=lambda other: self.log.append(f"{name} waits for {other.name}"))
-
-    @contextmanager
-    def _within(self, what: str) -> Iterator[None]:
-        self.log.append(what)
-        try:
-            yield
-        finally:
-            self.log.append(f"end of {what}")
-
-
-def logging_step(log: list[str], fail: bool = False) -> Callable[..., tuple[Tensor, ...]]:
-    def step(inputs: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-        log.append(f"step, collecting {gc.isenabled()}")
-        if fail:
-            raise ZeroDivisionError
-        return (values,)
-
-    return step
-
-
-def test_the_warm_up_and_the_recording_are_on_one_side_stream_ordered_with_the_callers() -> None:
-    cuda = MadeUpCuda()
-    found, x = made_up(cuda), torch.zeros(1)
-    found.run(logging_step(cuda.log), (x,), x, x)
-    assert cuda.log == [
-        "new stream",
-        "side waits for current",
-        "stream side",
-        "step, collecting True",
-        "end of stream side",
-        "current waits for side",
-    ]
-    cuda.log.clear()
-    replay, outputs = found.record(logging_step(cuda.log), (x,), x, x)
-    replay()
-    assert outputs == (x,)
-    assert cuda.log == [
-        "device cpu",
-        "graph on side, thread_local",
-        "step, collecting False",
-        "end of graph on side, thread_local",
-        "end of device cpu",
-        "replay",
-    ]
-    assert gc.isenabled()
-
-
-def test_garbage_is_collected_again_after_a_recording_that_failed_and_not_where_it_was_off() -> None:
-    cuda, x = MadeUpCuda(), torch.zeros(1)
-    with pytest.raises(ZeroDivisionError):
-        made_up(cuda).record(logging_step(cuda.log, fail=True), (x,), x, x)
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        made_up(cuda).record(logging_step(cuda.log), (x,), x, x)
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
-@needs_gpu
-def test_a_long_scan_on_cuda_at_the_papers_widths() -> None:
-    """Eight dependent chunks, several calls, other work and an emptied cache in between."""
-    case = Case(tokens=4096, subkeys=128, half=256, width=512, topk=8, chunk=512)
-    memory, expected = memory_of(case), memory_of(case)
-    with cuda_graphs() as graphs:
-        for number, given in enumerate(calls_of(case, 5)):
-            theirs = without_graphs(scan_on, case, expected, given, "triton")
-            ours = scan_on(case, memory, given, "auto")
-            assert_same(results(ours), results(theirs))
-            assert_same(list(memory.values()), list(expected.values()))
-            torch.empty(2**28, device=DEVICE).normal_()
-            torch.cuda.empty_cache()
-            assert graphs.replayed == max(0, number - 1)
-
-
-@needs_gpu
-def test_a_replay_launches_no_operation_of_a_chunk_on_cuda() -> None:
-    memory = memory_of(SMALL)
-    with cuda_graphs(eager_calls=0):
-        given = next(calls_of(SMALL, 1))
-        scan_on(SMALL, memory, given)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            scan_on(SMALL, memory, given)
-    assert [event for event in profile.events() if event.name == "aten::sort"] == []
-
-
-@needs_gpu
-def test_graphs_give_their_memory_back_on_cuda() -> None:
-    memory, given = memory_of(SMALL), next(calls_of(SMALL, 1))
-    scan_on(SMALL, memory, given)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    with cuda_graphs(eager_calls=0):
-        for _ in range(3):
-            scan_on(SMALL, memory, given)
-        assert torch.cuda.memory_allocated() > before
-    torch.cuda.synchronize()
-    assert torch.cuda.memory_allocated() == before
-
-
-@needs_gpu
-def test_a_graph_is_not_recorded_into_that_of_its_caller_on_cuda() -> None:
-    memory, expected, given = memory_of(SMALL), memory_of(SMALL), next(calls_of(SMALL, 1))
-    for each in (memory, expected):
-        scan_on(SMALL, each, given)
-    graph = torch.cuda.CUDAGraph()
-    with cuda_graphs(eager_calls=0) as graphs:
-        with torch.cuda.graph(graph):
-            scan_on(SMALL, memory, given)
-        assert graphs.recorded == 0
-    graph.replay()
-    scan_on(SMALL, expected, given)
-    assert_same(list(memory.values()), list(expected.values()))

@@ -11,6 +11,7 @@ from model_cases import SIZES
 
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.training.recipe import Recipe
+from fwpkm_eval.training.trainer import StepReport, Trainer
 
 TINY = Recipe(
     steps=6,
@@ -22,6 +23,9 @@ TINY = Recipe(
     chunks=(16, 32),
     sets=("words",),
 )
+
+NEVER, ALWAYS = 1e9, -1.0
+"""Seconds between save points."""
 
 
 def write_words(folder: Path, seed: int = 0) -> str:
@@ -39,3 +43,19 @@ def write_words(folder: Path, seed: int = 0) -> str:
 def tiny_training_config(spec: str, **changes: Any) -> ModelConfig:
     sizes = {**SIZES, "backbone.vocab_size": 257, "backbone.init_std": 0.08, "backbone.embedding_std": 0.1}
     return model_config(spec, "micro", **{**sizes, "backbone.layers": 2, **changes})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, by their paths in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(trainer: Trainer, steps: int | None = None, save_every_seconds: float = NEVER) -> list[StepReport]:
+    """Trains, to the end or until it is killed after some steps."""
+    reports: list[StepReport] = []
+    running = trainer.run(save_every_seconds)
+    for report in running:
+        reports.append(report)
+        if len(reports) == steps:
+            break
+    return reports

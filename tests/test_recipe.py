@@ -1,0 +1,76 @@
+"""Recipes: what they refuse, one for all models of a scale, and that what is shipped was trained by it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_cases import TINY
+
+from fwpkm_eval.api import SHIPPED
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.config import ModelConfig, model_config
+from fwpkm_eval.training.recipe import RECIPES, Recipe, recipe_for
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"tokens": 0},
+        {"chunks": (0,)},
+        {"chunks": ()},
+        {"document_pieces": 0},
+        {"sets": ()},
+        {"learning_rate": math.nan},
+    ],
+    ids=str,
+)
+def test_recipes_that_cannot_work(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as raised:
+        replace(TINY, **changes)
+    assert next(iter(changes)).rstrip("s") in str(raised.value)
+
+
+WITHOUT_EXERCISES = recipe_for(model_config("gdn+swa"), exercises=False)
+
+
+def test_one_recipe_for_all_models_of_a_scale() -> None:
+    recipe = recipe_for(model_config("gdn+swa:fwpkm"))
+    assert recipe == RECIPES["micro"]
+    assert recipe.exercise_steps
+    assert all(recipe_for(model_config(name)) == recipe for name in ("gdn+swa", "gdn+fa", "gdn+fa:fwpkm", "fa:pkm@1"))
+    assert recipe_for(model_config("gdn+fa", "paper")) == replace(RECIPES["paper"], sets=("docs", "source"))
+    with pytest.raises(UserError, match="micro"):
+        recipe_for(replace(model_config("gdn"), scale="mirco"))
+
+
+@pytest.mark.parametrize("folder", sorted(SHIPPED.glob("*/*")), ids=lambda f: f.name)
+def test_what_is_shipped_was_trained_by_this_recipe(folder: Path) -> None:
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert Recipe.from_dict(stored["training"]["recipe"]) == recipe_for(ModelConfig.from_dict(stored["config"]))
+    assert stored["training"]["diverged_steps"] == 0
+
+
+def test_without_exercises_as_many_tokens_are_read() -> None:
+    recipe = RECIPES["micro"]
+    assert replace(recipe, exercise_tokens=(), exercise_steps=()) == WITHOUT_EXERCISES
+    config = model_config("gdn", "paper")
+    assert recipe_for(config, exercises=False) == recipe_for(config)
+
+
+@pytest.mark.parametrize("recipe", [RECIPES["micro"], WITHOUT_EXERCISES], ids=["exercises", "without"])
+def test_recipes_outlive_json_and_name_exercises_only_where_there_are_some(recipe: Recipe) -> None:
+    stored = json.loads(json.dumps(recipe.to_dict()))
+    assert Recipe.from_dict(stored) == recipe
+    assert ("exercise_steps" in stored) == bool(recipe.exercise_steps)
+
+
+def test_a_shorter_training_has_shorter_exercises() -> None:
+    short = RECIPES["micro"].shortened(33)
+    assert (short.steps, short.exercise_steps) == (33, (5, 13, 17))
+    assert short.shortened(1).exercise_steps == (0, 0, 0)
