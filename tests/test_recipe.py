@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from training_cases import TINY
 
+from fwpkm_eval import cli
 from fwpkm_eval.api import SHIPPED
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
@@ -63,6 +64,15 @@ def test_without_exercises_as_many_tokens_are_read() -> None:
     assert recipe_for(config, exercises=False) == recipe_for(config)
 
 
+@pytest.mark.parametrize("scale", sorted(RECIPES))
+def test_without_needles_all_is_text(scale: str) -> None:
+    recipe = recipe_for(model_config("gdn", scale), needles=False)
+    assert (recipe.needle_share, recipe.answer_weight, recipe.exercise_steps) == (0, 0, ())
+    assert recipe_for(model_config("gdn", scale), exercises=False, needles=False) == recipe
+    kept = replace(recipe, needle_share=RECIPES[scale].needle_share, answer_weight=RECIPES[scale].answer_weight)
+    assert kept == recipe_for(model_config("gdn", scale), exercises=False)
+
+
 @pytest.mark.parametrize("recipe", [RECIPES["micro"], WITHOUT_EXERCISES], ids=["exercises", "without"])
 def test_recipes_outlive_json_and_name_exercises_only_where_there_are_some(recipe: Recipe) -> None:
     stored = json.loads(json.dumps(recipe.to_dict()))
@@ -74,3 +84,19 @@ def test_a_shorter_training_has_shorter_exercises() -> None:
     short = RECIPES["micro"].shortened(33)
     assert (short.steps, short.exercise_steps) == (33, (5, 13, 17))
     assert short.shortened(1).exercise_steps == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--no-exercises"], ["--no-needles"], ["--no-needles", "--no-exercises"]], ids=str
+)
+def test_the_command_trains_by_the_recipe_that_was_asked_for(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Recipe] = []
+    monkeypatch.setattr("fwpkm_eval.training.run.train_model", lambda config, recipe, *rest: asked.append(recipe))
+    command = ["train", "--model", "gdn", "--seed", "3", "--steps", "660", "--out", str(tmp_path / "run"), *flags]
+    assert cli.main(command) == 0
+    expected = recipe_for(
+        model_config("gdn"), exercises="--no-exercises" not in flags, needles="--no-needles" not in flags
+    )
+    assert asked == [replace(expected.shortened(660), seed=3)]

@@ -48,6 +48,13 @@ def _seconds(text: str) -> float:
     show_default=True,
     help="Begin with short rows, where the scale's recipe has them (at micro).",
 )
+@click.option(
+    "--needles/--no-needles",
+    default=True,
+    show_default=True,
+    help="Needles and questions among the text, where the scale's recipe has them (at micro and small). Without them "
+    "all is text, in long rows, as the published models read.",
+)
 @options.device
 @click.option(
     "--precision",
@@ -95,6 +102,7 @@ def command(
     rows: int | None,
     rows_at_once: int | None,
     exercises: bool,
+    needles: bool,
     device: str,
     precision: str,
     parallel: str,
@@ -128,7 +136,7 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     config = model_config(model, scale)
-    recipe = recipe_for(config, data, exercises)
+    recipe = recipe_for(config, data, exercises, needles)
     recipe = replace(recipe.shortened(steps or recipe.steps), seed=seed, rows=rows or recipe.rows)
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)

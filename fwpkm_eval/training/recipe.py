@@ -135,17 +135,21 @@ _PAPER = Recipe(
 RECIPES: dict[str, Recipe] = {"micro": _MICRO, "small": _SMALL, "paper": _PAPER}
 
 
-def recipe_for(config: ModelConfig, data: str = "embedded", exercises: bool = True) -> Recipe:
+def recipe_for(config: ModelConfig, data: str = "embedded", exercises: bool = True, needles: bool = True) -> Recipe:
     """The recipe of a model's scale, with the training sets that `data` has in place of those it does not.
 
     exercises: whether training begins with the short rows that the recipe has, if it has any; without them every step
-    has long ones. Raises UserError for a scale that has no recipe.
+    has long ones. needles: whether rows hold needles and questions, if the recipe has them; without them all is text,
+    as the published models were trained, and there are no exercises either, which are half needles. Raises UserError
+    for a scale that has no recipe.
     """
     if config.scale not in RECIPES:
         raise unknown("scale with a training recipe", config.scale, list(RECIPES))
     recipe = RECIPES[config.scale]
-    if not exercises:
+    if not (exercises and needles):
         recipe = replace(recipe, exercise_tokens=(), exercise_steps=())
+    if not needles:
+        recipe = replace(recipe, needle_share=0.0, answer_weight=0.0)
     return replace(recipe, sets=sets_there_are(recipe.sets, data))
 
 
