@@ -18,6 +18,7 @@ from fwpkm_eval.kernels.chunk import ChunkGradient, ChunkInputs, ChunkOps, Chunk
 from fwpkm_eval.kernels.grad_mode import takes_gradient
 from fwpkm_eval.kernels.graph_capture import Inputs, Outputs, Step
 from fwpkm_eval.kernels.graphs import active_graphs
+from fwpkm_eval.kernels.huge_pages import copy_large
 from fwpkm_eval.kernels.types import MemoryRule, ScanResult
 
 
@@ -85,7 +86,7 @@ class _Scan(torch.autograd.Function):
         log: bool,
     ) -> tuple[Any, ...]:
         if not inplace:
-            keys, values = (x.clone(memory_format=torch.contiguous_format) for x in (keys, values))
+            keys, values = copy_large(keys), copy_large(values)
         done = _scan_chunks(query, target, gate, keys, values, rule, chunk_size, ops, log)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(query, target, gate, done.output)
@@ -126,7 +127,7 @@ class _Scan(torch.autograd.Function):
             )
         d_first_values = None
         if ctx.needs_input_grad[4]:
-            d_first_values = _zeros(query, ctx.values_shape) if d_values is None else d_values.clone()
+            d_first_values = _zeros(query, ctx.values_shape) if d_values is None else copy_large(d_values)
             d_first_values[touched] = rows.gradient
         return d_query, d_target, d_gate, d_keys, d_first_values, None, None, None, None, None
 

@@ -19,6 +19,7 @@ from fwpkm_eval.kernels.chunk import ChunkInputs, ChunkOps
 from fwpkm_eval.kernels.dense import DenseRule, shifted_target
 from fwpkm_eval.kernels.graph_capture import Inputs, Outputs, Step
 from fwpkm_eval.kernels.graphs import run_step
+from fwpkm_eval.kernels.huge_pages import copy_large
 from fwpkm_eval.kernels.observe import MemoryObserver, Places, Write, first, shift
 from fwpkm_eval.kernels.types import MemoryRule
 
@@ -112,7 +113,7 @@ class ProductKeyMemory:
 
     def copy(self) -> ProductKeyMemory:
         observer = None if self.observer is None else self.observer.copy()
-        keys, values, since = self.keys.clone(), self.values.clone(), list(self._since)
+        keys, values, since = self.keys.clone(), copy_large(self.values), list(self._since)
         return ProductKeyMemory(keys, values, self.rule, self.count, observer, self.writes, self.backend, since)
 
 

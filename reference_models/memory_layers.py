@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fwpkm_eval.kernels.fwmlp import SHAPES, WEIGHT_NAMES, FwMLPRule, fwmlp_scan
 from fwpkm_eval.kernels.fwpkm import fwpkm_scan
+from fwpkm_eval.kernels.huge_pages import empty_large
 from fwpkm_eval.kernels.lact import LaCTRule
 from fwpkm_eval.kernels.pkm import pkm_read
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
@@ -269,7 +270,8 @@ def memory_rule(config: FwPKMConfig) -> MemoryRule:
 def first_values(config: FwPKMConfig, values_seed: int) -> Tensor:
     """A FwPKM's values [S²,dv] before anything was read: N(0, dv^-½) from a seed, on the CPU."""
     draw = torch.Generator().manual_seed(values_seed)
-    return torch.randn(config.subkeys**2, config.value_dim, generator=draw) * config.value_dim**-0.5
+    drawn = empty_large(config.subkeys**2, config.value_dim).normal_(generator=draw)
+    return drawn.mul_(config.value_dim**-0.5)
 
 
 def first_dense_memory(config: FwMLPConfig | LaCTConfig, values_seed: int) -> DenseMemory:

@@ -21,6 +21,7 @@ from fwpkm_eval.bench.stopwatch import Stopwatch, stopwatch, time_calls
 from fwpkm_eval.errors import unknown
 from fwpkm_eval.kernels import fwpkm_scan
 from fwpkm_eval.kernels.graphs import MemoryGraphs, cuda_graphs
+from fwpkm_eval.kernels.huge_pages import empty_large
 from fwpkm_eval.kernels.types import ScanResult
 from fwpkm_eval.reference_models.config import SCALES, model_config
 
@@ -151,8 +152,8 @@ def draw(size: OpSize, seed: int) -> Inputs:
     heads, half, tokens = size.heads, size.key_dim // 2, size.batch * size.tokens
     spread = size.key_dim**-0.5
     keys = torch.empty(heads, 2, size.subkeys, half).uniform_(-spread, spread, generator=random)
-    # Filled in place: a temporary of their size would stay in the peak where it cannot be reset.
-    values = torch.empty(size.subkeys**2, size.value_dim).normal_(0, size.value_dim**-0.5, generator=random)
+    # Where a model's lie. Filled in place: a temporary of their size would stay in the peak where it cannot be reset.
+    values = empty_large(size.subkeys**2, size.value_dim).normal_(0, size.value_dim**-0.5, generator=random)
     nearest = torch.randint(size.subkeys, (heads, 2, tokens, 1), generator=random)
     query = keys.gather(2, nearest.expand(-1, -1, -1, half))
     query += torch.randn(query.shape, generator=random) * spread / 2
