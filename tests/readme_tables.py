@@ -34,6 +34,8 @@ WRITERS = (
 )
 TRAINED_ANEW = ("gdn+swa", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3")
 SETS = ("source", "docs", "manual")
+BOOK_MODELS = ("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwpkm@1,3")
+BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
     (5, 4096, 20, ONE_WRITE),
@@ -134,6 +136,29 @@ def trainings() -> str:
     return table(["model", "trained with, seed", *(label for label, _ in asked)], lines, words=2)
 
 
+def on_books() -> str:
+    """A line for each training on books, and one for the same with writes off."""
+    asked = (
+        ("5 in 4K", _asked(5, 4096, "haystack")),
+        ("64 in 4K", _asked(64, 4096, "haystack")),
+        ("256 in 16K", _asked(256, 16384, "haystack")),
+        ("5 in 32K, every 1,024", _asked(5, 32768, "1024")),
+    )
+    lines = []
+    for model in BOOK_MODELS:
+        for name, kind, seeds in (("books", "text and needles", (0, 1)), ("books-text", "text alone", (0,))):
+            for seed in seeds:
+                frame = of_training(rows_of(name), seed) if name == "books" else rows_of(name)
+                for arm, off in (("", ""), (FROZEN, ", writes off")):
+                    found = [bits(frame, model, one, arm) for one in BOOK_SETS]
+                    if set(found) == {"–"}:
+                        continue
+                    needles = [tell(frame, model) if not off and name == "books" else "–" for _, tell in asked]
+                    lines.append([f"`{model}`", f"{kind}, {seed}{off}", *found, *needles])
+    heads = ["model", "trained with, seed", *(f"`{one}`" for one in BOOK_SETS), *(label for label, _ in asked)]
+    return table(heads, lines, words=2)
+
+
 def _asked(needles: int, length: int, chunk: str) -> Callable[[pandas.DataFrame, str], str]:
     how = {"needles": needles, "length": length, "write_chunk": chunk, "protocol": "closed-book"}
     return lambda frame, model: found(frame, model, **how).partition(" ")[0]
@@ -174,7 +199,14 @@ def _ratio(frame: pandas.DataFrame, arm: str, name: str) -> str:
     return f"{fast['value']:.3g}× ({low}–{high}), 1/{f'{part:,.0f}' if part >= 100 else f'{part:.3g}'}"
 
 
-TABLES = {"speed": speed, "closed book": closed_book, "open book": open_book, "text": text, "trainings": trainings}
+TABLES = {
+    "speed": speed,
+    "closed book": closed_book,
+    "open book": open_book,
+    "text": text,
+    "trainings": trainings,
+    "books": on_books,
+}
 
 
 def block(name: str) -> re.Pattern[str]:

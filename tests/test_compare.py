@@ -60,6 +60,18 @@ def test_a_divergence_that_is_gone_is_better_and_a_new_one_worse(metric: str, un
     assert compare_rows([BITS], [EXACT, gone]).only_after == [EXACT, gone]
 
 
+def test_several_trainings_of_a_model_are_compared_each_with_its_own() -> None:
+    one, two, three = (change(BITS, value=2.0 + n, weights_hash=f"{n}") for n in range(3))
+    assert compare_rows([one, two], [two, one]).same == 2
+    # Trained anew, with other weights: in their order.
+    found = compare_rows([one, two], [change(one, weights_hash="a"), change(two, value=3.3, weights_hash="b")])
+    assert found.same == 1
+    assert [(row.before.value, row.after.value) for row in found.changed] == [(3.0, 3.3)]
+    found = compare_rows([one, two, three], [change(three, value=1.0), two])
+    assert (found.same, found.only_before, found.only_after) == (1, [one], [])
+    assert [(row.before.value, row.after.value) for row in found.changed] == [(4.0, 1.0)]
+
+
 def test_rows_of_one_run_alone_and_values_that_are_lost() -> None:
     other = change(EXACT, length=8192)
     found = compare_rows([EXACT, BITS], [other, change(BITS, value=math.nan)])

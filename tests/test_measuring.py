@@ -194,6 +194,21 @@ def test_a_folder_of_another_run_is_refused_before_any_text_is_read(
 
 
 @pytest.mark.usefixtures("without_workers")
+@pytest.mark.parametrize(
+    "command", [["niah", "--lengths", "400", "--samples", "2", "--write-chunk", "64"], ["ppl", "--tokens", "200"]]
+)
+def test_two_trainings_of_a_model_have_lines_of_their_own(
+    command: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tiny_checkpoint(FWPKM, tmp_path / "other", seed=1)
+    asked = f"{folder / 'fwpkm'},{other},{folder / 'plain'}"
+    assert run(*command, "--models", asked, "--data", str(folder / "data"), "--workers", "1") == 0
+    shown = capsys.readouterr().out
+    for one in (folder / "fwpkm", other):
+        assert f"{FWPKM} {read_source(one).weights_hash[:8]} " in shown
+    assert f"{PLAIN}  " in shown
+
+
 def test_ppl_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["ppl", "--models", models(folder), "--data", str(folder / "data"), "--tokens", "300", "--json"]
     assert run(*command) == 0

@@ -6,7 +6,8 @@ import json
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,13 @@ def _end(measured: Measured) -> None:
 def print_rows(rows: Sequence[Row]) -> None:
     """The rows as JSON, a list of objects."""
     click.echo(json.dumps([row.to_json() for row in rows], indent=1))
+
+
+def names_of(rows: Iterable[Row]) -> dict[tuple[str, str], str]:
+    """What a table calls a row's model, by name and weights: its name, with the weights' where several share it."""
+    known = dict.fromkeys((row.model, row.weights_hash) for row in rows)
+    alone = Counter(model for model, _ in known)
+    return {(model, weights): model if alone[model] == 1 else f"{model} {weights[:8]}" for model, weights in known}
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[object]], right: Sequence[str]) -> None:

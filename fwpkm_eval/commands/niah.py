@@ -147,14 +147,16 @@ def command(
 
 def _show(rows: Sequence[Row], models: Sequence[str], passes: Sequence[int]) -> None:
     """A line for each way of reading: exact match with its interval and right digits by number of passes, and speed."""
-    from fwpkm_eval.commands.measure import counted, print_table
+    from fwpkm_eval.commands.measure import counted, names_of, print_table
 
     lines: dict[tuple[str, ...], dict[tuple[str, int], Row]] = {}
     measured_ones = [row for row in rows if row.model in models and row.depth is None]
+    names = names_of(measured_ones)
     for row in sorted(measured_ones, key=lambda row: (models.index(row.model), row.length, row.needles)):
         if row.passes is not None:
             size = format_size(row.length or 0)
-            reading: tuple[str, ...] = (row.model, size, str(row.needles), row.write_chunk, row.protocol)
+            name = names[row.model, row.weights_hash]
+            reading: tuple[str, ...] = (name, size, str(row.needles), row.write_chunk, row.protocol)
             lines.setdefault(reading, {})[row.metric, row.passes] = row
     table = []
     for reading, measured in lines.items():

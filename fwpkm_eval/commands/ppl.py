@@ -92,12 +92,13 @@ def _jobs(source: ModelSource, text: TextSource, settings: PerplexitySettings, f
 
 
 def _show(rows: Sequence[Row]) -> None:
-    from fwpkm_eval.commands.measure import print_table
+    from fwpkm_eval.commands.measure import names_of, print_table
 
     lines: dict[tuple[str, ...], dict[str, Row]] = {}
+    names = names_of(rows)
     for row in rows:
         if row.metric != "bits_per_byte_at_position":
-            lines.setdefault((row.dataset, row.model, row.arm), {})[row.metric] = row
+            lines.setdefault((row.dataset, names[row.model, row.weights_hash], row.arm), {})[row.metric] = row
     table = []
     for (dataset, model, arm), measured in sorted(lines.items()):
         cost = next(iter(measured.values()))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from fwpkm_eval.reporting.directions import Direction, direction, is_timing, sense, tells_of_harm
@@ -62,27 +63,25 @@ class Comparison:
 
 
 def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
-    """The rows of two runs, matched by what they measure."""
-    there, here = _by_key(after), _by_key(before)
+    """The rows of two runs, matched by what they measure; several trainings of a model as `_pairs` does."""
     measured_there, measured_here = ({_measurement(row) for row in rows} for rows in (after, before))
     result = Comparison()
-    for key, row in here.items():
-        other = there.get(key)
-        if other is None and tells_of_harm(row.metric) and _measurement(row) in measured_there:
-            result.changed.append(_gone_or_new(row, replace(row, value=None)))
-        elif other is None:
-            result.only_before.append(row)
-        elif _equal(row.value, other.value):
-            result.same += 1
-        else:
-            result.changed.append(_change(row, other))
-    for key, row in there.items():
-        if key in here:
-            continue
-        if tells_of_harm(row.metric) and _measurement(row) in measured_here:
-            result.changed.append(_gone_or_new(replace(row, value=None), row))
-        else:
-            result.only_after.append(row)
+    for row, other in _pairs(before, after):
+        if row is not None and other is not None:
+            if _equal(row.value, other.value):
+                result.same += 1
+            else:
+                result.changed.append(_change(row, other))
+        elif row is not None:
+            if tells_of_harm(row.metric) and _measurement(row) in measured_there:
+                result.changed.append(_gone_or_new(row, replace(row, value=None)))
+            else:
+                result.only_before.append(row)
+        elif other is not None:
+            if tells_of_harm(other.metric) and _measurement(other) in measured_here:
+                result.changed.append(_gone_or_new(replace(other, value=None), other))
+            else:
+                result.only_after.append(other)
     result.changed.sort(key=lambda change: -math.inf if change.relative is None else change.relative, reverse=True)
     return result
 
@@ -102,8 +101,27 @@ def _made_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return parts | ({"git_commit": commit} if commit else {})
 
 
-def _by_key(rows: Sequence[Row]) -> dict[Key, Row]:
-    return {tuple(getattr(row, name) for name in SAME_MEASUREMENT): row for row in rows}
+def _pairs(before: Sequence[Row], after: Sequence[Row]) -> Iterator[tuple[Row | None, Row | None]]:
+    """Rows of one quantity in two runs, None where a run has none.
+
+    Where a run has several, of several trainings of a model, those of the same weights belong together; the others are
+    taken in their order.
+    """
+    here, there = _by_key(before), _by_key(after)
+    for key in here | there:
+        ours, theirs = here.get(key, {}), there.get(key, {})
+        shared = [weights for weights in ours if weights in theirs]
+        yield from ((ours[weights], theirs[weights]) for weights in shared)
+        rest = ([row for weights, row in rows.items() if weights not in shared] for rows in (ours, theirs))
+        yield from zip_longest(*rest)
+
+
+def _by_key(rows: Sequence[Row]) -> dict[Key, dict[str, Row]]:
+    """The rows of each quantity, by the weights that they are of."""
+    found: dict[Key, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(getattr(row, name) for name in SAME_MEASUREMENT), {})[row.weights_hash] = row
+    return found
 
 
 def _measurement(row: Row) -> Key:
