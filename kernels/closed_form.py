@@ -200,16 +200,7 @@ def add_by_slot_(rows: Tensor, per_token: Tensor, weights: Tensor, sort: SlotSor
         step = F.embedding_bag(
             tokens[part], per_token, starts - reads[number], per_sample_weights=by_slot[part], mode="sum"
         )
-        _add_rows_(rows, slots, step)
-
-
-def _add_rows_(rows: Tensor, slots: Tensor, step: Tensor) -> None:
-    """R_u += step_u in place, every slot once, so that no two additions meet: slots [u], step [u,dv]."""
-    if rows.device.type != "cpu":
-        rows.index_add_(0, slots, step)
-        return
-    # On a CPU a sum with a coalesced sparse tensor goes row by row, where index_add_ sorts the slots once more.
-    rows.add_(torch.sparse_coo_tensor(slots[None], step, rows.shape, is_coalesced=True, check_invariants=False))
+        rows.index_add_(0, slots, step)  # every slot once: no two additions meet
 
 
 def _at_a_time(rows: Tensor) -> int:

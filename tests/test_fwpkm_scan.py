@@ -417,8 +417,6 @@ class LargestTensor(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self.operations += 1
         for x in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(x, Tensor) and x.is_sparse:
-                x = x._values()  # what a sparse tensor holds of its size
             if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in self.known:
                 elements = x.untyped_storage().nbytes() // x.element_size()
                 if elements > self.largest:
