@@ -19,6 +19,7 @@ LARGE = 32 * 2**20
 """Bytes from which on a tensor is worth asking for: what glibc maps anew each time, unless told otherwise."""
 
 _HUGE = 2 * 2**20
+MADV_HUGEPAGE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux alone has it
 
 
 def empty_large(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -38,13 +39,11 @@ def _in_huge_pages(new: Tensor) -> Tensor:
     if ask is not None:
         first = -(-new.data_ptr() // _HUGE) * _HUGE
         last = (new.data_ptr() + size) // _HUGE * _HUGE
-        ask(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
+        ask(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_HUGEPAGE)
     return new
 
 
 @cache
 def _madvise() -> Callable[..., int] | None:
     """The system's call of that name, where it knows of huge pages."""
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return None
-    return getattr(ctypes.CDLL(None), "madvise", None)
+    return None if MADV_HUGEPAGE is None else getattr(ctypes.CDLL(None), "madvise", None)

@@ -35,11 +35,24 @@ def middle(x: Tensor) -> int:
     not (Path("/sys/kernel/mm/transparent_hugepage").exists() and "VmFlags" in SMAPS.read_text()),
     reason="this system has no huge pages, or does not tell",
 )
-def test_large_tensors_alone_are_asked_for() -> None:
-    large, small = LARGE // 4, LARGE // 4 - 1
+def test_the_system_is_asked_for_large_tensors() -> None:
+    large = LARGE // 4
     for made in (empty_large(large), empty_large(2, large // 2), copy_large(torch.empty(large))):
         assert "hg" in flags_at(middle(made))
-    assert "hg" not in flags_at(middle(empty_large(small)))
+
+
+def test_only_large_tensors_are_asked_for_and_only_pages_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(huge_pages, "_madvise", lambda: lambda at, size, _: asked.append((at.value, size.value)))
+    monkeypatch.setattr(huge_pages, "MADV_HUGEPAGE", 14)
+    assert empty_large(LARGE // 4 - 1).numel() == LARGE // 4 - 1
+    assert copy_large(torch.empty(9)).numel() == 9
+    assert asked == []
+    made = empty_large(LARGE // 4 + 3)
+    [(at, size)] = asked
+    assert made.data_ptr() <= at < made.data_ptr() + 2**21
+    assert LARGE - 2**22 < size <= LARGE
+    assert at % 2**21 == size % 2**21 == 0
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["huge pages", "a system without"])
