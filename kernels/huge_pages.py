@@ -22,9 +22,9 @@ _HUGE = 2 * 2**20
 MADV_HUGEPAGE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux alone has it
 
 
-def empty_large(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
+def empty_large(*shape: int) -> Tensor:
     """As `torch.empty(*shape)` on the CPU, in huge pages if it is large."""
-    return _in_huge_pages(torch.empty(*shape, dtype=dtype, device="cpu"))
+    return _in_huge_pages(torch.empty(*shape, device="cpu"))
 
 
 def copy_large(x: Tensor) -> Tensor:

@@ -117,14 +117,7 @@ def text() -> str:
 
 def trainings() -> str:
     """A line for each training of the models that were trained more than once, by either recipe."""
-    asked: tuple[tuple[str, Callable[[pandas.DataFrame, str], str]], ...] = (
-        ("5 in 4K", _asked(5, 4096, "haystack")),
-        ("64 in 4K", _asked(64, 4096, "haystack")),
-        ("256 in 16K", _asked(256, 16384, "haystack")),
-        ("5 in 32K", _asked(5, 32768, "haystack")),
-        ("5 in 32K, every 1,024", _asked(5, 32768, "1024")),
-        *((f"`{name}`", _bits_of(name)) for name in SETS),
-    )
+    asked = (*_needles_asked(), *((f"`{name}`", _bits_of(name)) for name in SETS))
     lines = []
     for model in TRAINED_ANEW:
         for recipe, suffix in (("short rows first", ""), ("long rows alone", "-no-exercises")):
@@ -138,12 +131,7 @@ def trainings() -> str:
 
 def on_books() -> str:
     """A line for each training on books, and one for the same with writes off."""
-    asked = (
-        ("5 in 4K", _asked(5, 4096, "haystack")),
-        ("64 in 4K", _asked(64, 4096, "haystack")),
-        ("256 in 16K", _asked(256, 16384, "haystack")),
-        ("5 in 32K, every 1,024", _asked(5, 32768, "1024")),
-    )
+    asked = _needles_asked()
     lines = []
     for model in BOOK_MODELS:
         for name, kind, seeds in (("books", "text and needles", (0, 1)), ("books-text", "text alone", (0,))):
@@ -157,6 +145,16 @@ def on_books() -> str:
                     lines.append([f"`{model}`", f"{kind}, {seed}{off}", *found, *needles])
     heads = ["model", "trained with, seed", *(f"`{one}`" for one in BOOK_SETS), *(label for label, _ in asked)]
     return table(heads, lines, words=2)
+
+
+def _needles_asked() -> tuple[tuple[str, Callable[[pandas.DataFrame, str], str]], ...]:
+    return (
+        ("5 in 4K", _asked(5, 4096, "haystack")),
+        ("64 in 4K", _asked(64, 4096, "haystack")),
+        ("256 in 16K", _asked(256, 16384, "haystack")),
+        ("5 in 32K", _asked(5, 32768, "haystack")),
+        ("5 in 32K, every 1,024", _asked(5, 32768, "1024")),
+    )
 
 
 def _asked(needles: int, length: int, chunk: str) -> Callable[[pandas.DataFrame, str], str]:
