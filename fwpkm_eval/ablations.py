@@ -96,16 +96,31 @@ class AblationPlan:
         return config
 
 
-def ablation_plan(scale: str) -> AblationPlan:
-    """The plan of a scale.
+def ablation_plan(scale: str, *, full: bool = False) -> AblationPlan:
+    """The plan of a scale; full: of one whose models are trained as `train` would, and asked closed book.
 
     The micro model has one memory of 128² slots and learns recall within 150 steps: every arm gets 400, about 70 CPU
     seconds, half of it after the reference answers as well as it ever will. With 5 needles the reference then finds
     all of them, so 64 are asked for too. At small, a fifth of its models' training, meant for one GPU and not tried on
-    one yet. At paper, training and test are as published. Raises UserError for a scale without a plan.
+    one yet. At paper, training and test are as published. In full, micro's and small's reference is the shipped model,
+    by the scale's own recipe: an arm takes as long to train as it does. Raises UserError for a scale without a plan.
     """
     from fwpkm_eval.training.recipe import RECIPES, Recipe
 
+    published = AblationPlan(
+        model="gdn:fwpkm@2,6,10",
+        recipe=RECIPES["paper"],
+        needles=(5,),
+        samples=500,
+        write_chunks=("haystack",),
+        text="lc64",
+        tokens=8 * 2**20,
+    )
+    in_full = {
+        "micro": _in_full("gdn+swa:fwpkm@1,3", RECIPES["micro"]),
+        "small": _in_full("gdn+swa:fwpkm@2,6", RECIPES["small"]),
+        "paper": published,
+    }
     plans = {
         "micro": AblationPlan(
             model="gdn+swa:fwpkm@2",
@@ -115,19 +130,15 @@ def ablation_plan(scale: str) -> AblationPlan:
         "small": AblationPlan(
             model="gdn+swa:fwpkm@2,6", recipe=replace(RECIPES["small"], steps=300), samples=20, tokens=128 * 1024
         ),
-        "paper": AblationPlan(
-            model="gdn:fwpkm@2,6,10",
-            recipe=RECIPES["paper"],
-            needles=(5,),
-            samples=500,
-            write_chunks=("haystack",),
-            text="lc64",
-            tokens=8 * 2**20,
-        ),
+        "paper": published,
     }
     if scale not in plans:
         raise unknown("scale with a plan of models to train", scale, plans)
-    return plans[scale]
+    return in_full[scale] if full else plans[scale]
+
+
+def _in_full(model: str, recipe: Recipe) -> AblationPlan:
+    return AblationPlan(model=model, recipe=recipe, samples=20, protocols=("closed-book",), tokens=192 * 1024)
 
 
 @dataclass(frozen=True)

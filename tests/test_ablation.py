@@ -28,8 +28,11 @@ from fwpkm_eval.ablations import (
     arms_of,
     models_to_train,
 )
+from fwpkm_eval.api import SHIPPED
+from fwpkm_eval.commands import trained as trained_models
 from fwpkm_eval.data import load_set
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.checkpoint import read_description
 from fwpkm_eval.reference_models.config import SCALES, FwPKMConfig, ModelConfig
 from fwpkm_eval.reference_models.yarn import YARN_VERSION
 from fwpkm_eval.runs.ablation import ablation_jobs, fit_to_data
@@ -165,19 +168,46 @@ def test_models_that_cannot_be_ablated() -> None:
         ablated_config(PLAN.model, "micro", without, Trained("no-query-conv", "idw"))
 
 
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("scale", list(SCALES))
-def test_every_scale_has_a_plan_and_each_of_its_arms_changes_something(scale: str) -> None:
-    plan = ablation_plan(scale)
+def test_every_scale_has_a_plan_and_each_of_its_arms_changes_something(scale: str, full: bool) -> None:
+    plan = ablation_plan(scale, full=full)
     arms = arms_of(plan.model, scale, plan)
     configs = [ablated_config(plan.model, scale, plan, one) for one in models_to_train(arms, SCORES)]
     assert len(configs) == len({str(config) for config in configs}) == 2 * len(arms)  # the reference in FROZEN's place
     assert set(ARMS) - set(arms) == ({"no-query-conv"} if scale == "paper" else set())
 
 
-def test_paper_scale_is_ablated_as_published() -> None:
-    plan = ablation_plan("paper")
+@pytest.mark.parametrize("full", [False, True])
+def test_paper_scale_is_ablated_as_published(full: bool) -> None:
+    plan = ablation_plan("paper", full=full)
     assert plan.recipe == RECIPES["paper"]
     assert (plan.length, plan.needles, plan.samples, plan.write_chunks) == (4096, (5,), 500, ("haystack",))
+
+
+def test_in_full_the_reference_is_the_shipped_model() -> None:
+    """Trained by its recipe, too: what an arm lacks is told of the model that the other tables are about."""
+    plan = fit_to_data(ablation_plan("micro", full=True), "embedded")
+    (folder,) = (
+        folder for folder in SHIPPED.glob("micro/*") if read_description(folder)["config"]["name"] == plan.model
+    )
+    shipped = read_description(folder)
+    assert ablated_config(plan.model, "micro", plan, Trained(REFERENCE, "idw")) == ModelConfig.from_dict(
+        shipped["config"]
+    )
+    assert plan.recipe == Recipe.from_dict(shipped["training"]["recipe"])
+
+
+def test_fewer_steps_shorten_the_short_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same share of a training."""
+    given = []
+    monkeypatch.setattr(trained_models, "train_and_measure", lambda command, plan, *_, **__: given.append(plan))
+    for arguments in ([], ["--full"]):
+        assert cli.main(["ablate", *arguments, "--steps", "33", "--out", str(tmp_path)]) == 0
+    short, full = given
+    assert short.recipe == replace(ablation_plan("micro").recipe, steps=33)
+    assert full.recipe == RECIPES["micro"].shortened(33)
+    assert full.recipe.exercise_steps == (5, 13, 17)
 
 
 def test_seeds_are_those_of_weights_batches_and_haystacks_alike(data: str, tmp_path: Path) -> None:
@@ -287,7 +317,7 @@ def test_a_model_is_trained_on_the_device_that_was_asked_for(
 def test_a_model_is_measured_in_the_type_that_was_asked_for(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablations, "ablation_plan", lambda scale: PLAN)
+    monkeypatch.setattr(ablations, "ablation_plan", lambda scale, full: PLAN)
     command = ["ablate", "--arms", "idw", "--scores", "idw", "--seeds", "1", "--data", data, "--quiet"]
     assert cli.main([*command, "--device", "cpu", "--dtype", "float64", "--out", str(tmp_path)]) == 0
     assert {row.dtype for row in read_rows_csv(tmp_path / "rows.csv")} == {"float64"}
@@ -382,7 +412,7 @@ def test_weights_that_outgrow_what_they_are_stored_as_have_diverged(data: str, t
 def test_the_command(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablations, "ablation_plan", lambda scale: PLAN)
+    monkeypatch.setattr(ablations, "ablation_plan", lambda scale, full: PLAN)
     out = tmp_path / "run"
     command = ["ablate", "--arms", "no-lookahead,frozen", "--scores", "idw", "--seeds", "2", "--data", data]
     command += ["--out", str(out), "--quiet"]

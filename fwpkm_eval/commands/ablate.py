@@ -29,6 +29,12 @@ from fwpkm_eval.commands import options, trained
 @trained.seeds(default=3)
 @click.option("--model", type=options.MODEL, default=None, metavar="NAME", help="The model. [default: by scale]")
 @options.scale
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Train each as `train` would: the layers, slots and recipe of the scale's own model, some 20 CPU-minutes each "
+    "at micro. Needles are then asked closed book.",
+)
 @trained.steps
 @click.option("--length", type=options.SIZE, default=None, help="Tokens of a haystack. [default: 4K]")
 @trained.samples
@@ -41,6 +47,7 @@ def command(
     seeds: int,
     model: str | None,
     scale: str,
+    full: bool,
     steps: int | None,
     length: int | None,
     samples: int | None,
@@ -58,7 +65,7 @@ def command(
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
     from fwpkm_eval.runs.ablation import TASK
 
-    plan = _changed(ablation_plan(scale), steps, length, samples, tokens)
+    plan = _changed(ablation_plan(scale, full=full), steps, length, samples, tokens)
     arms = arms_of(model or plan.model, scale, plan) if arms is None else arms
     trained.train_and_measure(
         "ablate",
@@ -79,7 +86,7 @@ def _changed(
     plan: AblationPlan, steps: int | None, length: int | None, samples: int | None, tokens: int | None
 ) -> AblationPlan:
     """The plan with what the command line changes in it."""
-    recipe = plan.recipe if steps is None else replace(plan.recipe, steps=steps)
+    recipe = plan.recipe if steps is None else plan.recipe.shortened(steps)
     return replace(
         plan,
         recipe=recipe,
