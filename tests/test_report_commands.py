@@ -108,3 +108,15 @@ def test_every_task_has_its_command() -> None:
     assert (capacity["subkeys"], capacity["value_dims"], capacity["needles"]) == ((16, 128), (32, 64), (4, 16))
     assert (speed["what"], speed["batch"], speed["repeats"], speed["scaling"]) == (("ops", "models"), 4, 10, True)
     assert (speed["models"], speed["length"]) == (("gdn",), 1024)
+
+
+def test_an_ablation_is_trained_again_as_it_was() -> None:
+    """In full or in short; and a scoring whose reference alone was trained does not train every arm."""
+    asked: dict[str, Any] = {"metric": "exact_match", "length": 4096, "n": 20, "needles": 5}
+    rows = [row("ablation", arm="no-gate", score="idw", protocol="closed-book", **asked)]
+    rows += [row("ablation", arm="reference", score=score, protocol="closed-book", **asked) for score in ("idw", "dot")]
+    own: dict[str, Any] = {"command": "ablate", "arms": ["dot", "no-gate"], "scores": ["idw"]}
+    (full,) = made(rows, **own).values()
+    assert (full["full"], full["arms"], full["scores"]) == (True, ("dot", "no-gate"), ("idw",))
+    (short,) = made([row("ablation", arm="no-gate", score="idw", protocol="open-book", **asked)]).values()
+    assert not short["full"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fwpkm_eval.reporting.summary import summarise
@@ -57,8 +58,21 @@ def test_seeds_of_an_ablation_are_not_taken_for_those_of_the_needles() -> None:
     assert "The models of the ablation were trained and measured with 2 seeds." in texts
 
 
-def test_one_seed_says_nothing() -> None:
-    assert said([*rows_of("reference", "idw", [0.6], [3.0]), *rows_of("no-gate", "idw", [0.1], [3.3])]) == []
+def test_one_seed_is_told_as_one_and_finds_nothing() -> None:
+    rows = [*rows_of("reference", "idw", [0.6], [3.0]), *rows_of("reference", "dot", [0.7], [3.0])]
+    rows += [*rows_of("top32", "idw", [0.8], [2.9]), *rows_of("no-gate", "idw", [0.1], [3.3])]
+    needles, bits, scorings = said(rows)
+    assert {needles[0], bits[0], scorings[0]} == {"unclear", "note"}
+    assert needles[1].endswith("(one training each, so no interval): no-gate −50 points and top32 +20 points.")
+    assert bits[1].endswith("no-gate +0.300 and top32 −0.100.")
+    assert "64 needles at 4K: +10 points (one training each, so no interval); bits" in scorings[1]
+    assert "–" not in scorings[1].replace("−", "")
+
+
+def test_how_needles_were_asked_is_told() -> None:
+    rows = [*rows_of("reference", "idw", [0.6, 0.5], [3.0, 3.1]), *rows_of("no-gate", "idw", [0.1, 0.2], [3.3, 3.2])]
+    asked = [replace(row, protocol="closed-book") if row.needles else row for row in rows]
+    assert "64 needles at 4K, closed book, scoring idw" in said(asked)[0][1]
 
 
 def test_the_scorings_are_held_against_each_other() -> None:

@@ -194,14 +194,16 @@ def _longbench(run: Run) -> list[Fact]:
 def _ablation(run: Run) -> list[Fact]:
     from fwpkm_eval.ablations import REFERENCE
 
-    found = []
+    found, own = [], run.settings("ablate")
     for model, rows in run.rows("ablation").groupby("model", sort=False):
-        arms = [arm for arm in dict.fromkeys(rows["arm"]) if arm != REFERENCE]
         scores = list(dict.fromkeys(rows["score"]))
+        arms = [arm for arm in dict.fromkeys(rows["arm"]) if arm != REFERENCE] or scores
         options = {
             "model": model,
-            "arms": ",".join(arms or scores),
-            "scores": ",".join(scores),
+            # A scoring whose reference alone was trained stands among the arms.
+            "arms": ",".join(own.get("arms") or arms),
+            "scores": ",".join(own.get("scores") or scores),
+            "full": set(rows["protocol"].dropna()) - {""} == {"closed-book"},
             **_trained(rows),
             "tokens": size_text(rows[rows["metric"] == "bits_per_byte"]["tokens"].max()),
         }

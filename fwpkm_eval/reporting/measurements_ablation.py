@@ -133,9 +133,13 @@ def needle_counts(results: Results) -> list[int]:
 
 
 def haystack_size(frame: pandas.DataFrame) -> str:
-    """The length of the haystacks, ``4K``; empty if none was read."""
-    length = frame[(frame["task"] == "ablation") & (frame["metric"] == "exact_match")]["length"].dropna()
-    return wording.size(int(length.iloc[0])) if len(length) else ""
+    """The length of the haystacks and how they were asked, ``4K, closed book``; empty if none was read."""
+    rows = frame[(frame["task"] == "ablation") & (frame["metric"] == "exact_match")].dropna(subset=["length"])
+    if not len(rows):
+        return ""
+    parts = [wording.size(int(rows["length"].iloc[0]))]
+    parts += [wording.PROTOCOL_NAMES[name] for name in rows["protocol"].unique() if name in wording.PROTOCOL_NAMES]
+    return ", ".join(parts)
 
 
 def found_values(results: Results, needles: int) -> Values:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Text = Callable[[Difference], str]
 
+ONE_TRAINING = " (one training each, so no interval)"
+
 
 def ablation_findings(frame: pandas.DataFrame) -> list[Finding]:
     """For needles and for text, under each scoring, what hurts most; then the scorings against each other."""
@@ -57,6 +59,11 @@ def _of_measure(what: str, values: Values, results: Results, *, as_rate: bool, t
             and (against := against_reference(values, arm, score, as_rate=as_rate)) is not None
         }
         told = {arm: against for arm, against in found.items() if against.low is not None}
+        if found and not told:
+            apart = sorted(found, key=lambda arm: -abs(found[arm].mean))
+            each = wording.listing([f"{arm} {text(found[arm])}" for arm in apart])
+            alone = f"{wording.sentence(what)}, scoring {score}, against the reference{ONE_TRAINING}: {each}."
+            findings.append(Finding("unclear", alone))
         if not told:
             continue
         worse = sorted(
@@ -86,11 +93,15 @@ def _scorings(results: Results, size: str) -> list[Finding]:
     for needles in needle_counts(results):
         against = difference(dot.found_of(needles), idw.found_of(needles), as_rate=True)
         if against is not None:
-            parts.append(f"{needles} needles at {size}: {_points(against)}, {against.verdict}")
+            parts.append(f"{needles} needles at {size}: {_points(against)}{_verdict(against)}")
     bits = difference(dot.bits, idw.bits, as_rate=False)
     if bits is not None:
-        parts.append(f"bits per byte: {_bits(bits)}, {bits.verdict}")
+        parts.append(f"bits per byte: {_bits(bits)}{_verdict(bits)}")
     return [Finding("note", f"Dot-product scoring against inverse distances: {'; '.join(parts)}.")] if parts else []
+
+
+def _verdict(found: Difference) -> str:
+    return ONE_TRAINING if found.low is None else f", {found.verdict}"
 
 
 def _points(found: Difference) -> str:
