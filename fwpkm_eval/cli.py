@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ import click
 
 from fwpkm_eval import __version__
 from fwpkm_eval.errors import UserError, did_you_mean
+from fwpkm_eval.memory_limit import is_out_of_memory
 
 # name -> what it does. Each stands in fwpkm_eval/commands/<name>.py (- becomes _) as a click command "command".
 COMMANDS = {
@@ -93,8 +95,8 @@ def group() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command (``argv`` without the program's name) and returns the exit code.
 
-    0 is success, 2 an error of the user's (one line on stderr), 130 an interrupt. Anything else that goes
-    wrong is a fault of this program and keeps its traceback. With ``FWPKM_EVAL_DEBUG=1`` every error
+    0 is success, 2 an error of the user's or too little memory (one line on stderr), 130 an interrupt. Anything else
+    that goes wrong is a fault of this program and keeps its traceback. With ``FWPKM_EVAL_DEBUG=1`` every error
     keeps it.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
@@ -120,6 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             return _refuse_lost_output(error)
         return _refuse(f"cannot use {str(error.filename)!r}: {error.strerror}", error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
+        return _refuse(f"not enough memory{f' for another {asked[1]}' if asked else ''}: ask for less at a time", error)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED

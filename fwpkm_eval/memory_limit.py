@@ -20,8 +20,10 @@ def limit_memory(limit: int) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, by this limit or otherwise."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    """Whether an allocation failed, by this limit or otherwise, on a CPU or a GPU."""
+    if isinstance(error, RuntimeError):  # torch's, for which torch need not be imported
+        return "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError)
 
 
 def available_memory() -> int:

@@ -326,8 +326,10 @@ def model_config(name: str, scale: str = "micro", **overrides: Any) -> ModelConf
     for key, value in overrides.items():
         owner, _, attribute = key.rpartition(".")
         part = getattr(config, owner, None) if owner else config
-        if not is_dataclass(part) or attribute not in {f.name for f in fields(part)}:
+        if not is_dataclass(part):
             raise UserError(f"no setting {key!r} in a model configuration; settings look like 'fwpkm.score'")
+        if attribute not in (names := [f.name for f in fields(part)]):
+            raise unknown(f"setting of {owner or 'a model'}", attribute, names)
         if owner:
             changes[owner] = replace(changes.get(owner, part), **{attribute: value})
         else:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 from fwpkm_eval import __version__, cli
 from fwpkm_eval.commands import options
@@ -173,6 +174,30 @@ def test_a_fault_of_the_program_keeps_its_traceback(
     add_command(probe)
     with pytest.raises(ZeroDivisionError, match="a fault"):
         cli.main(["probe"])
+
+
+def test_too_little_memory_is_one_line_and_exit_code_2(
+    add_command: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Python, torch on a CPU (asked for more than any machine has) and torch on a GPU put it."""
+    cuda = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB"
+    said = []
+
+    def python() -> None:
+        bytearray(2**60)
+
+    def cpu() -> None:
+        torch.empty(2**60)
+
+    def gpu() -> None:
+        raise torch.OutOfMemoryError(cuda)
+
+    for probe in (python, cpu, gpu):
+        add_command(probe)
+        assert cli.main(["probe"]) == 2
+        said.append(capsys.readouterr().err)
+    ends = ["", f" for another {2**62} bytes", " for another 2.00 GiB"]
+    assert said == [f"error: not enough memory{end}: ask for less at a time\n" for end in ends]
 
 
 def test_an_interrupt_ends_with_130_and_one_line(

@@ -301,7 +301,8 @@ def test_configurations_of_other_models_stay_what_they_were() -> None:
         ({"lact.base_rate": -1}, "above 0"),
         ({"lact.lookahead": 5}, "chunk_size 5 must be larger than the lookahead 5"),
         ({"lact.target_rule": "last"}, "lact.target_rule is 'last'"),
-        ({"lact.rate": 1}, "no setting 'lact.rate'"),
+        ({"lact.rate": 1}, "unknown setting of lact 'rate'"),
+        ({"lcat.base_rate": 1}, "no setting 'lcat.base_rate'"),
     ],
 )
 def test_settings_that_do_not_fit(changes: dict[str, Any], words: str) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import tiny_config
+from tiny_models import SIZES, tiny_checkpoint, tiny_config
 
 from fwpkm_eval.commands import sources as sources_of
 from fwpkm_eval.commands.options import Given
 from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.checkpoint import save_checkpoint
+from fwpkm_eval.reference_models.config import model_config
+from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reporting.published import has_fast_weights
 from fwpkm_eval.reporting.summary_recall import CONTROL_LENGTH
 from fwpkm_eval.runs.execute import COMPRESSED, GUESS
@@ -211,3 +214,16 @@ def test_models_may_be_named_left_to_the_plan_or_all() -> None:
     given = Given(data="embedded", seed=0, device="cpu", dtype="float32", out=None, quiet=True, as_json=False)
     shipped = [source.name for source in sources_of.find_sources(("all",), "micro", given)]
     assert shipped == [*plan.models, *plan.further]
+
+
+def test_models_of_one_name_with_other_settings_are_not_measured_together(tmp_path: Path) -> None:
+    """Tables would pool them as trainings of one model, which they are with the same settings."""
+    name, folders = "gdn+swa:fwpkm@1", [tmp_path / "one", tmp_path / "again", tmp_path / "other"]
+    tiny_checkpoint(name, folders[0])
+    tiny_checkpoint(name, folders[1], seed=1)
+    changes: dict[str, Any] = {**SIZES, "fwpkm.query_conv": 3}
+    save_checkpoint(LanguageModel(model_config(name, "micro", **changes), 0), folders[2], {})
+    given = Given(data="embedded", seed=0, device="cpu", dtype="float32", out=None, quiet=True, as_json=False)
+    assert len(sources_of.find_sources(folders[:2], "micro", given)) == 2
+    with pytest.raises(UserError, match=r"fwpkm\.query_conv is 16 there and 3 here: measure them one by one"):
+        sources_of.find_sources(folders, "micro", given)

@@ -100,3 +100,39 @@ def test_the_command_trains_by_the_recipe_that_was_asked_for(
         model_config("gdn"), exercises="--no-exercises" not in flags, needles="--no-needles" not in flags
     )
     assert asked == [replace(expected.shortened(660), seed=3)]
+
+
+def test_a_memory_is_trained_with_the_settings_that_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[ModelConfig] = []
+    monkeypatch.setattr("fwpkm_eval.training.run.train_model", lambda config, *rest: asked.append(config))
+    chosen = ["--set", "fwpkm.query_conv=0", "--set", "fwpkm.gate=false", "--set", "fwpkm.score=dot"]
+    command = ["train", "--model", "gdn+swa:pkm@1+fwpkm@3", "--out", str(tmp_path / "run"), *chosen]
+    assert cli.main([*command, "--set", "pkm.topk=4"]) == 0
+    changes: dict[str, Any] = {"fwpkm.query_conv": 0, "fwpkm.gate": False, "fwpkm.score": "dot", "pkm.topk": 4}
+    assert asked == [model_config("gdn+swa:pkm@1+fwpkm@3", **changes)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (["fwpkm.query_conv"], "'fwpkm.query_conv' is not a setting of a memory and its value"),
+        (["backbone.hidden=64"], "'backbone.hidden=64' is not a setting of a memory"),
+        (["fwpkm.query_cov=0"], "unknown setting of fwpkm 'query_cov', did you mean 'query_conv'?"),
+        (["fwpkm.score=cosine"], "fwpkm.score is 'cosine'; it must be one of idw, dot"),
+        (["fwpkm.topk=[8]"], "fwpkm.topk is [8]; it must be a whole number"),
+        (["pkm.topk=4"], "--set pkm.topk: gdn:fwpkm has no pkm"),
+        (["fwpkm.topk=4", "fwpkm.topk=5"], "--set gives a setting twice"),
+        (["fwpkm.subkeys=10000000"], "not enough memory"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(
+    chosen: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--model", "gdn:fwpkm", "--steps", "1", "--out", str(tmp_path / "run"), "--quiet"]
+    assert cli.main([*command, *(part for one in chosen for part in ("--set", one))]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "run").exists()

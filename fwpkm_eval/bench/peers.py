@@ -107,7 +107,7 @@ def measure_layer(job: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return _measured(job)
     except (MemoryError, RuntimeError) as error:
-        if not (is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError)):
+        if not is_out_of_memory(error):
             raise
         return {"failed": "it needs more memory than there is"}
 

@@ -79,4 +79,20 @@ def find_sources(models: Sequence[str | Path] | None, scale: str, given: Given) 
     sources = [read_source(folder, given.device, given.dtype) for folder in folders]
     if len({(source.name, source.weights_hash) for source in sources}) < len(sources):
         raise UserError("the same model is given twice")
+    _refuse_two_of_one_name(sources)
     return sources
+
+
+def _refuse_two_of_one_name(sources: Sequence[ModelSource]) -> None:
+    """Checkpoints of one name are trainings of one model to every table; with other settings they are not."""
+    from fwpkm_eval.training.savepoints import first_difference
+
+    first: dict[str, ModelSource] = {}
+    for source in sources:
+        other = first.setdefault(source.name, source)
+        difference = first_difference(other.config.to_dict(), source.config.to_dict())
+        if difference is not None:
+            raise UserError(
+                f"{source.checkpoint} is {source.name} as {other.checkpoint} is, but {difference}: measure them one by "
+                "one, each into an --out folder of its own"
+            )

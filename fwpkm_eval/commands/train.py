@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,9 +24,46 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    """``fwpkm.query_conv=0`` as ("fwpkm.query_conv", 0)."""
+    from fwpkm_eval.reference_models.notation import MEMORIES
+
+    key, equals, value = text.partition("=")
+    memory, _, name = key.partition(".")
+    if not (equals and memory in MEMORIES and name):
+        raise UserError(f"{shown(text)} is not a setting of a memory and its value, such as fwpkm.query_conv=0")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
+    """UserError for a setting of a memory that the model does not have, or that is given twice."""
+    from fwpkm_eval.reference_models.notation import parse_model_name
+
+    spec = parse_model_name(model)
+    for key, _ in chosen:
+        memory = key.partition(".")[0]
+        if memory not in {kind for kind, _ in spec.memories}:
+            raise UserError(f"--set {key}: {spec.name} has no {memory}, such as {spec.backbone}:{memory}")
+    if len(dict(chosen)) < len(chosen):
+        raise UserError("--set gives a setting twice")
+    return dict(chosen)
+
+
 @click.command(name="train")
 @click.option("--model", type=options.MODEL, required=True, metavar="NAME", help="Model in the paper's notation.")
 @options.scale
+@click.option(
+    "--set",
+    "chosen",
+    type=options.Parsed("setting", _setting),
+    multiple=True,
+    metavar="MEMORY.SETTING=VALUE",
+    help="Another value of a setting of a memory, such as fwpkm.query_conv=0 (a checkpoint's model.json has them all); "
+    "again for each setting.",
+)
 @click.option(
     "--out",
     type=options.Folder(),
@@ -95,6 +134,7 @@ def _seconds(text: str) -> float:
 def command(
     model: str,
     scale: str,
+    chosen: tuple[tuple[str, Any], ...],
     out: Path,
     data: str,
     seed: int,
@@ -135,7 +175,7 @@ def command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    config = model_config(model, scale)
+    config = model_config(model, scale, **_settings(chosen, model))
     recipe = recipe_for(config, data, exercises, needles)
     recipe = replace(recipe.shortened(steps or recipe.steps), seed=seed, rows=rows or recipe.rows)
     bf16 = None if precision == "auto" else precision == "bfloat16"
