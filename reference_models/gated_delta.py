@@ -122,10 +122,12 @@ def gated_delta_rule(
     shrink = total[..., -1].exp()[..., None, None]
     asking = q * grown
     outputs = []
-    for m in range(q.shape[2]):
-        update = fresh[:, :, m] - seen[:, :, m] @ state
-        outputs.append(asking[:, :, m] @ state + within[:, :, m] @ update)
-        state = shrink[:, :, m] * state + carried[:, :, m] @ update
+    # Unbound at once: the gradient of an index is a tensor of the whole's size, of which there would be M.
+    chunks = zip(*(x.unbind(2) for x in (fresh, seen, asking, within, shrink, carried)), strict=True)
+    for fresh_m, seen_m, asking_m, within_m, shrink_m, carried_m in chunks:
+        update = fresh_m - seen_m @ state
+        outputs.append(asking_m @ state + within_m @ update)
+        state = shrink_m * state + carried_m @ update
     return torch.stack(outputs, 2).flatten(2, 3)[:, :, :tokens], state
 
 
