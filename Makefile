@@ -16,13 +16,14 @@ RETRAIN ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
+INSTALLED_GPU := $(VENV)/.installed-gpu
 
 .PHONY: reproduce small test lint bench-gpu soak install clean
 
 reproduce: $(INSTALLED)
 	$(BIN)/fwpkm-eval reproduce --scale micro --out $(OUT) $(if $(filter-out 0,$(RETRAIN)),--retrain)
 
-small: $(INSTALLED)
+small: $(INSTALLED_GPU)
 	$(BIN)/fwpkm-eval reproduce --scale small --retrain --device cuda --workers 4 --out runs/small \
 	  $(if $(MODELS),--models '$(MODELS)')
 
@@ -35,7 +36,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-gpu: $(INSTALLED)
+bench-gpu: $(INSTALLED_GPU)
 	$(BIN)/fwpkm-eval bench --what ops,models --size paper --batch 8 --scaling --device cuda --out results/bench-gpu
 
 soak: $(INSTALLED)
@@ -53,6 +54,11 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@echo "installing into $(VENV), once: this takes a minute or more"
 	@$(PIP) install -c constraints.txt setuptools
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# Gated DeltaNet's kernels, which are for CUDA alone.
+$(INSTALLED_GPU): $(INSTALLED)
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev,gpu]'
 	@touch $@
 
 clean:

@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import sysconfig
+import warnings
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -33,10 +34,20 @@ def resolve_backend(name: str, device: torch.device) -> str:
             f"backend 'triton' cannot run on {device.type}: {trouble}; use 'torch' (any device), 'reference' or 'auto'"
         )
     if name == "auto":
-        name = "triton" if device.type == "cuda" and _triton_trouble(device) is None else "torch"
+        name = "torch"
+        if device.type == "cuda":
+            trouble = _triton_trouble(device)
+            name = "triton" if trouble is None else "torch"
+            if trouble is not None:
+                _warn_of(trouble)
     if (graphs := active_graphs()) is not None:
         graphs.check(name, device)
     return name
+
+
+@functools.cache  # once
+def _warn_of(trouble: str) -> None:
+    warnings.warn(f"memory operations run on backend 'torch', slowly: {trouble}", stacklevel=3)
 
 
 def _triton_trouble(device: torch.device) -> str | None:

@@ -1,11 +1,14 @@
 """Checkpoints: a folder with `model.safetensors` (weights) and `model.json` (configuration, seed and hash); no pickle.
 
-Values of fast weights are not stored: they are drawn from the seed again (`LanguageModel.initial_state`); keys are.
+A FwPKM's keys are stored. Values, and the weights of dense memories, are drawn from the seed again
+(`LanguageModel.initial_state`), unless training never cleared them: then what it left is stored, and is what they start
+from (`FastWeightLayer.start_from`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.files import write_whole
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.reference_models.memory_layers import FastWeightLayer
 from fwpkm_eval.reference_models.weights_hash import hash_weights
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -107,6 +111,7 @@ def load_checkpoint(
         raise UserError(f"no weights in {folder}: {WEIGHTS} is missing") from None
     except (OSError, SafetensorError) as problem:
         raise UserError(f"{folder / WEIGHTS} cannot be read: {problem}") from None
+    _expect_what_is_kept(model, weights)
     check_same_shapes(weights, model.state_dict(), folder / WEIGHTS)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     found = hash_weights(model.seed, model.state_dict())
@@ -118,6 +123,16 @@ def load_checkpoint(
     model = model.to(device, dtype).eval()
     model.was_loaded(found)
     return model
+
+
+def _expect_what_is_kept(model: LanguageModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Makes room for the fast weights that a checkpoint holds beside keys."""
+    for number, block in enumerate(model.blocks):
+        layer = block.memory
+        if isinstance(layer, FastWeightLayer) and any(
+            f"layers.{number}.memory.first_{name}" in weights for name in layer.drawn_shapes
+        ):
+            layer.start_from({name: torch.zeros(()) for name in layer.drawn_shapes})
 
 
 def check_same_shapes(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path: Path) -> None:

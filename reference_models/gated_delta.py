@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import re
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,17 @@ def delta_rule_backend(device: torch.device, dtype: torch.dtype) -> str:
     The kernels round their products to few bits; activations of 32 bits are worth the torch form's full ones.
     """
     low = dtype in (torch.bfloat16, torch.float16)
-    return "fla" if device.type == "cuda" and low and fla_is_installed() else "torch"
+    usable = device.type == "cuda" and low and fla_is_installed() and not is_miscompiled(device)
+    return "fla" if usable else "torch"
+
+
+@functools.cache
+def is_miscompiled(device: torch.device) -> bool:
+    """Whether fla's kernels refuse their backward: with Triton 3.4 to 3.7.0 it is wrong on Hopper (fla's issue 640)."""
+    import triton
+
+    version = tuple(int(part) for part in re.findall(r"\d+", triton.__version__)[:3])
+    return torch.cuda.get_device_capability(device)[0] == 9 and (3, 4) <= version < (3, 7, 1)
 
 
 class GatedDeltaNet(nn.Module):

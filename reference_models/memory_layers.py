@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fwpkm_eval.kernels.fwmlp import SHAPES, WEIGHT_NAMES, FwMLPRule, fwmlp_scan
 from fwpkm_eval.kernels.fwpkm import fwpkm_scan
-from fwpkm_eval.kernels.huge_pages import empty_large
+from fwpkm_eval.kernels.huge_pages import copy_large, empty_large
 from fwpkm_eval.kernels.lact import LaCTRule
 from fwpkm_eval.kernels.pkm import pkm_read
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
@@ -91,6 +91,7 @@ class FastWeightLayer(nn.Module):
         self.v_proj = nn.Linear(hidden, value_dim)
         self.g_proj = nn.Linear(hidden, 1)
         self.o_proj = nn.Linear(value_dim, hidden)
+        self._drawn: tuple[tuple[int, torch.device], dict[str, Tensor]] | None = None
 
     def init_weights(self, std: float) -> None:
         for linear in (self.q_proj, self.v_proj, self.g_proj, self.o_proj):
@@ -121,6 +122,36 @@ class FastWeightLayer(nn.Module):
     def fits(self, memory: ProductKeyMemory | DenseMemory) -> bool:
         """Whether the memory is of this layer's kind and sizes."""
         raise NotImplementedError("each memory has its own sizes")
+
+    @property
+    def drawn_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the fast weights that are drawn from a seed."""
+        raise NotImplementedError("each memory has its own sizes")
+
+    def draw(self, values_seed: int) -> dict[str, Tensor]:
+        """Those fast weights, on the CPU."""
+        raise NotImplementedError("each memory draws its own")
+
+    def start_from(self, fast_weights: Mapping[str, Tensor]) -> None:
+        """Keeps these with the layer's weights: from here on a memory starts from them, and not from a seed."""
+        for name, shape in self.drawn_shapes.items():
+            kept = torch.empty(shape, dtype=torch.float32, device=self.q_proj.weight.device)
+            self.register_buffer(f"first_{name}", kept.copy_(fast_weights[name]))
+
+    def first_weights(self, values_seed: int) -> dict[str, Tensor]:
+        """The fast weights that a memory starts from, for it to write in."""
+        kept = {
+            name: buffer for name in self.drawn_shapes if (buffer := self._buffers.get(f"first_{name}")) is not None
+        }
+        if kept:
+            return {name: copy_large(buffer.float()) for name, buffer in kept.items()}
+        device = self.q_proj.weight.device
+        if device.type == "cpu":
+            return self.draw(values_seed)
+        # Drawn on the CPU, whatever the device, so that they are the same; once, for that takes longer than reading.
+        if self._drawn is None or self._drawn[0] != (values_seed, device):
+            self._drawn = (values_seed, device), {n: w.to(device) for n, w in self.draw(values_seed).items()}
+        return {name: weight.clone() for name, weight in self._drawn[1].items()}
 
     def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
         """How much each token weighs in the write; None: all the same."""
@@ -169,12 +200,18 @@ class FwPKMLayer(FastWeightLayer):
         nn.init.uniform_(self.first_keys, -(self.config.key_dim**-0.5), self.config.key_dim**-0.5)
 
     def fits(self, memory: ProductKeyMemory | DenseMemory) -> bool:
-        shape = (self.config.subkeys**2, self.config.value_dim)
         return (
             isinstance(memory, ProductKeyMemory)
             and memory.keys.shape == self.first_keys.shape
-            and memory.values.shape == shape
+            and memory.values.shape == self.drawn_shapes["values"]
         )
+
+    @property
+    def drawn_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"values": (self.config.subkeys**2, self.config.value_dim)}
+
+    def draw(self, values_seed: int) -> dict[str, Tensor]:
+        return {"values": first_values(self.config, values_seed)}
 
     def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
         return gate if self.config.gate and self.config.gated_loss else None
@@ -200,8 +237,9 @@ class FwPKMLayer(FastWeightLayer):
         return result.output
 
     def initial_memory(self, values_seed: int) -> ProductKeyMemory:
-        """What the memory is before it has read: the keys kept with the weights, values N(0, dv^-½) from a seed."""
-        values = first_values(self.config, values_seed).to(self.first_keys.device)
+        """What the memory is before it has read: the keys kept with the weights, values N(0, dv^-½) from a seed, unless
+        they are kept, too (see `start_from`)."""
+        values = self.first_weights(values_seed)["values"]
         # The dense reference scans, for comparing speeds, but has no stream.
         streams = "auto" if self.backend == "reference" else self.backend
         return ProductKeyMemory(self.first_keys.float().clone(), values, self.rule, backend=streams)
@@ -217,9 +255,17 @@ class DenseLayer(FastWeightLayer):
     shapes: ClassVar[Mapping[str, Sequence[str]]]
 
     def fits(self, memory: ProductKeyMemory | DenseMemory) -> bool:
+        if not isinstance(memory, DenseMemory):
+            return False
+        return self.drawn_shapes == {name: tuple(weight.shape) for name, weight in memory.weights.items()}
+
+    @property
+    def drawn_shapes(self) -> dict[str, tuple[int, ...]]:
         sizes = {"in": self.config.input_dim, "hidden": self.config.hidden, "out": self.config.output_dim}
-        wanted = {name: tuple(sizes[word] for word in words) for name, words in self.shapes.items()}
-        return isinstance(memory, DenseMemory) and wanted == {n: tuple(w.shape) for n, w in memory.weights.items()}
+        return {name: tuple(sizes[word] for word in words) for name, words in self.shapes.items()}
+
+    def draw(self, values_seed: int) -> dict[str, Tensor]:
+        return first_dense_memory(self.config, values_seed).weights
 
     def keep(self, memory: DenseMemory, result: DenseScanResult, chunk_size: int) -> Tensor:
         """Carries the weights on, detached; returns what was read."""
@@ -230,8 +276,7 @@ class DenseLayer(FastWeightLayer):
     def initial_memory(self, values_seed: int) -> DenseMemory:
         """What the memory is before it has read (see `first_dense_memory`)."""
         memory = first_dense_memory(self.config, values_seed)
-        device = self.q_proj.weight.device
-        memory.weights = {name: weight.to(device) for name, weight in memory.weights.items()}
+        memory.weights = self.first_weights(values_seed)
         return memory
 
 

@@ -28,6 +28,7 @@ GPU_MODULES = (
     "test_bench_pieces",
     "test_goldens",
     "test_gpu",
+    "test_graph_recorder",
     "test_graphs",
     "test_bench_graphs",
 )
@@ -37,10 +38,17 @@ if GPU:
     # This process holds the GPU before the variable hides it from the processes that tests start.
     torch.cuda.init()
     torch.cuda.device_count()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
 else:
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides the GPU from the processes that tests start; not from those of pytest-xdist, which run the tests."""
+    runs_tests = hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None)
+    if GPU and runs_tests:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 
 # For `make soak`: --hypothesis-profile=soak.
 settings.register_profile("soak", max_examples=20_000, deadline=None)

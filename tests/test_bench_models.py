@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,8 @@ from fwpkm_eval import cli
 from fwpkm_eval.bench import models, peers, piece_measure, session, stopwatch, worker
 from fwpkm_eval.bench.models import ModelCase, ModelSpeed, model_rows, run_models
 from fwpkm_eval.malloc import is_glibc
-from fwpkm_eval.runs.rows import read_rows_csv
+from fwpkm_eval.reporting.tables_speed import bench_tables
+from fwpkm_eval.runs.rows import read_rows_csv, rows_to_frame
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,6 +44,17 @@ def test_rates_and_shares_of_the_backbone() -> None:
     assert ("gdn", "share_of_backbone_speed_training") not in rows
     assert rows["gdn:fwpkm@1", "parameters"].value == 10
     assert rows["gdn", "peak_bytes_training"].value == 5
+
+
+def test_on_a_gpu_rows_and_table_name_what_ran_the_recurrence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fwpkm_eval.kernels.backends.resolve_backend", lambda name, device: "triton")
+    gpu, low = torch.device("cuda"), torch.bfloat16
+    for rule, name in (("fla", "triton, fla"), ("torch", "triton")):
+        monkeypatch.setattr("fwpkm_eval.reference_models.gated_delta.delta_rule_backend", lambda *_, found=rule: found)
+        assert (models.backends(gpu, low), models.backends(torch.device("cpu"), low)) == (name, "")
+    found = [replace(speed("gdn", [1.0] * 3, [0.5] * 3), device_name="a GPU", backend="triton, fla")]
+    (table,) = bench_tables(rows_to_frame(list(model_rows(found, "gdn"))))
+    assert "(a GPU, by triton, fla);" in table.note
 
 
 def test_models_are_trained_and_read() -> None:

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cell_executors import count_threads, run_cell
+from cell_executors import count_threads, run_cell, tell_process
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import Cell, CellStore
@@ -90,6 +91,34 @@ def test_a_cell_that_needs_more_memory_than_it_may_fails_alone(tmp_path: Path, b
     (failure,) = outcome.failures
     assert failure.reason == "it needs more than the memory limit of 1 GiB"
     assert outcome.keys == [jobs[0].cell.key, jobs[2].cell.key]
+
+
+def test_a_job_that_is_timed_is_alone(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, number) for number in range(6)]
+    jobs = [replace(one, alone=number in (0, 3)) for number, one in enumerate(jobs)]
+    outcome = run_jobs(jobs, CellStore(tmp_path), tell_process, workers=3)
+    assert outcome.keys == [one.cell.key for one in jobs]
+    lines = [line.partition(" in ")[0] for line in log(tmp_path)]
+    for number in (0, 3):
+        assert lines.index(f"cell {number} ends") == lines.index(f"cell {number} begins") + 1
+    together = [line for line in lines if not line.startswith(("cell 0", "cell 3"))]
+    assert together != sorted(together), "the others share the machine"
+
+
+@pytest.mark.parametrize(
+    ("device", "behaviour", "goes_on"), [("cuda", "break", False), ("cuda", "refuse", True), ("cpu", "break", True)]
+)
+def test_after_a_fault_on_a_gpu_a_process_gets_no_more_jobs(
+    device: str, behaviour: str, goes_on: bool, tmp_path: Path
+) -> None:
+    """What it has there may be broken: every job after would fail within a moment."""
+    jobs = [job(tmp_path, 0), job(tmp_path, 1, behaviour), job(tmp_path, 2)]
+    outcome = run_jobs([replace(one, device=device) for one in jobs], CellStore(tmp_path), tell_process)
+    assert len(outcome.failures) == 1
+    assert len(outcome.keys) == 2
+    first, failed, last = (line.partition(" ends in ")[2] for line in log(tmp_path) if " ends " in line)
+    assert first == failed
+    assert (last == failed) == goes_on
 
 
 def test_every_cell_may_fail(tmp_path: Path) -> None:

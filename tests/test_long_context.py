@@ -291,11 +291,37 @@ def test_the_cuda_form_is_called_as_its_documentation_says(started: bool, monkey
 def test_the_cuda_form_runs_where_it_can_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     monkeypatch.setattr(gated_delta, "fla_is_installed", lambda: True)
+    monkeypatch.setattr(gated_delta, "is_miscompiled", lambda device: False)
     assert delta_rule_backend(cuda, torch.bfloat16) == "fla"
     assert delta_rule_backend(cuda, torch.float32) == "torch"
     assert delta_rule_backend(cpu, torch.bfloat16) == "torch"
     monkeypatch.setattr(gated_delta, "fla_is_installed", lambda: False)
     assert delta_rule_backend(cuda, torch.bfloat16) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "refuses"),
+    [
+        ("3.6.0", (9, 0), True),
+        ("3.7.0", (9, 0), True),
+        ("3.7.1", (9, 0), False),
+        ("3.7.1+gitabc", (9, 0), False),
+        ("3.3.1", (9, 0), False),
+        ("3.6.0", (8, 0), False),
+        ("3.10.0", (9, 0), False),
+    ],
+)
+def test_the_cuda_form_is_left_where_its_compiler_gets_it_wrong(
+    version: str, capability: tuple[int, int], refuses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There its kernels refuse the backward: training would end at its first step."""
+    monkeypatch.setattr(gated_delta, "fla_is_installed", lambda: True)
+    monkeypatch.setattr("triton.__version__", version)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gated_delta.is_miscompiled.cache_clear()
+    backend = delta_rule_backend(torch.device("cuda"), torch.bfloat16)
+    gated_delta.is_miscompiled.cache_clear()
+    assert backend == ("torch" if refuses else "fla")
 
 
 def test_a_model_by_the_cuda_form_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,11 @@ def test_triton_on_a_gpu_needs_what_its_launcher_is_built_with(
     monkeypatch.setattr(backends, "_build_trouble", backends._build_trouble.__wrapped__)
     with pytest.raises(UserError, match=named):
         resolve_backend("triton", torch.device("cuda"))
-    assert resolve_backend("auto", torch.device("cuda")) == "torch"
+    backends._warn_of.cache_clear()
+    with pytest.warns(UserWarning, match="on backend 'torch', slowly: Triton needs"):
+        assert resolve_backend("auto", torch.device("cuda")) == "torch"
+    with warnings.catch_warnings(action="error"):
+        assert resolve_backend("auto", torch.device("cuda")) == "torch", "it is said once"
     (tmp_path / "Python.h").touch()
     if lacking == "header":
         assert resolve_backend("auto", torch.device("cuda")) == "triton"

@@ -11,12 +11,15 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval import __version__
 from fwpkm_eval.bench.ratios import percentiles, times_as_fast
 from fwpkm_eval.bench.worker import Runner, Together, attempt, run_in_process_of_its_own
 from fwpkm_eval.runs.rows import Row
+
+if TYPE_CHECKING:
+    import torch
 
 PASSES = ("training", "reading")
 
@@ -45,6 +48,8 @@ class ModelSpeed:
     threads: int
     dtype: str = "float32"
     """Of activations; weights and fast weights are float32."""
+    backend: str = ""
+    """On a GPU: of the memory operations, and "fla" where that runs Gated DeltaNet's recurrence."""
 
 
 def run_models(
@@ -117,7 +122,19 @@ def measure_model(job: Mapping[str, Any]) -> dict[str, Any]:
         "device_name": watch.device_name,
         "threads": torch.get_num_threads(),
         "dtype": "bfloat16" if step.bf16 else "float32",
+        "backend": backends(model.device, torch.bfloat16 if step.bf16 else torch.float32),
     }
+
+
+def backends(device: torch.device, activations: torch.dtype) -> str:
+    """``triton``, ``triton, fla``; empty on a CPU, where all is torch's."""
+    from fwpkm_eval.kernels.backends import resolve_backend
+    from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
+
+    if device.type == "cpu":
+        return ""
+    rule = delta_rule_backend(device, activations)
+    return resolve_backend("auto", device) + ("" if rule == "torch" else f", {rule}")
 
 
 def model_rows(found: Sequence[ModelSpeed], backbone: str) -> Iterator[Row]:
@@ -134,6 +151,7 @@ def model_rows(found: Sequence[ModelSpeed], backbone: str) -> Iterator[Row]:
             "protocol": f"threads {speed.threads}",
             "device": speed.device_name,
             "dtype": speed.dtype,
+            "backend": speed.backend,
             "version": __version__,
         }
         for what in PASSES:

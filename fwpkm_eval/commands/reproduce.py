@@ -79,7 +79,6 @@ def command(
     runs/SCALE. A run that was stopped goes on where it was; what is finished is not measured again.
     """
     from fwpkm_eval.commands.measure import conclude, print_plan, run_cells
-    from fwpkm_eval.runs.engine import usable_workers
     from fwpkm_eval.runs.manifest import check_free, check_or_create
     from fwpkm_eval.runs.plan import plan_of, with_tokens
 
@@ -109,8 +108,8 @@ def command(
     if dry_run:
         configured = [_as_configured(names, scale)] * seeds
         planned = _plan_all(plan, configured, all_seeds, ablation_seeds, only, out / "checkpoints", **how)
-        planned = _within(plan, planned, budget, given.workers)
-        workers = given.workers or usable_workers(len(planned.jobs))
+        planned = _within(plan, planned, budget, given)
+        workers = _workers(planned, given)
         print_plan(plan, planned.jobs, workers, as_json=given.as_json)
         return
     check_free(out, config)
@@ -122,7 +121,7 @@ def command(
             by_seed.append(_train(names, scale, out / "checkpoints", one, given))
     found = [sources.find_sources(of_seed, scale, given) for of_seed in by_seed]
     planned = _plan_all(plan, found, all_seeds, ablation_seeds, only, out / "checkpoints", **how)
-    planned = _within(plan, planned, budget, given.workers)
+    planned = _within(plan, planned, budget, given)
     measured = run_cells(
         planned.jobs,
         given,
@@ -182,14 +181,20 @@ def _plan_all(
     return Planned(jobs, list(texts.values()))
 
 
-def _within(plan: Plan, planned: Planned, budget: float | None, workers: int | None) -> Planned:
+def _workers(planned: Planned, given: options.Given) -> int:
+    from fwpkm_eval.devices import resolve_device
+    from fwpkm_eval.runs.engine import usable_workers
+
+    return given.workers or usable_workers(len(planned.jobs), device=resolve_device(given.device).type)
+
+
+def _within(plan: Plan, planned: Planned, budget: float | None, given: options.Given) -> Planned:
     """The plan as far as it fits the budget, and a word on what does not."""
     from fwpkm_eval.runs.budget import cut_to
-    from fwpkm_eval.runs.engine import usable_workers
 
     if budget is None:
         return planned
-    cut = cut_to(plan, planned.jobs, budget, workers or usable_workers(len(planned.jobs)))
+    cut = cut_to(plan, planned.jobs, budget, _workers(planned, given))
     if cut.left_out:
         click.echo(f"{cut.left_out} of {len(planned.jobs)} cells do not fit {budget:.0f} s and are left out", err=True)
     return replace(planned, jobs=cut.jobs)

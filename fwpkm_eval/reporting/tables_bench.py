@@ -211,6 +211,8 @@ def _model_table(records: Sequence[Record]) -> list[Table]:
     if not rows.rows:
         return []
     devices = wording.listing(sorted({str(record["device"]) for record in records}))
+    backends = sorted({str(record["backend"]) for record in records if record["backend"]})
+    by = f", by {wording.listing(backends)}" if backends else ""
     columns = (
         "model",
         "million parameters",
@@ -225,9 +227,9 @@ def _model_table(records: Sequence[Record]) -> list[Table]:
             title="What a memory costs a model",
             columns=(*columns, "published, of gdn in training"),
             rows=rows.done(),
-            note=f"Untrained models on {records[0]['dataset']} ({devices}); a training step is forward, backward and "
-            f"AdamW. Published: {theirs.value:g} of {base.value:g} samples/s on 4×H100 ({base.source}); another device "
-            "and batch: only the direction compares.",
+            note=f"Untrained models on {records[0]['dataset']} ({devices}{by}); a training step is forward, backward "
+            f"and AdamW. Published: {theirs.value:g} of {base.value:g} samples/s on 4×H100 ({base.source}); another "
+            "device and batch: only the direction compares.",
         )
     ]
 

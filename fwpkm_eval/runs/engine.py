@@ -40,7 +40,7 @@ class Job:
     ``label`` names it for people; ``work`` is about how many tokens it reads; ``data`` is the value of
     ``--data``, ``checkpoint`` the folder of the model's weights (None: there are none) and ``device`` where
     to run. The cell's settings hold the hashes of text and weights, so where these are found cannot change
-    a value.
+    a value. ``alone``: no other job of this run may be at work on the machine meanwhile, as it is timed.
     """
 
     cell: Cell
@@ -49,6 +49,7 @@ class Job:
     data: str = "embedded"
     checkpoint: str | None = None
     device: str = "cpu"
+    alone: bool = False
 
 
 Report = Callable[[int], None]
@@ -99,11 +100,14 @@ class Agenda:
     def __bool__(self) -> bool:
         return bool(self._jobs)
 
-    def next(self) -> Job | None:
-        """A job for this run, taken off the list; None if there is none now (``bool`` tells if there may be later)."""
+    def next(self, *, idle: bool = True) -> Job | None:
+        """A job for this run, taken off the list; None if there is none now (``bool`` tells if there may be later).
+
+        idle: whether nothing is at work, as a job needs that is to be alone.
+        """
         for _ in range(len(self._jobs)):
             job = self._jobs.popleft()
-            if not self._claims.take(job.cell.key):
+            if (job.alone and not idle) or not self._claims.take(job.cell.key):
                 self._jobs.append(job)
             elif self._store.has(job.cell.key):
                 self._claims.release(job.cell.key)
@@ -208,7 +212,7 @@ class LocalCrew:
         while agenda or any(worker.job for worker in self.workers):
             self.workers = [worker for worker in self.workers if worker.job or worker.process.is_alive()]
             idle = [worker for worker in self.workers if worker.job is None]
-            while len(self.workers) - len(idle) < workers and (next_job := agenda.next()):
+            while self._has_room(workers, len(idle)) and (next_job := agenda.next(idle=len(idle) == len(self.workers))):
                 self._hand(idle.pop() if idle else self._hire(), next_job)
             busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
             if not busy and agenda:
@@ -225,6 +229,8 @@ class LocalCrew:
                     continue
                 if kind != "tokens":
                     worker.job = None
+                if kind == "failed" and job.device != "cpu" and len(content) > 1:
+                    self._retire(worker)
                 yield job, Failure(job, *content) if kind == "failed" else content
 
     def stop(self) -> None:
@@ -239,6 +245,16 @@ class LocalCrew:
                 worker.process.kill()
                 worker.process.join()
         self.workers.clear()
+
+    def _has_room(self, workers: int, idle: int) -> bool:
+        alone = any(worker.job.alone for worker in self.workers if worker.job is not None)
+        return not alone and len(self.workers) - idle < workers
+
+    def _retire(self, worker: _Worker) -> None:
+        """After a fault on a GPU, which may have broken all that the process has there: its next jobs would fail."""
+        self.workers.remove(worker)
+        worker.process.kill()
+        worker.connection.close()
 
     def _hire(self) -> _Worker:
         ours, theirs = self.context.Pipe()

@@ -38,6 +38,8 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
 
     cell = job.cell
     task, settings = cell.task, dict(cell.settings)
+    if job.alone:
+        _load_model.cache_clear()  # or the models of the cells before would count as memory held
     text_set = _planned_text(job.data, settings["data"], _questions if task == "longbench" else _text_set)
     measured: dict[str, Any]
     if cell.model == GUESS:

@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 RESULT_NAMES = ("cells", "rows.csv", "tables.md", "tables", "plots", "report.html")
 """What a run writes beside its manifest."""
 
-_PACKAGES = ("torch", "triton", "numpy", "pandas", "matplotlib", "safetensors")
+_PACKAGES = ("torch", "triton", "fla-core", "numpy", "pandas", "matplotlib", "safetensors")
 _SECRET_NAME = re.compile(r"(?:^|[_-])(?:token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
 _SECRET_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _REMOVED = "REMOVED"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.runs.cells import with_tuples
@@ -53,11 +53,12 @@ def addressing_job(model: ModelSource, text: TextSource, settings: PerplexitySet
 
 
 def cost_job(model: ModelSource, text: TextSource, settings: CostSettings) -> Job:
-    """Reading and training, timed."""
+    """Reading and training, timed: alone on a GPU, of which there is one to all workers."""
     from fwpkm_eval.tasks.cost import COST_VERSION
 
     work = tokens_of(model, text, settings.tokens) + settings.steps * settings.rows * settings.row_tokens
-    return job_on_text("cost", model, text, asdict(settings), COST_VERSION, f"{model.name}  cost", work)
+    job = job_on_text("cost", model, text, asdict(settings), COST_VERSION, f"{model.name}  cost", work)
+    return replace(job, alone=job.device != "cpu")
 
 
 def _gates(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> list[Row]:

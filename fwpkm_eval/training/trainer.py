@@ -21,8 +21,9 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory
 from fwpkm_eval.reference_models.checkpoint import round_weights, save_checkpoint
 from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
 from fwpkm_eval.reference_models.language_model import LanguageModel
-from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
+from fwpkm_eval.reference_models.memory_layers import FastWeightLayer, FwPKMLayer
 from fwpkm_eval.reference_models.state import ModelState
 from fwpkm_eval.training.batches import Batch, make_batches
 from fwpkm_eval.training.objective import Objective, Part
@@ -123,6 +124,11 @@ class Trainer:
         return (self.recipe.bf16 and self.ranks.device.type == "cuda") if chosen is None else chosen
 
     @property
+    def delta_rule(self) -> str:
+        """What runs Gated DeltaNet's recurrence."""
+        return delta_rule_backend(self.ranks.device, torch.bfloat16 if self.bf16 else torch.float32)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must agree for a run to go on where another stopped."""
         split = {"processes": self.ranks.world, "parts": self.parts} if self.model.has_fast_weights else None
@@ -132,8 +138,13 @@ class Trainer:
             "data": self.batches.data_hash,
             "device": self.ranks.device.type,
             "bf16": self.bf16,
+            **self._other_delta_rule(),
             "split of the rows over memories": split,
         }
+
+    def _other_delta_rule(self) -> dict[str, str]:
+        """Named where it is not torch's: what was trained before there was another stays what it is."""
+        return {} if self.delta_rule == "torch" else {"delta_rule": self.delta_rule}
 
     def run(self, save_every_seconds: float = 60.0) -> Iterator[StepReport]:
         """Trains from the current step to the last; saves now and then, and at the end writes the checkpoint.
@@ -288,7 +299,11 @@ class Trainer:
         return fresh
 
     def finish(self) -> None:
-        """Writes the checkpoint: the learned keys (the first process's) as first keys, weights as they are stored."""
+        """Writes the checkpoint: the learned keys (the first process's) as first keys, weights as they are stored.
+
+        Where rows go on and on and the memory is never cleared, it starts from what training left in it (the first
+        process's, too): the slow weights have not seen another since their first steps.
+        """
         dtype = STORED_DTYPES.get(self.config.scale, torch.float32)
         weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
         if self.ranks.is_first:
@@ -300,6 +315,8 @@ class Trainer:
                 layer = model.blocks[number].memory
                 if isinstance(held.memory, ProductKeyMemory) and isinstance(layer, FwPKMLayer):
                     layer.first_keys.copy_(held.memory.keys)
+                if self.recipe.layout == "packed" and isinstance(layer, FastWeightLayer):
+                    layer.start_from(held.memory.fast_weights)
             try:
                 round_weights(model, dtype)
             except UserError as problem:
@@ -313,6 +330,7 @@ class Trainer:
                 "processes": self.ranks.world,
                 "parts": self.parts,
                 "bf16": self.bf16,
+                **self._other_delta_rule(),
                 "version": __version__,
                 "torch": str(torch.__version__).partition("+")[0],
             }
