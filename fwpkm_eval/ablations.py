@@ -102,8 +102,9 @@ def ablation_plan(scale: str, *, full: bool = False) -> AblationPlan:
     The micro model has one memory of 128² slots and learns recall within 150 steps: every arm gets 400, about 70 CPU
     seconds, half of it after the reference answers as well as it ever will. With 5 needles the reference then finds
     all of them, so 64 are asked for too. At small, a fifth of its models' training, meant for one GPU and not tried on
-    one yet. At paper, training and test are as published. In full, micro's and small's reference is the shipped model,
-    by the scale's own recipe: an arm takes as long to train as it does. Raises UserError for a scale without a plan.
+    one yet. At paper, training and test are as published. In full, the reference of micro and small is the scale's own
+    model (at micro the shipped one) by its own recipe, and an arm takes as long to train. Raises UserError for a scale
+    without a plan.
     """
     from fwpkm_eval.training.recipe import RECIPES, Recipe
 

@@ -138,13 +138,16 @@ class FastWeightLayer(nn.Module):
             kept = torch.empty(shape, dtype=torch.float32, device=self.q_proj.weight.device)
             self.register_buffer(f"first_{name}", kept.copy_(fast_weights[name]))
 
+    def kept_weights(self) -> dict[str, Tensor]:
+        """The first fast weights that are kept with the layer's weights: a FwPKM's keys, all after `start_from`."""
+        kept = ((name.removeprefix("first_"), x) for name, x in self._buffers.items() if name.startswith("first_"))
+        return {name: x for name, x in kept if x is not None}
+
     def first_weights(self, values_seed: int) -> dict[str, Tensor]:
         """The fast weights that a memory starts from, for it to write in."""
-        kept = {
-            name: buffer for name in self.drawn_shapes if (buffer := self._buffers.get(f"first_{name}")) is not None
-        }
-        if kept:
-            return {name: copy_large(buffer.float()) for name, buffer in kept.items()}
+        kept = self.kept_weights()
+        if set(self.drawn_shapes) <= set(kept):
+            return {name: copy_large(kept[name].float()) for name in self.drawn_shapes}
         device = self.q_proj.weight.device
         if device.type == "cpu":
             return self.draw(values_seed)
@@ -265,7 +268,7 @@ class DenseLayer(FastWeightLayer):
         return {name: tuple(sizes[word] for word in words) for name, words in self.shapes.items()}
 
     def draw(self, values_seed: int) -> dict[str, Tensor]:
-        return first_dense_memory(self.config, values_seed).weights
+        return first_dense_weights(self.config, values_seed)
 
     def keep(self, memory: DenseMemory, result: DenseScanResult, chunk_size: int) -> Tensor:
         """Carries the weights on, detached; returns what was read."""
@@ -274,10 +277,8 @@ class DenseLayer(FastWeightLayer):
         return result.output
 
     def initial_memory(self, values_seed: int) -> DenseMemory:
-        """What the memory is before it has read (see `first_dense_memory`)."""
-        memory = first_dense_memory(self.config, values_seed)
-        memory.weights = self.first_weights(values_seed)
-        return memory
+        """What the memory is before it has read: drawn from a seed (see `first_dense_weights`), unless it is kept."""
+        return DenseMemory(self.first_weights(values_seed), dense_rule(self.config))
 
 
 class FwMLPLayer(DenseLayer):
@@ -319,7 +320,14 @@ def first_values(config: FwPKMConfig, values_seed: int) -> Tensor:
     return drawn.mul_(config.value_dim**-0.5)
 
 
-def first_dense_memory(config: FwMLPConfig | LaCTConfig, values_seed: int) -> DenseMemory:
+def dense_rule(config: FwMLPConfig | LaCTConfig) -> FwMLPRule | LaCTRule:
+    """How a dense memory of this configuration reads and writes."""
+    if isinstance(config, LaCTConfig):
+        return LaCTRule(config.lookahead, config.target_rule)
+    return FwMLPRule(config.lookahead, config.target_rule, config.learning_rate)
+
+
+def first_dense_weights(config: FwMLPConfig | LaCTConfig, values_seed: int) -> dict[str, Tensor]:
     """Fast weights drawn from a seed, on the CPU: W_up, W_gate N(0, in^-½), W_down N(0, hidden^-½), biases 0."""
     draw = torch.Generator().manual_seed(values_seed)
 
@@ -332,10 +340,9 @@ def first_dense_memory(config: FwMLPConfig | LaCTConfig, values_seed: int) -> De
         "w_down": normal(config.output_dim, config.hidden),
     }
     if isinstance(config, LaCTConfig):
-        return DenseMemory(weights, LaCTRule(config.lookahead, config.target_rule))
+        return weights
     weights |= {f"b{name[1:]}": torch.zeros(len(weight)) for name, weight in weights.items()}
-    rule = FwMLPRule(config.lookahead, config.target_rule, config.learning_rate)
-    return DenseMemory({name: weights[name] for name in WEIGHT_NAMES}, rule)
+    return {name: weights[name] for name in WEIGHT_NAMES}
 
 
 def finish_reading(state: MemoryState) -> None:

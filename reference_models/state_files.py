@@ -1,10 +1,12 @@
 """States as files: one safetensors file whose header holds a checked description as JSON; no pickle.
 
 Of a FwPKM's values only the slots that differ from the first ones are stored: the first ones are drawn from the model's
-seed again, and a hash says whether that gave the same. A file belongs to one model: its configuration, seed and the
-hash of its weights are in it. It can be shown, compared, reset and made to forget without that model.
+seed again, and a hash says whether that gave the same (unless the checkpoint keeps them: then so does the file). A file
+belongs to one model: its configuration, seed and the hash of its weights are in it. It can be shown, compared, reset
+and made to forget without that model.
 
-Tensors: memory.N.slots [U], .rows [U,dv], .keys and .first_keys [H,2,S,dk/2] (FwPKM) or memory.N.w_up … (FwMLP, LaCT);
+Tensors: memory.N.slots [U], .rows [U,dv], .keys and .first_keys [H,2,S,dk/2] (FwPKM) or memory.N.w_up … (FwMLP, LaCT),
+and .first_values or .first_w_up … where the checkpoint keeps them;
 past.N; queue.N.query, .target, .gate; mixer.N.name; log.N.W.query, .target, .gate of write W.
 """
 
@@ -25,7 +27,7 @@ from fwpkm_eval.kernels.observe import Places
 from fwpkm_eval.kernels.stream import ProductKeyMemory
 from fwpkm_eval.reference_models.checkpoint import save_tensors
 from fwpkm_eval.reference_models.language_model import LanguageModel
-from fwpkm_eval.reference_models.memory_layers import FwPKMLayer, MemoryState
+from fwpkm_eval.reference_models.memory_layers import FastWeightLayer, MemoryState
 from fwpkm_eval.reference_models.state import ModelState
 from fwpkm_eval.reference_models.state_parts import StateParts, values_hash
 from fwpkm_eval.reference_models.stored_state import Span, StoredState
@@ -46,14 +48,14 @@ def save_state(
         UserError: the state is of another model, or the file cannot be written.
     """
     model.check_state(state)
-    first_keys = {
-        number: layer.memory.first_keys.detach().float().cpu()
+    first = {
+        number: {name: x.detach().float().cpu() for name, x in layer.memory.kept_weights().items()}
         for number, layer in enumerate(model.blocks)
-        if isinstance(layer.memory, FwPKMLayer)
+        if isinstance(layer.memory, FastWeightLayer)
     }
     tokens = state.position if tokens_read is None else tokens_read
     about = (model.config, model.seed, model.weights_hash)
-    write_state(Path(path), StoredState(*about, state, first_keys, tokens, list(spans)))
+    write_state(Path(path), StoredState(*about, state, first, tokens, list(spans)))
 
 
 def load_state(path: Path | str, model: LanguageModel) -> ModelState:
@@ -128,13 +130,14 @@ def _put_memory(stored: StoredState, number: int, held: MemoryState, tensors: di
         assert isinstance(first, ProductKeyMemory)
         changed = (values.view(torch.int32) != first.values.view(torch.int32)).any(1).nonzero().squeeze(-1)
         tensors |= {f"{name}.slots": changed, f"{name}.rows": values[changed]}
-        tensors |= {f"{name}.keys": memory.keys, f"{name}.first_keys": stored.first_keys[number]}
+        tensors[f"{name}.keys"] = memory.keys
         about["values_hash"] = values_hash(values)
         log = log_of(memory)
         if log is not None:
             about["log"] = [_put_write(write, f"log.{number}.{w}", tensors) for w, write in enumerate(log.writes)]
     else:
         tensors |= {f"{name}.{part}": weight for part, weight in memory.weights.items()}
+    tensors |= {f"{name}.first_{part}": x for part, x in stored.first.get(number, {}).items()}
     if held.past is not None:
         tensors[f"past.{number}"] = held.past
     if held.queue.pieces:

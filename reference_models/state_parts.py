@@ -40,9 +40,9 @@ class StateParts:
         spec = config.spec
         if set(layers) != {layer for kind in FAST_WEIGHTS for layer in spec.layers(kind)}:
             raise ValueError(f"its memories are not those of {config.name}")
-        first_keys = {n: self._first_keys(n, config) for n in sorted(layers) if n in spec.layers("fwpkm")}
+        first = {n: self._first(n, config) for n in sorted(layers)}
         seed = _whole(about["seed"])
-        memories = {n: self._memory(n, layers[n], config, seed, first_keys.get(n)) for n in sorted(layers)}
+        memories = {n: self._memory(n, layers[n], config, seed, first[n]) for n in sorted(layers)}
         mixers = [self._mixer(n) for n in range(config.backbone.layers)]
         longer = about.get("yarn")
         yarn = None if longer is None else Yarn(_whole(longer["factor"]), _whole(longer["trained_length"]))
@@ -52,16 +52,27 @@ class StateParts:
             for name in ("spans", "forgotten")
         )
         tokens_read = _whole(about["tokens_read"])
-        return StoredState(config, seed, str(about["weights_hash"]), state, first_keys, tokens_read, spans, forgotten)
+        return StoredState(config, seed, str(about["weights_hash"]), state, first, tokens_read, spans, forgotten)
 
-    def _first_keys(self, number: int, config: ModelConfig) -> Tensor:
-        fw = config.fwpkm
-        return self._tensor(f"memory.{number}.first_keys", (fw.heads, 2, fw.subkeys, fw.key_dim // 2))
+    def _first(self, number: int, config: ModelConfig) -> dict[str, Tensor]:
+        """Which of a layer's first fast weights the file holds: a FwPKM's keys always, the others all or none."""
+        shapes: dict[str, tuple[int, ...]]
+        fw, name = config.fwpkm, f"memory.{number}.first"
+        if number in config.spec.layers("fwpkm"):
+            shapes = {"keys": (fw.heads, 2, fw.subkeys, fw.key_dim // 2)}
+            if f"{name}_values" in self.tensors:
+                shapes["values"] = (fw.subkeys**2, fw.value_dim)
+        else:
+            drawn = first_memory(config, 0, number, {}).fast_weights
+            shapes = {part: tuple(weight.shape) for part, weight in drawn.items()}
+            if not any(f"{name}_{part}" in self.tensors for part in shapes):
+                return {}
+        return {part: self._tensor(f"{name}_{part}", shape) for part, shape in shapes.items()}
 
     def _memory(
-        self, number: int, about: Mapping[str, Any], config: ModelConfig, seed: int, first_keys: Tensor | None
+        self, number: int, about: Mapping[str, Any], config: ModelConfig, seed: int, first: Mapping[str, Tensor]
     ) -> MemoryState:
-        memory, name = first_memory(config, seed, number, first_keys), f"memory.{number}"
+        memory, name = first_memory(config, seed, number, first), f"memory.{number}"
         memory.writes = _whole(about["writes"])
         if isinstance(memory, ProductKeyMemory):
             slots = self._tensor(f"{name}.slots", (None,), torch.int64)

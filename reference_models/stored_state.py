@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,13 @@ from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, QueuedPiece
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.language_model import values_seed
-from fwpkm_eval.reference_models.memory_layers import MemoryState, first_dense_memory, first_values, memory_rule
+from fwpkm_eval.reference_models.memory_layers import (
+    MemoryState,
+    dense_rule,
+    first_dense_weights,
+    first_values,
+    memory_rule,
+)
 from fwpkm_eval.reference_models.state import ModelState
 from fwpkm_eval.reference_models.write_log import Keys, LoggedWrite, WriteLog, forget, log_of
 
@@ -34,22 +41,23 @@ class Span:
 class StoredState:
     """A state and what its file says of it.
 
-    first_keys: keys [H,2,S,dk/2] of each FwPKM layer before anything was read. tokens_read: in all, each reading
-    counted. forgotten: spans that were forgotten.
+    first: by layer what its fast weights were before anything was read, as far as a seed does not tell: keys
+    [H,2,S,dk/2] of a FwPKM, and what `kept_weights` has besides. tokens_read: in all, each reading counted. forgotten:
+    spans that were forgotten.
     """
 
     config: ModelConfig
     seed: int
     weights_hash: str
     state: ModelState
-    first_keys: dict[int, Tensor] = field(default_factory=dict)
+    first: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     tokens_read: int = 0
     spans: list[Span] = field(default_factory=list)
     forgotten: list[Span] = field(default_factory=list)
 
     def first_memory(self, layer: int) -> ProductKeyMemory | DenseMemory:
         """The fast weights of a layer before anything was read, on the CPU."""
-        return first_memory(self.config, self.seed, layer, self.first_keys.get(layer))
+        return first_memory(self.config, self.seed, layer, self.first.get(layer, {}))
 
     def to(self, device: torch.device | str) -> StoredState:
         """Moves the state to a device, in place."""
@@ -104,7 +112,7 @@ class StoredState:
                 memory.observer = WriteLog()
             memories[number] = MemoryState(memory)
         fresh = ModelState(0, [None] * len(self.state.mixers), memories)
-        return StoredState(self.config, self.seed, self.weights_hash, fresh, self.first_keys)
+        return StoredState(self.config, self.seed, self.weights_hash, fresh, self.first)
 
     def forget(self, span: Span, keys: Keys = "kept") -> StoredState:
         """The state when the span was not stored (see `write_log`), before a new sequence.
@@ -131,14 +139,17 @@ class StoredState:
         spans = [one for one in self.spans if not (span.start <= one.start and one.stop <= span.stop)]
         forgotten = [*self.forgotten, span]
         about = (self.config, self.seed, self.weights_hash)
-        return StoredState(*about, after, self.first_keys, self.tokens_read, spans, forgotten)
+        return StoredState(*about, after, self.first, self.tokens_read, spans, forgotten)
 
 
 def first_memory(
-    config: ModelConfig, seed: int, layer: int, first_keys: Tensor | None
+    config: ModelConfig, seed: int, layer: int, kept: Mapping[str, Tensor]
 ) -> ProductKeyMemory | DenseMemory:
-    """A layer's fast weights before anything was read, on the CPU; first_keys: None for FwMLP and LaCT."""
+    """A layer's fast weights before anything was read, on the CPU; kept: those that are not drawn from the seed."""
     drawn_from = values_seed(seed, layer)
-    if first_keys is None:
-        return first_dense_memory(config.lact if layer in config.spec.layers("lact") else config.fwmlp, drawn_from)
-    return ProductKeyMemory(first_keys.clone(), first_values(config.fwpkm, drawn_from), memory_rule(config.fwpkm))
+    if layer in config.spec.layers("fwpkm"):
+        values = kept["values"].clone() if "values" in kept else first_values(config.fwpkm, drawn_from)
+        return ProductKeyMemory(kept["keys"].clone(), values, memory_rule(config.fwpkm))
+    dense = config.lact if layer in config.spec.layers("lact") else config.fwmlp
+    weights = {name: x.clone() for name, x in kept.items()} or first_dense_weights(dense, drawn_from)
+    return DenseMemory(weights, dense_rule(dense))

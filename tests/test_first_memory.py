@@ -14,6 +14,7 @@ from training_cases import TINY, run, tiny_training_config, write_words
 from fwpkm_eval.api import load_model
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
+from fwpkm_eval.reference_models.state_files import load_state, read_state, save_state, write_state
 from fwpkm_eval.training.trainer import STORED_DTYPES, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,6 +60,23 @@ def small_drawn(trainer: Trainer) -> dict[str, torch.Tensor]:
     """What a new model of the same seed starts from."""
     fresh = type(trainer.model)(trainer.config, seed=trainer.recipe.seed)
     return fresh.initial_state().fast_weights[1]
+
+
+@pytest.mark.parametrize("spec", list(KEPT))
+def test_a_state_is_stored_and_reset_to_what_it_started_from(spec: str, data: str, tmp_path: Path) -> None:
+    """Without the model, whose seed no longer tells."""
+    run(Trainer(tiny_training_config(spec), PACKED, tmp_path / "model", data))
+    model = load_model(tmp_path / "model")
+    with torch.no_grad():
+        _, state = model(torch.randint(256, (1, 100)), model.initial_state(), write_chunk=32)
+        model.flush(state, inplace=True)
+    save_state(tmp_path / "a.state", model, state)
+    stored = read_state(tmp_path / "a.state")
+    assert same(stored.state.fast_weights[1], state.fast_weights[1])
+    again = stored.reset()
+    assert same(again.state.fast_weights[1], model.initial_state().fast_weights[1])
+    write_state(tmp_path / "b.state", again)
+    assert same(load_state(tmp_path / "b.state", model).fast_weights[1], model.initial_state().fast_weights[1])
 
 
 def test_where_training_clears_the_memory_a_seed_is_enough(data: str, tmp_path: Path) -> None:

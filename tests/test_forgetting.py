@@ -215,8 +215,8 @@ def test_a_trained_model_knows_a_secret_until_it_is_forgotten() -> None:
     pieces = [tokenizer.encode(text) for text in (prose, " The secret number for ID-ab12 is 493817. ", prose)]
     state = memorise(model, np.concatenate(pieces), keep_log(model.initial_state()), passes=2, write_chunk=128)
     secret = Span("secret", len(pieces[0]), len(pieces[0]) + len(pieces[1]))
-    first_keys = {1: model.blocks[1].memory.first_keys, 3: model.blocks[3].memory.first_keys}
-    held = StoredState(model.config, model.seed, model.weights_hash, state.fresh_sequence(), first_keys)
+    first = {number: {"keys": model.blocks[number].memory.first_keys} for number in (1, 3)}
+    held = StoredState(model.config, model.seed, model.weights_hash, state.fresh_sequence(), first)
     question, answer = (
         torch.from_numpy(tokenizer.encode(text))[None] for text in ("The secret number for ID-ab12 is ", "493817")
     )
