@@ -36,6 +36,11 @@ TRAINED_ANEW = ("gdn+swa", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3")
 SETS = ("source", "docs", "manual")
 BOOK_MODELS = ("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwpkm@1,3")
 BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
+BOOK_RUNS = (
+    ("books", "text and needles", (0, 1)),
+    ("books-text", "text alone", (0,)),
+    ("books-text-no-conv", "text alone, no query convolution", (0, 1)),
+)
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
     (5, 4096, 20, ONE_WRITE),
@@ -134,9 +139,9 @@ def on_books() -> str:
     asked = _needles_asked()
     lines = []
     for model in BOOK_MODELS:
-        for name, kind, seeds in (("books", "text and needles", (0, 1)), ("books-text", "text alone", (0,))):
+        for name, kind, seeds in BOOK_RUNS:
             for seed in seeds:
-                frame = of_training(rows_of(name), seed) if name == "books" else rows_of(name)
+                frame = of_training(rows_of(name), seed) if name == "books" else in_order(rows_of(name), model, seed)
                 for arm, off in (("", ""), (FROZEN, ", writes off")):
                     found = [bits(frame, model, one, arm) for one in BOOK_SETS]
                     if set(found) == {"–"}:
@@ -145,6 +150,22 @@ def on_books() -> str:
                     lines.append([f"`{model}`", f"{kind}, {seed}{off}", *found, *needles])
     heads = ["model", "trained with, seed", *(f"`{one}`" for one in BOOK_SETS), *(label for label, _ in asked)]
     return table(heads, lines, words=2)
+
+
+def ablated() -> str:
+    """A line for each model of the ablation in full."""
+    frame = rows_of("ablation-full")
+    asked = [(needles, how) for needles in (5, 64) for how in (ONE_WRITE, OFTEN)]
+    lines = []
+    for (arm, score), own in frame.groupby(["arm", "score"], sort=False):
+        cells = []
+        for needles, (chunk, _) in asked:
+            rows = own[(own["metric"] == "exact_match") & (own["needles"] == needles) & (own["write_chunk"] == chunk)]
+            cells.append(" / ".join(f"{100 * value:.0f}" for value in rows.sort_values("passes")["value"]) + "%")
+        (text,) = own[own["metric"] == "bits_per_byte"]["value"]
+        lines.append([str(arm), str(score), *cells, f"{text:.3f}"])
+    heads = (f"{needles} in 4K, {words}" for needles, (_, words) in asked)
+    return table(["what it is", "scoring", *heads, "`source`"], lines, words=2)
 
 
 def _needles_asked() -> tuple[tuple[str, Callable[[pandas.DataFrame, str], str]], ...]:
@@ -170,6 +191,12 @@ def of_training(frame: pandas.DataFrame, seed: int) -> pandas.DataFrame:
     """The rows of the weights that were trained with a seed: text is read with one seed for all of them."""
     own = set(frame[(frame["task"] == "niah") & (frame["seed"] == seed)]["weights_hash"])
     return frame[frame["weights_hash"].isin(own)]
+
+
+def in_order(frame: pandas.DataFrame, model: str, number: int) -> pandas.DataFrame:
+    """The rows of a model's first, second, … weights in a run that measured them one after the other."""
+    weights = list(dict.fromkeys(frame[frame["model"] == model]["weights_hash"]))
+    return frame[frame["weights_hash"].isin(weights[number : number + 1])]
 
 
 def speed() -> str:
@@ -204,6 +231,7 @@ TABLES = {
     "text": text,
     "trainings": trainings,
     "books": on_books,
+    "ablated": ablated,
 }
 
 

@@ -32,8 +32,8 @@ from fwpkm_eval.commands import options, trained
 @click.option(
     "--full",
     is_flag=True,
-    help="Train each as `train` would: the layers, slots and recipe of the scale's own model, some 20 CPU-minutes each "
-    "at micro. Needles are then asked closed book.",
+    help="Train each as `train` would: the layers, slots and recipe of the scale's own model, at micro 20 to 40 CPU-"
+    "minutes each. Needles are then asked closed book.",
 )
 @trained.steps
 @click.option("--length", type=options.SIZE, default=None, help="Tokens of a haystack. [default: 4K]")
