@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas
 
+from fwpkm_eval.ablations import ARMS, REFERENCE
 from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn, read_rows_csv, rows_to_frame
 from fwpkm_eval.tasks.compressors import COMPRESSORS
 
@@ -157,7 +158,8 @@ def ablated() -> str:
     frame = rows_of("ablation-full")
     asked = [(needles, how) for needles in (5, 64) for how in (ONE_WRITE, OFTEN)]
     lines = []
-    for (arm, score), own in frame.groupby(["arm", "score"], sort=False):
+    order = [REFERENCE, *ARMS]
+    for (arm, score), own in sorted(frame.groupby(["arm", "score"]), key=lambda group: order.index(group[0][0])):
         cells = []
         for needles, (chunk, _) in asked:
             rows = own[(own["metric"] == "exact_match") & (own["needles"] == needles) & (own["write_chunk"] == chunk)]
