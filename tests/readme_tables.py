@@ -159,7 +159,7 @@ def ablated() -> str:
     asked = [(needles, how) for needles in (5, 64) for how in (ONE_WRITE, OFTEN)]
     lines = []
     order = [REFERENCE, *ARMS]
-    for (arm, score), own in sorted(frame.groupby(["arm", "score"]), key=lambda group: order.index(group[0][0])):
+    for (arm, score), own in sorted(frame.groupby(["arm", "score"]), key=lambda group: order.index(str(group[0][0]))):
         cells = []
         for needles, (chunk, _) in asked:
             rows = own[(own["metric"] == "exact_match") & (own["needles"] == needles) & (own["write_chunk"] == chunk)]

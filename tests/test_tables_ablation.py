@@ -153,3 +153,19 @@ def test_the_report_has_them_and_other_runs_do_not() -> None:
     assert "ablation-5-needles-1024" in names
     with pytest.raises(StopIteration):
         table(build_tables(frame([Row(task="ppl", metric="perplexity", value=3.0, model="gdn")])), "ablation-bits")
+
+
+def test_one_training_each_has_no_intervals_and_no_verdicts() -> None:
+    rows = frame(
+        rows_of("reference", "idw", {0: 0.9}, {0: 2.0}),
+        rows_of("reference", "dot", {0: 0.8}, {0: 2.1}),
+        rows_of("no-gate", "idw", {0: 0.5}, {0: 2.5}),
+    )
+    tables = {one.name: one for one in ablation_tables(rows)}
+    bits, scoring = tables["ablation-bits"], tables["ablation-scoring"]
+    assert bits.columns == ("arm", "idw", "idw: difference", "dot", "dot: difference")
+    assert table([bits], "ablation-bits")["no-gate"] == ["2.500", "+0.500", "–", "–"]
+    assert scoring.columns == ("arm", "measure", "dot less idw")
+    for one in tables.values():
+        assert "interval" not in one.note
+        assert ("One training of each" in one.note) == (one.name != "ablation-training")

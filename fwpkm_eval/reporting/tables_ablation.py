@@ -32,6 +32,7 @@ from fwpkm_eval.runs.intervals import mean_interval
 if TYPE_CHECKING:
     import pandas
 
+ONE_SEED = "One training of each: how much others would differ is not known."
 NOTHING = 1e-9
 """What is smaller comes from the rounding of sums and is written as 0."""
 
@@ -70,6 +71,7 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
     """One measure: for each arm and scoring its mean over the seeds, and the difference to the reference."""
     scores = [score for score in SCORES if any(key[1] == score for key in results)]
     rows = Rows()
+    seeds = most_seeds(values)
     for arm in dict.fromkeys(arm for arm, _ in results):
         entries: list[str] = [arm]
         for score in scores:
@@ -77,26 +79,34 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
             entries += [
                 _value(values.get((arm, score), {}), results.get((arm, score)), as_rate),
                 difference_text(against, as_rate) if against else MISSING,
-                against.verdict if against else MISSING,
             ]
+            if seeds > 1:
+                entries.append(against.verdict if against else MISSING)
         rows.add(*entries)
-    seeds = max((len(by_seed) for by_seed in values.values()), default=0)
     cut = ", cut off where no rate, and no difference of two, can be" if as_rate else ""
-    columns = [column for score in scores for column in (score, f"{score}: difference", f"{score}: verdict")]
+    kinds = ("", ": difference", ": verdict")[: 3 if seeds > 1 else 2]
+    several = (
+        f"Mean and 95% interval over {seeds} seeds (Student's t{cut}); differences to the reference are paired over "
+        f"the seeds, and “{WITHIN}” where their interval holds 0. One interval in twenty misses: a lone, small "
+        "difference among many arms is no finding."
+    )
     return Table(
         name=name,
         title=title,
-        columns=("arm", *columns),
+        columns=("arm", *(f"{score}{kind}" for score in scores for kind in kinds)),
         rows=rows.done(),
-        note=f"{note} Mean and 95% interval over {seeds} seeds (Student's t{cut}); differences to the reference are "
-        f"paired over the seeds, and “{WITHIN}” where their interval holds 0. One interval in twenty misses: a lone, "
-        "small difference among many arms is no finding.",
+        note=f"{note} {several if seeds > 1 else ONE_SEED}",
     )
+
+
+def most_seeds(values: Values) -> int:
+    """The most seeds that any arm was trained with."""
+    return max((len(by_seed) for by_seed in values.values()), default=0)
 
 
 def _scoring_table(results: Results, counts: Iterable[int]) -> list[Table]:
     """Dot product against inverse distances, arm by arm; nothing if only one was measured."""
-    rows = Rows()
+    rows, several = Rows(), most_seeds(bits_values(results)) > 1
     arms = [
         arm for arm in dict.fromkeys(arm for arm, _ in results) if {(arm, score) for score in SCORES} <= set(results)
     ]
@@ -105,21 +115,21 @@ def _scoring_table(results: Results, counts: Iterable[int]) -> list[Table]:
         for needles in counts:
             found = difference(dot.found_of(needles), idw.found_of(needles), as_rate=True)
             if found:
-                rows.add(arm, f"{needles} needles found", difference_text(found, True), found.verdict)
+                rows.add(arm, f"{needles} needles found", difference_text(found, True), *[found.verdict] * several)
         bits = difference(dot.bits, idw.bits, as_rate=False)
         if bits:
-            rows.add(arm, "bits per byte", difference_text(bits, False), bits.verdict)
+            rows.add(arm, "bits per byte", difference_text(bits, False), *[bits.verdict] * several)
     if not rows.rows:
         return []
     return [
         Table(
             name="ablation-scoring",
             title="Ablation: dot-product scoring against inverse distances",
-            columns=("arm", "measure", "dot less idw", "dot is"),
+            columns=("arm", "measure", "dot less idw", *["dot is"] * several),
             rows=rows.done(),
-            note=f"Paired over the seeds, as above. Published: {PUBLISHED_SCORING}.",
+            note=f"{'Paired over the seeds, as above.' if several else ONE_SEED} Published: {PUBLISHED_SCORING}.",
             labels=2,
-            words=1,
+            words=int(several),
         )
     ]
 
@@ -130,6 +140,9 @@ def _way_tables(results: Results, size: str) -> list[Table]:
     tables = []
     for needles, chunk in sorted({way[:2] for way in ways}, key=lambda way: (-way[0], chunk_order(way[1]))):
         passes = sorted(way[2] for way in ways if way[:2] == (needles, chunk))
+        several = most_seeds(found_values(results, needles)) > 1
+        spread = "Exact match, mean and 95% interval over the seeds (cut off where no rate can be)."
+        note = spread if several else f"Exact match. {ONE_SEED}"
         rows = Rows()
         for (arm, score), result in results.items():
             found = [_value(result.found.get((needles, chunk, count), {}), result, True) for count in passes]
@@ -140,7 +153,7 @@ def _way_tables(results: Results, size: str) -> list[Table]:
                 title=f"Ablation: {needles} needles found at {size}, {wording.writing(chunk)}",
                 columns=("arm", "scoring", *(wording.readings(count) for count in passes)),
                 rows=rows.done(),
-                note="Exact match, mean and 95% interval over the seeds (cut off where no rate can be).",
+                note=note,
                 labels=2,
                 detail=True,
             )
