@@ -36,6 +36,10 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
             import torch
 
             torch.ones(3 * 2**28)
+        case "full GPU":
+            import torch
+
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         case "slow":
             time.sleep(1)
         case "die once":

@@ -93,6 +93,13 @@ def test_a_cell_that_needs_more_memory_than_it_may_fails_alone(tmp_path: Path, b
     assert outcome.keys == [jobs[0].cell.key, jobs[2].cell.key]
 
 
+def test_a_gpu_that_is_full_is_not_put_down_to_the_limit(tmp_path: Path) -> None:
+    """Which is of the process's own memory."""
+    outcome = run(tmp_path, [replace(job(tmp_path, 0, "full GPU"), device="cuda")], memory_limit=2**32)
+    (failure,) = outcome.failures
+    assert failure.reason == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
 def test_a_job_that_is_timed_is_alone(tmp_path: Path) -> None:
     jobs = [job(tmp_path, number) for number in range(6)]
     jobs = [replace(one, alone=number in (0, 3)) for number, one in enumerate(jobs)]

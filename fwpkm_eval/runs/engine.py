@@ -316,7 +316,7 @@ def _work(connection: Connection, execute: Execute, threads: int, memory_limit: 
         except Exception as error:  # whatever it is, it fails this cell alone; the details are told
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             message = ("failed", (reason, traceback.format_exc()))
-            if memory_limit is not None and is_out_of_memory(error):
+            if memory_limit is not None and job.device == "cpu" and is_out_of_memory(error):
                 message = ("failed", (f"it needs more than the memory limit of {memory_limit / 2**30:.3g} GiB",))
         try:
             connection.send(message)
