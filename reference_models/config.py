@@ -10,6 +10,8 @@ from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.reference_models.notation import FAST_WEIGHTS, ModelSpec, parse_model_name
 
 LayerKind = Literal["gdn", "swa", "fa"]
+PerLayer = int | tuple[int, ...]
+"""One number for every layer that has the memory, or one for each of them, in rising order."""
 
 # Which mixers a backbone repeats, from layer 0 on (paper, section 4: three Gated DeltaNet layers, then one attention).
 _PATTERNS: dict[str, tuple[LayerKind, ...]] = {
@@ -48,7 +50,8 @@ class FwPKMConfig:
     """Fast-weight product-key memory (paper: H = 1, k = 8, S = 512, dk = dv = 512, C = 512).
 
     query_conv is ours, not the paper's: a causal depthwise convolution over that many positions before the query's
-    linear; 0 is the paper. gate_bias shifts the gate's start.
+    linear, in every layer or, where they differ, one number for each layer in rising order; 0 is the paper. gate_bias
+    shifts the gate's start.
     """
 
     subkeys: int = 512
@@ -64,7 +67,7 @@ class FwPKMConfig:
     gate: bool = True
     gated_loss: bool = True
     target_norm: bool = True
-    query_conv: int = 0
+    query_conv: PerLayer = 0
     gate_bias: float = 0.0
 
 
@@ -90,7 +93,7 @@ class FwMLPConfig:
     target_rule: Literal["mean", "next"] = "mean"
     learning_rate: float = 0.1
     target_norm: bool = True
-    query_conv: int = 0
+    query_conv: PerLayer = 0
     gate_bias: float = 0.0
 
 
@@ -113,7 +116,7 @@ class LaCTConfig:
     base_rate: float = 0.01
     read_norm: bool = True
     target_norm: bool = True
-    query_conv: int = 0
+    query_conv: PerLayer = 0
     gate_bias: float = 0.0
 
 
@@ -164,6 +167,12 @@ class ModelConfig:
         pattern = _PATTERNS[self.spec.backbone]
         return tuple(pattern[i % len(pattern)] for i in range(self.backbone.layers))
 
+    def query_conv(self, layer: int) -> int:
+        """Positions of the query convolution of the fast-weight memory in a layer; 0: none."""
+        kind = next(kind for kind in FAST_WEIGHTS if layer in self.spec.layers(kind))
+        taps: PerLayer = getattr(self, kind).query_conv
+        return taps if isinstance(taps, int) else taps[self.spec.layers(kind).index(layer)]
+
     def to_dict(self) -> dict[str, Any]:
         """As checkpoints and cells' keys hold it. A model without LaCT does not name LaCT's sizes: those that were made
         before there was LaCT stay what they are; so with the length of training sequences."""
@@ -178,7 +187,7 @@ class ModelConfig:
     def from_dict(data: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`. UserError on a field that does not exist or does not fit."""
         try:
-            made = {k: _PARTS[k](**v) if k in _PARTS else v for k, v in data.items()}
+            made = {k: _PARTS[k](**_from_json(v)) if k in _PARTS else v for k, v in data.items()}
             return ModelConfig(**{"lact": _lact_of(data.get("scale")), **made})
         except TypeError as problem:
             raise UserError(f"not a model configuration: {' '.join(str(problem).split())}") from None
@@ -191,11 +200,16 @@ _PARTS: dict[str, Any] = {
     "fwmlp": FwMLPConfig,
     "lact": LaCTConfig,
 }
-_MAY_BE_ZERO = ("lookahead", "query_conv")
+
+
+def _from_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """A part's settings with JSON's list of a number for each layer as the tuple that it was made from."""
+    taps = settings.get("query_conv")
+    return {**settings, "query_conv": tuple(taps)} if isinstance(taps, list) else settings
 
 
 def _check_types(config: ModelConfig) -> None:
-    """Every whole number is one, and at least 1 (0 for a lookahead or a convolution); a choice is one of its values."""
+    """Every whole number is one, and at least 1 (0 for a lookahead); a choice is one of its values."""
     for owner, part in (("", config), *((name, getattr(config, name)) for name in _PARTS)):
         hints = get_type_hints(type(part))
         for entry in fields(part):
@@ -206,7 +220,7 @@ def _check_types(config: ModelConfig) -> None:
             if entry.type == "bool" and not isinstance(value, bool):
                 raise UserError(f"{label} is {value!r}; it must be true or false")
             if entry.type == "int":
-                least = 0 if entry.name in _MAY_BE_ZERO else 1
+                least = 0 if entry.name == "lookahead" else 1
                 if type(value) is not int or value < least:
                     raise UserError(f"{label} is {value!r}; it must be a whole number of at least {least}")
             elif entry.type == "float" and (type(value) not in (int, float) or not math.isfinite(value)):
@@ -215,10 +229,28 @@ def _check_types(config: ModelConfig) -> None:
                 raise UserError(f"{label} is {value!r}; it must be text")
 
 
+def _check_query_conv(config: ModelConfig) -> None:
+    for kind in FAST_WEIGHTS:
+        given, layers = getattr(config, kind).query_conv, config.spec.layers(kind)
+        by_layer = isinstance(given, tuple)
+        taps = list(given) if by_layer else [given]
+        if not taps or any(type(one) is not int or one < 0 for one in taps):
+            shown = taps if by_layer else given
+            raise UserError(
+                f"{kind}.query_conv is {shown!r}; it must be a whole number of at least 0, or one for each layer"
+            )
+        if by_layer and layers and len(taps) != len(layers):
+            raise UserError(
+                f"{kind}.query_conv has {len(taps)} numbers, and {config.spec.name} {len(layers)} "
+                f"layers with {kind}: one for each, or one for all"
+            )
+
+
 def check_sizes(config: ModelConfig) -> None:
     """Refuses sizes that do not fit each other, in one line that says what would."""
     back, fw, pkm = config.backbone, config.fwpkm, config.pkm
     _check_types(config)
+    _check_query_conv(config)
     for owner, memory in (("fwpkm", fw), ("pkm", pkm)):
         if memory.key_dim % 2:
             raise UserError(f"{owner}.key_dim is {memory.key_dim}; it must be even, since a query is split into halves")
@@ -331,7 +363,7 @@ def model_config(name: str, scale: str = "micro", **overrides: Any) -> ModelConf
         if attribute not in (names := [f.name for f in fields(part)]):
             raise unknown(f"setting of {owner or 'a model'}", attribute, names)
         if owner:
-            changes[owner] = replace(changes.get(owner, part), **{attribute: value})
+            changes[owner] = replace(changes.get(owner, part), **_from_json({attribute: value}))
         else:
             changes[attribute] = value
     return replace(config, **changes)

@@ -23,9 +23,9 @@ class LaCTLayer(DenseLayer):
 
     shapes = SHAPES
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, number: int) -> None:
         config, back = model.lact, model.backbone
-        super().__init__(config, model, config.input_dim, config.output_dim)
+        super().__init__(config, model, number, config.input_dim, config.output_dim)
         self.config = config
         self.base_rate, self.read_norm = config.base_rate, config.read_norm
         self.r_norm = RMSNorm(back.hidden, back.norm_eps)

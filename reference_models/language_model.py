@@ -68,11 +68,11 @@ class Layer(nn.Module):
         back, spec = config.backbone, config.spec
         self.memory: FwPKMLayer | FwMLPLayer | LaCTLayer | None = None
         if number in spec.layers("fwpkm"):
-            self.memory = FwPKMLayer(config)
+            self.memory = FwPKMLayer(config, number)
         elif number in spec.layers("fwmlp"):
-            self.memory = FwMLPLayer(config)
+            self.memory = FwMLPLayer(config, number)
         elif number in spec.layers("lact"):
-            self.memory = LaCTLayer(config)
+            self.memory = LaCTLayer(config, number)
         self.mixer_norm = RMSNorm(back.hidden, back.norm_eps)
         kind = config.layer_kinds[number]
         self.mixer: GatedDeltaNet | Attention

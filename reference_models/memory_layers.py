@@ -79,14 +79,20 @@ class FastWeightLayer(nn.Module):
     """
 
     def __init__(
-        self, config: FwPKMConfig | FwMLPConfig | LaCTConfig, model: ModelConfig, query_dim: int, value_dim: int
+        self,
+        config: FwPKMConfig | FwMLPConfig | LaCTConfig,
+        model: ModelConfig,
+        number: int,
+        query_dim: int,
+        value_dim: int,
     ) -> None:
         super().__init__()
         hidden, eps = model.backbone.hidden, model.backbone.norm_eps
         self.target_norm, self.gate_bias = config.target_norm, config.gate_bias
         self.q_norm, self.v_norm, self.g_norm = (RMSNorm(hidden, eps) for _ in range(3))
         self.o_norm = RMSNorm(value_dim, eps)
-        self.conv = CausalConv(hidden, config.query_conv) if config.query_conv else None
+        taps = model.query_conv(number)
+        self.conv = CausalConv(hidden, taps) if taps else None
         self.q_proj = nn.Linear(hidden, query_dim)
         self.v_proj = nn.Linear(hidden, value_dim)
         self.g_proj = nn.Linear(hidden, 1)
@@ -189,9 +195,9 @@ class FastWeightLayer(nn.Module):
 class FwPKMLayer(FastWeightLayer):
     """Fast-weight product-key memory (Zhao & Jones, arXiv 2601.00671)."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, number: int) -> None:
         config = model.fwpkm
-        super().__init__(config, model, config.heads * config.key_dim, config.value_dim)
+        super().__init__(config, model, number, config.heads * config.key_dim, config.value_dim)
         self.config = config
         self.backend = "auto"
         self.rule = memory_rule(config)
@@ -286,9 +292,9 @@ class FwMLPLayer(DenseLayer):
 
     shapes = SHAPES
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, number: int) -> None:
         config = model.fwmlp
-        super().__init__(config, model, config.input_dim, config.output_dim)
+        super().__init__(config, model, number, config.input_dim, config.output_dim)
         self.config = config
 
     def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:

@@ -313,6 +313,6 @@ def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(folder: Path, mo
 
 
 def test_a_configuration_survives_json() -> None:
-    for spec in SPECS:
-        config = small_config(spec)
+    by_layer = small_config("gdn+swa:fwpkm@0,3", **{"fwpkm.query_conv": (4, 0)})
+    for config in (*map(small_config, SPECS), by_layer):
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -324,6 +324,36 @@ def test_layers_hold_what_the_name_says() -> None:
         assert model.has_fast_weights == model.config.spec.has_fast_weights == fast
 
 
+def test_a_query_convolution_for_all_layers_or_one_for_each() -> None:
+    def taps(spec: str, **changes: Any) -> list[int | None]:
+        layers = [layer.memory for layer in small_model(spec, **changes).blocks if layer.memory is not None]
+        return [memory.conv.taps if memory.conv else None for memory in layers]
+
+    assert taps("gdn+swa:fwpkm@0,3") == [4, 4]
+    assert taps("gdn+swa:fwpkm@0,3", **{"fwpkm.query_conv": 0}) == [None, None]
+    for given in ((3, 0), [3, 0]):
+        assert taps("gdn+swa:pkm@2+fwpkm@0,3", **{"fwpkm.query_conv": given}) == [3, None]
+    for kind in ("fwmlp", "lact"):
+        assert taps(f"gdn+swa:{kind}@0,3", **{f"{kind}.query_conv": (0, 2)}) == [None, 2]
+
+
+@pytest.mark.parametrize(
+    ("taps", "message"),
+    [
+        (-1, "fwpkm.query_conv is -1; it must be a whole number of at least 0, or one for each layer"),
+        (True, "fwpkm.query_conv is True; it must be a whole number"),
+        ([16, -1], "fwpkm.query_conv is [16, -1]; it must be a whole number"),
+        ([], "fwpkm.query_conv is []; it must be a whole number"),
+        ("16,0", "fwpkm.query_conv is '16,0'; it must be a whole number"),
+        ([16], "fwpkm.query_conv has 1 numbers, and gdn+swa:fwpkm@1,3 2 layers with fwpkm: one for each"),
+        ([16, 0, 4], "fwpkm.query_conv has 3 numbers, and gdn+swa:fwpkm@1,3 2 layers with fwpkm"),
+    ],
+)
+def test_query_convolutions_that_do_not_fit(taps: Any, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        model_config("gdn+swa:fwpkm@1,3", **{"fwpkm.query_conv": taps})
+
+
 @pytest.mark.parametrize(
     ("spec", "total", "active"),
     [("gdn", 112e6, 112e6), ("gdn:fwpkm@2,6,10", 519e6, 116e6), ("gdn:fwpkm", 519e6, 116e6)],

@@ -121,6 +121,10 @@ def test_a_memory_is_trained_with_the_settings_that_were_asked_for(
         (["backbone.hidden=64"], "'backbone.hidden=64' is not a setting of a memory"),
         (["fwpkm.query_cov=0"], "unknown setting of fwpkm 'query_cov', did you mean 'query_conv'?"),
         (["fwpkm.score=cosine"], "fwpkm.score is 'cosine'; it must be one of idw, dot"),
+        (
+            ["fwpkm.query_conv=[16"],
+            "fwpkm.query_conv is '[16'; it must be a whole number of at least 0, or one for each",
+        ),
         (["fwpkm.topk=[8]"], "fwpkm.topk is [8]; it must be a whole number"),
         (["pkm.topk=4"], "--set pkm.topk: gdn:fwpkm has no pkm"),
         (["fwpkm.topk=4", "fwpkm.topk=5"], "--set gives a setting twice"),

@@ -141,7 +141,7 @@ def _ours(size: OpSize) -> _Layer:
     )
     config = model_config("gdn:fwpkm", "paper")
     config = replace(config, backbone=replace(config.backbone, hidden=size.value_dim), fwpkm=memory)
-    layer = FwPKMLayer(config)
+    layer = FwPKMLayer(config, config.spec.layers("fwpkm")[0])
     layer.init_weights(0.02)
     layer.to(size.device)
     state = MemoryState(layer.initial_memory(0))

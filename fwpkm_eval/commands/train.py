@@ -25,7 +25,7 @@ def _seconds(text: str) -> float:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """``fwpkm.query_conv=0`` as ("fwpkm.query_conv", 0)."""
+    """``fwpkm.query_conv=[16,0]`` as ("fwpkm.query_conv", [16, 0])."""
     from fwpkm_eval.reference_models.notation import MEMORIES
 
     key, equals, value = text.partition("=")
@@ -61,8 +61,8 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
     type=options.Parsed("setting", _setting),
     multiple=True,
     metavar="MEMORY.SETTING=VALUE",
-    help="Another value of a setting of a memory, such as fwpkm.query_conv=0 (a checkpoint's model.json has them all); "
-    "again for each setting.",
+    help="Another value of a setting of a memory, such as fwpkm.query_conv=0 (a checkpoint's model.json has them all), "
+    "or fwpkm.query_conv=[16,0] for one in each layer; again for each setting.",
 )
 @click.option(
     "--out",
