@@ -8,7 +8,7 @@ Source of the arms: arXiv 2601.00671v2, ablation study; heads, top-k and query c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,21 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Arm:
-    """One ablation: the settings of a model that it changes, what it tests, and what was published about it."""
+    """One ablation: what it makes of the reference's settings, what it tests, and what was published about it."""
 
     name: str
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, Any] | Callable[[ModelConfig], Mapping[str, Any]]
     tests: str
     published: str = ""
+
+    def changes(self, reference: ModelConfig) -> Mapping[str, Any]:
+        """The settings that it changes, with their new values."""
+        return self.overrides(reference) if callable(self.overrides) else self.overrides
+
+
+def _query_conv_everywhere(reference: ModelConfig) -> dict[str, Any]:
+    taps = reference.fwpkm.query_conv
+    return {"fwpkm.query_conv": taps if isinstance(taps, int) else max(taps)}
 
 
 ARMS: dict[str, Arm] = {
@@ -56,6 +65,11 @@ ARMS: dict[str, Arm] = {
         Arm("top32", {"fwpkm.heads": 1, "fwpkm.topk": 32}, "one query a token, 32 slots"),
         Arm(FROZEN, {}, "the reference as trained, never written while it is measured"),
         Arm("no-query-conv", {"fwpkm.query_conv": 0}, "the query sees its own token's features alone, as in the paper"),
+        Arm(
+            "query-conv-everywhere",
+            _query_conv_everywhere,
+            "the queries of every memory layer see the tokens before, not those of the first alone",
+        ),
     )
 }
 
@@ -181,7 +195,7 @@ def arms_of(model: str, scale: str, plan: AblationPlan) -> tuple[str, ...]:
     from fwpkm_eval.reference_models.config import model_config
 
     reference = model_config(model, scale, **plan.overrides)
-    changes = {name: {**plan.overrides, **arm.overrides} for name, arm in ARMS.items()}
+    changes = {name: {**plan.overrides, **arm.changes(reference)} for name, arm in ARMS.items()}
     return tuple(name for name in ARMS if name == FROZEN or model_config(model, scale, **changes[name]) != reference)
 
 
@@ -198,7 +212,7 @@ def ablated_config(model: str, scale: str, plan: AblationPlan, trained: Trained)
         raise UserError(f"the ablations are of FwPKM, and {reference.name} has none: name a model such as {plan.model}")
     if trained.arm == REFERENCE:
         return reference
-    overrides = ARMS[trained.arm].overrides if trained.overrides is None else trained.overrides
+    overrides = ARMS[trained.arm].changes(reference) if trained.overrides is None else trained.overrides
     config = model_config(model, scale, **{**common, **overrides}).trained_on(plan.recipe.tokens)
     if trained.overrides is not None:
         return config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pandas
@@ -38,10 +38,23 @@ SETS = ("source", "docs", "manual")
 BOOK_MODELS = ("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwpkm@1,3")
 BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
 BOOK_RUNS = (
-    ("books", "text and needles", (0, 1)),
-    ("books-text", "text alone", (0,)),
+    ("books", "text and needles, one query", (0, 1)),
+    ("books-two-queries", "text and needles", (0,)),
+    ("books-text", "text alone, one query", (0,)),
     ("books-text-no-conv", "text alone, no query convolution", (0, 1)),
 )
+"""Folder, how its models were trained, and the seeds."""
+ONE_QUERY = ", one query"
+WITH_MEMORY = {
+    "short rows first": ("micro", "micro-seeds"),
+    "short rows first, one query": ("micro-one-query", "micro-one-query-seeds"),
+    "long rows alone, one query": ("micro-no-exercises", "micro-no-exercises-seeds"),
+}
+"""The folders of a training with seed 0 and of those with seeds 1 and 2."""
+WITHOUT = {
+    "short rows first": ("micro", "micro-one-query-seeds"),
+    "long rows alone": ("micro-no-exercises", "micro-no-exercises-seeds"),
+}
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
     (5, 4096, 20, ONE_WRITE),
@@ -101,13 +114,19 @@ def open_book() -> str:
         cells = []
         for length, _, (chunk, _) in SHOWN:
             asked = {"needles": 5, "length": length, "write_chunk": chunk, "protocol": "open-book"}
-            cells.append(found(rows_of("needles-128k" if length == 131072 else "micro"), model, **asked))
+            frame = same_weights(rows_of("needles-128k")) if length == 131072 else rows_of("micro")
+            cells.append(found(frame, model, **asked))
         lines.append([f"`{model}`", *cells])
     heads = []
     for length, samples, (_, words) in SHOWN:
         # 512 tokens end before a write every 1,024 is due: they are one write.
         heads.append(f"{size(length)}{'' if length < 1024 else f', {words}'} (n = {samples})")
     return table(["5 needles in", *heads], lines)
+
+
+def same_weights(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows of models that `micro` is about: older trainings of the same name are told of in words."""
+    return frame[frame["weights_hash"].isin(set(rows_of("micro")["weights_hash"]))]
 
 
 def text() -> str:
@@ -122,17 +141,24 @@ def text() -> str:
 
 
 def trainings() -> str:
-    """A line for each training of the models that were trained more than once, by either recipe."""
+    """A line for each training of the models that were trained more than once, by any recipe."""
     asked = (*_needles_asked(), *((f"`{name}`", _bits_of(name)) for name in SETS))
     lines = []
     for model in TRAINED_ANEW:
-        for recipe, suffix in (("short rows first", ""), ("long rows alone", "-no-exercises")):
+        for recipe in WITHOUT if model == TRAINED_ANEW[0] else WITH_MEMORY:
             for seed in (0, 1, 2):
-                name = f"micro{suffix}" if seed == 0 else f"micro{suffix}-seeds"
-                frame = rows_of(name) if seed == 0 else of_training(rows_of(name), seed)
-                if model in set(frame["model"]):
+                frame = trained(model, recipe, seed)
+                if not frame.empty:
                     lines.append([f"`{model}`", f"{recipe}, {seed}", *(tell(frame, model) for _, tell in asked)])
     return table(["model", "trained with, seed", *(label for label, _ in asked)], lines, words=2)
+
+
+def trained(model: str, recipe: str, seed: int) -> pandas.DataFrame:
+    """The rows of one training of a model, none where there was none; a backbone is asked for with any query."""
+    folders = WITHOUT[recipe.removesuffix(ONE_QUERY)] if model == TRAINED_ANEW[0] else WITH_MEMORY[recipe]
+    frame = rows_of(folders[min(seed, 1)])
+    frame = frame[frame["model"] == model]
+    return of_training(frame, seed) if seed else frame
 
 
 def on_books() -> str:
@@ -141,21 +167,23 @@ def on_books() -> str:
     lines = []
     for model in BOOK_MODELS:
         for name, kind, seeds in BOOK_RUNS:
+            words = kind if "fwpkm" in model else kind.removesuffix(ONE_QUERY)
+            asks = "needles" in kind
             for seed in seeds:
-                frame = of_training(rows_of(name), seed) if name == "books" else in_order(rows_of(name), model, seed)
+                frame = of_training(rows_of(name), seed) if asks else in_order(rows_of(name), model, seed)
                 for arm, off in (("", ""), (FROZEN, ", writes off")):
                     found = [bits(frame, model, one, arm) for one in BOOK_SETS]
                     if set(found) == {"–"}:
                         continue
-                    needles = [tell(frame, model) if not off and name == "books" else "–" for _, tell in asked]
-                    lines.append([f"`{model}`", f"{kind}, {seed}{off}", *found, *needles])
+                    needles = [tell(frame, model) if asks and not off else "–" for _, tell in asked]
+                    lines.append([f"`{model}`", f"{words}, {seed}{off}", *found, *needles])
     heads = ["model", "trained with, seed", *(f"`{one}`" for one in BOOK_SETS), *(label for label, _ in asked)]
     return table(heads, lines, words=2)
 
 
-def ablated() -> str:
-    """A line for each model of the ablation in full."""
-    frame = rows_of("ablation-full")
+def ablated(folder: str) -> str:
+    """A line for each model of an ablation in full."""
+    frame = rows_of(folder)
     asked = [(needles, how) for needles in (5, 64) for how in (ONE_WRITE, OFTEN)]
     lines = []
     order = [REFERENCE, *ARMS]
@@ -233,7 +261,8 @@ TABLES = {
     "text": text,
     "trainings": trainings,
     "books": on_books,
-    "ablated": ablated,
+    "ablated": partial(ablated, "ablation-full"),
+    "ablated with one query": partial(ablated, "ablation-full-one-query"),
 }
 
 

@@ -141,7 +141,7 @@ def test_each_arm_is_trained_under_each_scoring_beside_its_reference() -> None:
         Trained("no-gate", "idw"),
     ]
     everything = models_to_train(list(ARMS), ["idw", "dot"])
-    assert len(everything) == 18
+    assert len(everything) == 20
     assert [one for one in everything if one.frozen_too] == [
         Trained(REFERENCE, score, True) for score in ("idw", "dot")
     ]
@@ -175,7 +175,19 @@ def test_every_scale_has_a_plan_and_each_of_its_arms_changes_something(scale: st
     arms = arms_of(plan.model, scale, plan)
     configs = [ablated_config(plan.model, scale, plan, one) for one in models_to_train(arms, SCORES)]
     assert len(configs) == len({str(config) for config in configs}) == 2 * len(arms)  # the reference in FROZEN's place
-    assert set(ARMS) - set(arms) == ({"no-query-conv"} if scale == "paper" else set())
+    reference = ablated_config(plan.model, scale, plan, Trained(REFERENCE, "idw"))
+    # At paper there is no convolution; a model with one memory layer has it wherever it could.
+    missing = {"no-query-conv"} if scale == "paper" else set()
+    by_layer = isinstance(reference.fwpkm.query_conv, tuple)
+    assert set(ARMS) - set(arms) == (missing if by_layer else {*missing, "query-conv-everywhere"})
+
+
+def test_a_convolution_everywhere_is_the_first_layers() -> None:
+    plan = ablation_plan("micro", full=True)
+    assert ablated_config(plan.model, "micro", plan, Trained(REFERENCE, "idw")).fwpkm.query_conv == (16, 0)
+    assert ablated_config(plan.model, "micro", plan, Trained("query-conv-everywhere", "idw")).fwpkm.query_conv == 16
+    with pytest.raises(UserError, match="'query-conv-everywhere' changes nothing"):
+        config_of("query-conv-everywhere")
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -337,6 +337,18 @@ def test_a_query_convolution_for_all_layers_or_one_for_each() -> None:
         assert taps(f"gdn+swa:{kind}@0,3", **{f"{kind}.query_conv": (0, 2)}) == [None, 2]
 
 
+def test_at_micro_and_small_only_the_first_memory_layer_has_a_query_convolution() -> None:
+    """What it is in a model without the memory is in every name of the model, too: it stays what it was."""
+    for scale, taps in (("micro", 16), ("small", 8)):
+        for kind in ("fwpkm", "fwmlp", "lact"):
+            layers = {"": taps, f":{kind}@2": taps, f":{kind}": (taps, 0), f":{kind}@0,1,3": (taps, 0, 0)}
+            for memory, expected in layers.items():
+                assert getattr(model_config(f"gdn+swa{memory}", scale), kind).query_conv == expected
+            given = model_config(f"gdn+swa:{kind}", scale, **{f"{kind}.query_conv": 3})
+            assert getattr(given, kind).query_conv == 3
+    assert model_config("gdn:fwpkm", "paper").fwpkm.query_conv == 0
+
+
 @pytest.mark.parametrize(
     ("taps", "message"),
     [
