@@ -46,11 +46,11 @@ BOOK_RUNS = (
 """Folder, how its models were trained, and the seeds."""
 ONE_QUERY = ", one query"
 WITH_MEMORY = {
-    "short rows first": ("micro", "micro-seeds"),
+    "short rows first": ("micro", ""),
     "short rows first, one query": ("micro-one-query", "micro-one-query-seeds"),
     "long rows alone, one query": ("micro-no-exercises", "micro-no-exercises-seeds"),
 }
-"""The folders of a training with seed 0 and of those with seeds 1 and 2."""
+"""The folders of a training with seed 0 and of those with seeds 1 and 2; empty where there are none."""
 WITHOUT = {
     "short rows first": ("micro", "micro-one-query-seeds"),
     "long rows alone": ("micro-no-exercises", "micro-no-exercises-seeds"),
@@ -156,8 +156,9 @@ def trainings() -> str:
 def trained(model: str, recipe: str, seed: int) -> pandas.DataFrame:
     """The rows of one training of a model, none where there was none; a backbone is asked for with any query."""
     folders = WITHOUT[recipe.removesuffix(ONE_QUERY)] if model == TRAINED_ANEW[0] else WITH_MEMORY[recipe]
-    frame = rows_of(folders[min(seed, 1)])
-    frame = frame[frame["model"] == model]
+    name = folders[min(seed, 1)]
+    frame = rows_of(name or folders[0])
+    frame = frame[frame["model"] == (model if name else None)]
     return of_training(frame, seed) if seed else frame
 
 
@@ -254,7 +255,7 @@ def _ratio(frame: pandas.DataFrame, arm: str, name: str) -> str:
     return f"{fast['value']:.3g}× ({low}–{high}), 1/{f'{part:,.0f}' if part >= 100 else f'{part:.3g}'}"
 
 
-TABLES = {
+TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "closed book": closed_book,
     "open book": open_book,
