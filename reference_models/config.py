@@ -202,9 +202,9 @@ _PARTS: dict[str, Any] = {
 }
 
 
-def _from_json(settings: dict[str, Any]) -> dict[str, Any]:
+def _from_json(settings: Any) -> Any:
     """A part's settings with JSON's list of a number for each layer as the tuple that it was made from."""
-    taps = settings.get("query_conv")
+    taps = settings.get("query_conv") if isinstance(settings, dict) else None
     return {**settings, "query_conv": tuple(taps)} if isinstance(taps, list) else settings
 
 
