@@ -312,6 +312,12 @@ def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(folder: Path, mo
     load_checkpoint(folder)
 
 
+@pytest.mark.parametrize("part", [None, [], 3, "idw", [["query_conv", 4]]])
+def test_a_part_of_a_configuration_that_is_none_is_one_line(part: object) -> None:
+    with pytest.raises(UserError, match="not a model configuration"):
+        ModelConfig.from_dict({**small_config(SPEC).to_dict(), "fwpkm": part})
+
+
 def test_a_configuration_survives_json() -> None:
     by_layer = small_config("gdn+swa:fwpkm@0,3", **{"fwpkm.query_conv": (4, 0)})
     for config in (*map(small_config, SPECS), by_layer):
