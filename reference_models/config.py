@@ -287,12 +287,12 @@ MICRO = ModelConfig(
         embedding_std=0.1,
         mixer_out_std=0.1,
     ),
-    fwpkm=FwPKMConfig(subkeys=256, key_dim=64, value_dim=64, query_conv=(16, 0), gate_bias=1.0),
+    fwpkm=FwPKMConfig(subkeys=256, key_dim=64, value_dim=64, query_conv=16, gate_bias=1.0),
     pkm=PKMConfig(subkeys=64, key_dim=64, value_dim=64, heads=2, topk=16),
-    fwmlp=FwMLPConfig(input_dim=64, hidden=256, output_dim=64, query_conv=(16, 0), gate_bias=1.0),
-    lact=LaCTConfig(input_dim=64, hidden=256, output_dim=64, query_conv=(16, 0), gate_bias=1.0),
+    fwmlp=FwMLPConfig(input_dim=64, hidden=256, output_dim=64, query_conv=16, gate_bias=1.0),
+    lact=LaCTConfig(input_dim=64, hidden=256, output_dim=64, query_conv=16, gate_bias=1.0),
 )
-# What micro showed (tokens per second before size, a short convolution on the query, mixers heard from the start), at
+# What micro showed (tokens per second before size, a convolution on the first query, mixers heard from the start), at
 # 4,096 tokens and with a vocabulary of whole words. One memory layer in four, as in the paper.
 SMALL = ModelConfig(
     name="gdn+swa",
@@ -307,10 +307,10 @@ SMALL = ModelConfig(
         embedding_std=0.05,
         mixer_out_std=0.05,
     ),
-    fwpkm=FwPKMConfig(key_dim=256, value_dim=256, query_conv=(8, 0), gate_bias=1.0),
+    fwpkm=FwPKMConfig(key_dim=256, value_dim=256, query_conv=8, gate_bias=1.0),
     pkm=PKMConfig(key_dim=256, value_dim=256),
-    fwmlp=FwMLPConfig(input_dim=256, hidden=1152, output_dim=256, query_conv=(8, 0), gate_bias=1.0),
-    lact=LaCTConfig(input_dim=256, hidden=1152, output_dim=256, query_conv=(8, 0), gate_bias=1.0),
+    fwmlp=FwMLPConfig(input_dim=256, hidden=1152, output_dim=256, query_conv=8, gate_bias=1.0),
+    lact=LaCTConfig(input_dim=256, hidden=1152, output_dim=256, query_conv=8, gate_bias=1.0),
 )
 PAPER = ModelConfig(name="gdn", scale="paper")
 SCALES: dict[str, ModelConfig] = {"micro": MICRO, "small": SMALL, "paper": PAPER}
@@ -333,8 +333,7 @@ DEFAULT_LAYERS_TOGETHER: dict[str, dict[str, tuple[int, ...]]] = {
 
 def _lact_of(scale: object) -> LaCTConfig:
     """LaCT's sizes at a scale, which a configuration without them is meant to have."""
-    lact = SCALES[scale].lact if isinstance(scale, str) and scale in SCALES else LaCTConfig()
-    return replace(lact, query_conv=_fitted(lact.query_conv, 0))
+    return SCALES[scale].lact if isinstance(scale, str) and scale in SCALES else LaCTConfig()
 
 
 def _with_default_layers(spec: ModelSpec, scale: str) -> ModelSpec:
@@ -342,21 +341,11 @@ def _with_default_layers(spec: ModelSpec, scale: str) -> ModelSpec:
     return spec.with_default_layers((DEFAULT_LAYERS_TOGETHER if together else DEFAULT_LAYERS)[scale])
 
 
-def _fitted(taps: PerLayer, layers: int) -> PerLayer:
-    """A scale's query convolutions for a model with so many layers; beyond those it names they are as the last.
-
-    One number for a model that does not have the memory, so that what such a model is called does not depend on it.
-    """
-    if isinstance(taps, int):
-        return taps
-    fitted = (*taps, *taps[-1:] * layers)[: max(layers, 1)]
-    return fitted if len(set(fitted)) > 1 else fitted[0]
-
-
 def model_config(name: str, scale: str = "micro", **overrides: Any) -> ModelConfig:
     """The configuration of a model at a scale.
 
-    name: the notation; a memory without layers takes the scale's own. overrides: fields of `ModelConfig`, or of its
+    name: the notation; a memory without layers takes the scale's own. Of several layers with a fast-weight memory only
+    the first has the scale's query convolution, unless it is overridden. overrides: fields of `ModelConfig`, or of its
     parts as "fwpkm.score".
 
     Raises:
@@ -368,10 +357,10 @@ def model_config(name: str, scale: str = "micro", **overrides: Any) -> ModelConf
     config = SCALES[scale]
     changes: dict[str, Any] = {"name": spec.name}
     for kind in FAST_WEIGHTS:
-        default = getattr(config, kind)
-        fitted = _fitted(default.query_conv, len(spec.layers(kind)))
-        if fitted != default.query_conv:
-            changes[kind] = replace(default, query_conv=fitted)
+        part, further = getattr(config, kind), len(spec.layers(kind)) - 1
+        if part.query_conv and further > 0:
+            # In one layer it makes needles learnable; in the others it costs most of what they save on text.
+            changes[kind] = replace(part, query_conv=(part.query_conv, *[0] * further))
     for key, value in overrides.items():
         owner, _, attribute = key.rpartition(".")
         part = getattr(config, owner, None) if owner else config

@@ -45,15 +45,16 @@ BOOK_RUNS = (
 )
 """Folder, how its models were trained, and the seeds."""
 ONE_QUERY = ", one query"
+LATER = (1, 2)
 WITH_MEMORY = {
-    "short rows first": ("micro", ""),
-    "short rows first, one query": ("micro-one-query", "micro-one-query-seeds"),
-    "long rows alone, one query": ("micro-no-exercises", "micro-no-exercises-seeds"),
+    "short rows first": {0: "micro", 2: "micro-seeds"},
+    "short rows first, one query": {0: "micro-one-query", **dict.fromkeys(LATER, "micro-one-query-seeds")},
+    "long rows alone, one query": {0: "micro-no-exercises", **dict.fromkeys(LATER, "micro-no-exercises-seeds")},
 }
-"""The folders of a training with seed 0 and of those with seeds 1 and 2; empty where there are none."""
+"""The folder of each training, by recipe and seed."""
 WITHOUT = {
-    "short rows first": ("micro", "micro-one-query-seeds"),
-    "long rows alone": ("micro-no-exercises", "micro-no-exercises-seeds"),
+    "short rows first": {0: "micro", **dict.fromkeys(LATER, "micro-one-query-seeds")},
+    "long rows alone": WITH_MEMORY["long rows alone, one query"],
 }
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
@@ -145,8 +146,9 @@ def trainings() -> str:
     asked = (*_needles_asked(), *((f"`{name}`", _bits_of(name)) for name in SETS))
     lines = []
     for model in TRAINED_ANEW:
-        for recipe in WITHOUT if model == TRAINED_ANEW[0] else WITH_MEMORY:
-            for seed in (0, 1, 2):
+        recipes = WITHOUT if model == TRAINED_ANEW[0] else WITH_MEMORY
+        for recipe, seeds in recipes.items():
+            for seed in seeds:
                 frame = trained(model, recipe, seed)
                 if not frame.empty:
                     lines.append([f"`{model}`", f"{recipe}, {seed}", *(tell(frame, model) for _, tell in asked)])
@@ -156,9 +158,8 @@ def trainings() -> str:
 def trained(model: str, recipe: str, seed: int) -> pandas.DataFrame:
     """The rows of one training of a model, none where there was none; a backbone is asked for with any query."""
     folders = WITHOUT[recipe.removesuffix(ONE_QUERY)] if model == TRAINED_ANEW[0] else WITH_MEMORY[recipe]
-    name = folders[min(seed, 1)]
-    frame = rows_of(name or folders[0])
-    frame = frame[frame["model"] == (model if name else None)]
+    frame = rows_of(folders[seed])
+    frame = frame[frame["model"] == model]
     return of_training(frame, seed) if seed else frame
 
 
