@@ -241,8 +241,8 @@ def _check_query_conv(config: ModelConfig) -> None:
             )
         if by_layer and layers and len(taps) != len(layers):
             raise UserError(
-                f"{kind}.query_conv has {len(taps)} numbers, and {config.spec.name} {len(layers)} "
-                f"layers with {kind}: one for each, or one for all"
+                f"{kind}.query_conv is {taps}; {config.spec.name} has {len(layers)} layers with {kind}: "
+                "give one number for each, or one for all"
             )
 
 

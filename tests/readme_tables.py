@@ -46,16 +46,19 @@ BOOK_RUNS = (
 """Folder, how its models were trained, and the seeds."""
 ONE_QUERY = ", one query"
 LATER = (1, 2)
+LONG_ROWS = "long rows alone"
 WITH_MEMORY = {
     "short rows first": {0: "micro", 2: "micro-seeds"},
-    "short rows first, one query": {0: "micro-one-query", **dict.fromkeys(LATER, "micro-one-query-seeds")},
-    "long rows alone, one query": {0: "micro-no-exercises", **dict.fromkeys(LATER, "micro-no-exercises-seeds")},
+    "short rows first, long writes": {0: "micro-long-writes", 2: "micro-long-writes-seeds"},
+    "short rows first, long writes, one query": {0: "micro-one-query", **dict.fromkeys(LATER, "micro-one-query-seeds")},
+    f"{LONG_ROWS}, one query": {0: "micro-no-exercises", **dict.fromkeys(LATER, "micro-no-exercises-seeds")},
 }
 """The folder of each training, by recipe and seed."""
 WITHOUT = {
     "short rows first": {0: "micro", **dict.fromkeys(LATER, "micro-one-query-seeds")},
-    "long rows alone": WITH_MEMORY["long rows alone, one query"],
+    LONG_ROWS: WITH_MEMORY[f"{LONG_ROWS}, one query"],
 }
+"""Those of the backbone, which neither writes nor queries."""
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
     (5, 4096, 20, ONE_WRITE),
@@ -156,8 +159,8 @@ def trainings() -> str:
 
 
 def trained(model: str, recipe: str, seed: int) -> pandas.DataFrame:
-    """The rows of one training of a model, none where there was none; a backbone is asked for with any query."""
-    folders = WITHOUT[recipe.removesuffix(ONE_QUERY)] if model == TRAINED_ANEW[0] else WITH_MEMORY[recipe]
+    """The rows of one training of a model, none where there was none; a backbone is asked for by any recipe."""
+    folders = WITH_MEMORY[recipe] if model != TRAINED_ANEW[0] else WITHOUT[recipe.partition(", ")[0]]
     frame = rows_of(folders[seed])
     frame = frame[frame["model"] == model]
     return of_training(frame, seed) if seed else frame

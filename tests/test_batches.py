@@ -105,6 +105,7 @@ def test_each_question_was_answered_before_and_only_its_digits_count(data: str) 
         rows += 1
         stated: dict[bytes, bytes] = {}
         digits: list[int] = []
+        assert found[len(found) // 2 - 1].start() < 320 <= found[len(found) // 2].start(), "asked in the second half"
         for match in found:
             key, value = match.groups()
             if key in stated:
@@ -179,6 +180,20 @@ def test_exercises_are_short_rows_that_ask_for_what_they_stated(data: str) -> No
             needles.add((size, len(found) // 2))
         assert batch.is_document.sum() * 2 == len(batch.tokens)
     assert needles == {(128, 1), (320, 3)}
+
+
+def test_exercises_write_what_they_ask_for_before_they_ask(data: str) -> None:
+    """Questions come in the second half of a row, and writes in the middle of it at the latest."""
+    made = maker(replace(EXERCISES, chunks=(16, 64, 200, 1000)), data)
+    chunks = set()
+    for step in range(20):
+        batch, size = made.batch(step), 128 if step < 10 else 320
+        chunks.add((size, batch.chunk_size))
+        for row, is_answer in zip(batch.tokens, batch.is_answer, strict=True):
+            if is_answer.any():
+                found = list(re.finditer(rb"The secret number for ID-", bytes(row.tolist())))
+                assert found[len(found) // 2 - 1].start() < size // 2 <= found[len(found) // 2].start()
+    assert chunks == {(128, 16), (128, 64), (320, 16), (320, 64), (320, 160)}
 
 
 def test_after_the_exercises_training_is_as_without_them(data: str) -> None:

@@ -357,8 +357,8 @@ def test_at_micro_and_small_only_the_first_memory_layer_has_a_query_convolution(
         ([16, -1], "fwpkm.query_conv is [16, -1]; it must be a whole number"),
         ([], "fwpkm.query_conv is []; it must be a whole number"),
         ("16,0", "fwpkm.query_conv is '16,0'; it must be a whole number"),
-        ([16], "fwpkm.query_conv has 1 numbers, and gdn+swa:fwpkm@1,3 2 layers with fwpkm: one for each"),
-        ([16, 0, 4], "fwpkm.query_conv has 3 numbers, and gdn+swa:fwpkm@1,3 2 layers with fwpkm"),
+        ([16], "fwpkm.query_conv is [16]; gdn+swa:fwpkm@1,3 has 2 layers with fwpkm: give one number for each"),
+        ([16, 0, 4], "fwpkm.query_conv is [16, 0, 4]; gdn+swa:fwpkm@1,3 has 2 layers with fwpkm"),
     ],
 )
 def test_query_convolutions_that_do_not_fit(taps: Any, message: str) -> None:

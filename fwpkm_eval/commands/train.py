@@ -85,7 +85,7 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
     "--exercises/--no-exercises",
     default=True,
     show_default=True,
-    help="Begin with short rows, where the scale's recipe has them (at micro).",
+    help="Begin with short rows, where the scale's recipe has them (at micro and small).",
 )
 @click.option(
     "--needles/--no-needles",

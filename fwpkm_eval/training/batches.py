@@ -145,7 +145,8 @@ class BatchMaker:
             tokens=np.stack([*pieces, *(row for row, _ in asking)]),
             is_answer=np.stack([*[no_answer] * len(pieces), *(is_answer for _, is_answer in asking)])[:, 1:],
             new_document=True,
-            chunk_size=int(rng.choice(recipe.chunks)),
+            # What is asked for must have been written: reads that answer nothing teach the model to do without them.
+            chunk_size=min(int(rng.choice(recipe.chunks)), size // 2),
             is_document=np.arange(rows) < rows // 2,
         )
 
@@ -155,7 +156,7 @@ class BatchMaker:
         return self.text[start : start + size + 1].astype(np.int64)
 
     def _needle_row(self, rng: np.random.Generator, length: int, dense: bool) -> tuple[IntArray, np.ndarray]:
-        """A row of `length` tokens: statements first, then the same needles asked for, text between."""
+        """A row of `length` tokens: statements in its first half, then the same needles asked for, text between."""
         sentence = self._sentence
         count = int(length * DENSE_FILL / sentence) if dense else int(rng.integers(4, MOST_SPARSE_NEEDLES + 1))
         needles = draw_needles(rng, count)

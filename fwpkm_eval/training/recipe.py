@@ -32,8 +32,9 @@ class Recipe:
     return to their start in every step. In short rows full attention learns to look an answer up, in long ones it does
     not begin to; and a step reads text from many places in place of one, which helps the backbones.
 
-    chunks: sizes in tokens of a memory write, drawn per step. pswa: the share of steps in which full attention sees a
-    window. bf16: activations of 16 bits on CUDA; fast weights, optimizer and slow weights keep 32.
+    chunks: sizes in tokens of a memory write, drawn per step; in exercises at most half a row, so that needles are
+    written before they are asked for. pswa: the share of steps in which full attention sees a window. bf16: activations
+    of 16 bits on CUDA; fast weights, optimizer and slow weights keep 32.
     """
 
     steps: int = 2400
@@ -105,8 +106,9 @@ class Recipe:
 
 # The windows (pswa) are for full attention alone: without them a memory beside it would never be needed.
 _MICRO = Recipe(steps=3300, exercise_tokens=(128, 256, 512), exercise_steps=(500, 1300, 1700), pswa=0.5)
-# micro's mixture at 4,096 tokens. Four steps of 8 rows fill a memory of 512² slots as a haystack of 128K tokens does,
-# before its values start anew; 49 M tokens in all.
+# micro's mixture at 4,096 tokens, after short rows, in which micro learns to answer within a hundred steps. Four steps
+# of 8 rows fill a memory of 512² slots as a haystack of 128K tokens does, before its values start anew; 49 M tokens in
+# all.
 _SMALL = Recipe(
     steps=1500,
     tokens=4096,
@@ -117,6 +119,8 @@ _SMALL = Recipe(
     chunks=(512, 1024, 2048),
     pswa=0.9,
     bf16=True,
+    exercise_tokens=(256, 1024),
+    exercise_steps=(150, 450),
 )
 # arXiv 2601.00671: 10 B tokens, half LongCrawl64 and half Fineweb-Edu, AdamW, cosine to a tenth.
 _PAPER = Recipe(
