@@ -143,7 +143,7 @@ def ablation_plan(scale: str, *, full: bool = False) -> AblationPlan:
             overrides={"fwpkm.subkeys": 128},
         ),
         "small": AblationPlan(
-            model="gdn+swa:fwpkm@2,6", recipe=replace(RECIPES["small"], steps=300), samples=20, tokens=128 * 1024
+            model="gdn+swa:fwpkm@2,6", recipe=RECIPES["small"].shortened(300), samples=20, tokens=128 * 1024
         ),
         "paper": published,
     }
