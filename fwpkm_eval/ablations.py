@@ -9,7 +9,7 @@ Source of the arms: arXiv 2601.00671v2, ablation study; heads, top-k and query c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.errors import UserError, unknown
