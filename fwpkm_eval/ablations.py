@@ -123,7 +123,7 @@ def ablation_plan(scale: str, *, full: bool = False) -> AblationPlan:
     from fwpkm_eval.training.recipe import RECIPES, Recipe
 
     published = AblationPlan(
-        model="gdn:fwpkm@2,6,10",
+        model="gdn+swa:pkm@6+fwpkm@2,10",
         recipe=RECIPES["paper"],
         needles=(5,),
         samples=500,

@@ -40,14 +40,14 @@ def load_model(
     scale: str = "micro",
     device: str | torch.device = "cpu",
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
 ) -> Any:
     """A trained model, ready to be evaluated: a `reference_models.language_model.LanguageModel`.
 
     Args: name_or_path: a model's name (``gdn+swa:fwpkm@1,3``), whose shipped checkpoint is taken, or a
         checkpoint's folder. scale, seed: which of the shipped checkpoints of that name; a folder says it
-        itself. dtype: of weights and activations (``float32``, ``float64``, ``bfloat16``); fast weights are
-        never below float32.
+        itself. dtype: of weights and activations (``float32``, ``float64``, ``bfloat16``, or torch's); fast weights
+        are never below float32.
 
     Raises:
         UserError: no such model, checkpoint or device, or files that are damaged or do not belong together.
@@ -91,6 +91,8 @@ def find_checkpoint(name_or_path: str | Path, scale: str = "micro", seed: int = 
     from fwpkm_eval.reference_models.config import model_config
 
     text = str(name_or_path)
+    if not text:
+        raise UserError("the name of the model is empty: give one such as gdn+swa:fwpkm, or a checkpoint's folder")
     if isinstance(name_or_path, Path) or Path(text).is_dir() or "/" in text:
         folder = Path(name_or_path)
         if not (folder / DESCRIPTION).is_file():
@@ -154,6 +156,10 @@ def evaluate(
     measure = measures.get(task) or partial(_inside, task)
     if isinstance(model, str | Path):
         model = load_model(model)
+    elif not callable(model):
+        raise UserError(f"model is a {type(model).__name__}; it must be one model, a model's name or a folder")
+    if sets is not None and not sets:
+        raise UserError("sets names none: name at least one, or leave it out for the usual ones")
     if (note := skipped_note(data)) is not None:
         warnings.warn(note, stacklevel=2)
     names = [sets] if isinstance(sets, str) else sets
@@ -175,11 +181,14 @@ def _perplexity(
 
 
 def _niah(model: Any, text_set: TextSet, settings: dict[str, Any], progress: Callable[[int], None] | None) -> list[Row]:
-    from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah
+    from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah, repeats_note
     from fwpkm_eval.tasks.niah_rows import niah_rows
 
     checked = NiahSettings(**_known(settings, NiahSettings))
-    result = evaluate_niah(model, text_set, checked, tokenizer_of(model.config), progress)
+    tokenizer = tokenizer_of(model.config)
+    if (note := repeats_note(text_set, checked, tokenizer)) is not None:
+        warnings.warn(note, stacklevel=3)
+    result = evaluate_niah(model, text_set, checked, tokenizer, progress)
     return niah_rows(model, text_set, checked, result)
 
 

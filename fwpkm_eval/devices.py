@@ -43,10 +43,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str) -> torch.dtype:
-    """The torch dtype called ``name``, one of ``DTYPES``."""
+def resolve_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The torch dtype called ``name``, one of ``DTYPES``, or that dtype itself."""
     import torch
 
+    name = str(name).removeprefix("torch.")
     if name not in DTYPES:
         raise unknown("dtype", name, DTYPES)
     dtype = getattr(torch, name)

@@ -14,10 +14,10 @@ class UserError(Exception):
 
 
 def did_you_mean(bad: str, valid: Iterable[str]) -> str:
-    """``", did you mean 'x'?"`` for the entry of ``valid`` nearest to ``bad``, or ``""`` if none is near."""
+    """``", did you mean x?"`` for the entry of ``valid`` nearest to ``bad``, or ``""`` if none is near."""
     by_lower_case = {name.lower(): name for name in valid}
     near = difflib.get_close_matches(bad.lower(), by_lower_case, n=1, cutoff=0.6)
-    return f", did you mean {by_lower_case[near[0]]!r}?" if near else ""
+    return f", did you mean {by_lower_case[near[0]]}?" if near else ""
 
 
 def unknown(kind: str, bad: str, valid: Iterable[str]) -> UserError:

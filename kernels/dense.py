@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.kernels.arguments import check_finite, check_tensors, check_whole
+from fwpkm_eval.kernels.arguments import check_fast_weights, check_finite, check_tensors, check_whole
 from fwpkm_eval.kernels.types import TargetRule
 
 
@@ -53,6 +53,12 @@ def shifted_target(target: Tensor, lookahead: int, rule: TargetRule) -> Tensor:
     return torch.stack([target[:, ahead : ahead + count] for ahead in range(lookahead + 1)]).mean(0)
 
 
+def own_unless_written(weights: dict[str, Tensor], tokens: int, chunk_size: int, lookahead: int) -> dict[str, Tensor]:
+    """The weights, copied where no token of any chunk has its target in it: a write would have made new ones."""
+    written = min(tokens, chunk_size) > lookahead
+    return weights if written else {name: weight.clone() for name, weight in weights.items()}
+
+
 def check_rule(rule: DenseRule, **numbers: float) -> None:
     """Refuses a target rule or lookahead that there is not, and numbers that are not finite."""
     if rule.target_rule not in get_args(TargetRule):
@@ -80,6 +86,9 @@ def check_sizes(
         raise UserError(
             f"query {list(query.shape)} and target {list(target.shape)} must be [B,T,in] and [B,T,out] of the same B, T"
         )
+    if weights["w_up"].dim() != 2:
+        raise UserError(f"w_up {list(weights['w_up'].shape)} must be a matrix [hidden,in]")
+    check_fast_weights(weights)
     sizes = {"in": query.shape[2], "hidden": weights["w_up"].shape[0], "out": target.shape[2]}
     for name, words in shapes.items():
         wanted = [sizes[word] for word in words]

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fwpkm_eval.kernels.dense import check_rule, check_sizes, shifted_target
+from fwpkm_eval.kernels.dense import check_rule, check_sizes, own_unless_written, shifted_target
 from fwpkm_eval.kernels.grad_mode import own_gradients, recordable, takes_gradient
+from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.kernels.types import DenseScanResult, TargetRule
 
 SHAPES = {
@@ -83,10 +84,11 @@ def fwmlp_scan(
     dtype = weights["w_up"].dtype
     query, target = query.to(dtype), target.to(dtype)
     unrolled = takes_gradient(query, target, *weights.values())
+    weights = own_unless_written(weights, query.shape[1], chunk_size, lookahead)
     outputs, losses = [], []
     for start in range(0, query.shape[1], chunk_size):
         part = slice(start, start + chunk_size)
-        with own_gradients():
+        with own_gradients(), full_precision(query.device):
             weights = {n: recordable(w) for n, w in weights.items()}
             weights = {n: w if w.requires_grad else w.detach().requires_grad_() for n, w in weights.items()}
             output = mlp(recordable(query[:, part]), weights)

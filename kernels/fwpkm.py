@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.kernels.arguments import check_tensors, check_whole
+from fwpkm_eval.kernels.arguments import check_fast_weights, check_tensors, check_whole
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
+from fwpkm_eval.kernels.grad_mode import takes_gradient
+from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.kernels.reference import scan_reference
 from fwpkm_eval.kernels.sparse_scan import scan_sparse
 from fwpkm_eval.kernels.types import Addressing, MemoryRule, ScanResult, Score
@@ -44,7 +45,8 @@ def fwpkm_scan(
             "none" (the memorisation loss moves the keys). chunk_size: C tokens. learning_rate: η. addressing_weight: λ.
         backend: "auto", "reference" (dense autograd, the equations as written), "torch" (sparse closed form) or
             "triton" (the same in fused kernels).
-        inplace: lets a sparse backend write into keys and values instead of copies of them.
+        inplace: lets a sparse backend write into keys and values instead of copies of them. With a gradient the
+            tensors given become part of the graph, as they are what is returned.
 
     Returns:
         `ScanResult`. keys and values given are not changed unless inplace; output, keys and values are differentiable
@@ -58,15 +60,21 @@ def fwpkm_scan(
     check_whole("chunk_size", chunk_size, 1, "token")
     chosen = resolve_backend(backend, query.device)
     if inplace and (keys.requires_grad or values.requires_grad):
-        raise UserError("inplace=True overwrites keys and values: neither may require a gradient")
+        raise UserError(
+            "inplace=True overwrites keys and values: neither may require a gradient "
+            "(after a call that took one they are part of its graph: detach_() them first)"
+        )
+    if inplace and (keys._is_view() or values._is_view()) and takes_gradient(query, target, gate):
+        raise UserError("inplace=True cannot take a gradient where keys or values are views: give tensors of their own")
     dtype = values.dtype
     query, target = query.to(dtype), target.to(dtype)
     gate = None if gate is None else gate.to(dtype)
-    if chosen == "reference":
-        if inplace:
-            raise UserError("backend 'reference' has no inplace form; use backend='torch' or inplace=False")
-        return scan_reference(query, target, gate, keys, values, rule, chunk_size)
-    return scan_sparse(query, target, gate, keys, values, rule, chunk_size, inplace, chunk_ops(chosen))
+    if chosen == "reference" and inplace:
+        raise UserError("backend 'reference' has no inplace form; use backend='torch' or inplace=False")
+    with full_precision(query.device):
+        if chosen == "reference":
+            return scan_reference(query, target, gate, keys, values, rule, chunk_size)
+        return scan_sparse(query, target, gate, keys, values, rule, chunk_size, inplace, chunk_ops(chosen))
 
 
 def check_memory_shapes(
@@ -84,6 +92,8 @@ def check_memory_shapes(
         raise UserError(f"gate {list(gate.shape)} must be [B,T] = {list(query.shape[:2])}")
     if keys.dim() != 4 or keys.shape[1] != 2:
         raise UserError(f"keys {list(keys.shape)} must be [H,2,S,dk/2]")
+    if 0 in keys.shape:
+        raise UserError(f"keys {list(keys.shape)} hold none; H, S and dk/2 must be at least 1")
     heads, _, subkeys, half = keys.shape
     if query.shape[2] != heads * 2 * half:
         raise UserError(
@@ -92,13 +102,12 @@ def check_memory_shapes(
         )
     if values.dim() != 2 or values.shape[0] != subkeys**2:
         raise UserError(f"values {list(values.shape)} must be [S²,dv] with S² = {subkeys}² = {subkeys**2}")
+    if values.shape[1] == 0:
+        raise UserError(f"values {list(values.shape)} have no features; dv must be at least 1")
     if values.shape[1] != target.shape[2]:
         raise UserError(f"target width {target.shape[2]} does not fit values {list(values.shape)}: both must be dv")
     if rule.topk > subkeys:
         raise UserError(
             f"topk {rule.topk} is larger than the {subkeys} sub-keys of a half; it must be at most {subkeys}"
         )
-    if not torch.is_floating_point(values) or values.dtype.itemsize < 4 or keys.dtype != values.dtype:
-        raise UserError(
-            f"fast weights are float32 (or float64, for tests); keys are {keys.dtype} and values are {values.dtype}"
-        )
+    check_fast_weights({"keys": keys, "values": values})

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.arguments import check_tensors
-from fwpkm_eval.kernels.dense import check_rule, check_sizes, shifted_target
+from fwpkm_eval.kernels.dense import check_rule, check_sizes, own_unless_written, shifted_target
+from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.kernels.types import DenseScanResult, TargetRule
 
 SHAPES = {"w_gate": ("hidden", "in"), "w_up": ("hidden", "in"), "w_down": ("out", "hidden")}
@@ -97,16 +98,18 @@ def lact_scan(
     dtype = weights["w_up"].dtype
     query, target = query.to(dtype), target.to(dtype)
     rates = None if rates is None else rates.to(dtype)
+    weights = own_unless_written(weights, query.shape[1], chunk_size, lookahead)
     outputs, losses = [], []
-    for start in range(0, query.shape[1], chunk_size):
-        part = slice(start, start + chunk_size)
-        output = rule.read(query[:, part], weights)
-        wanted = shifted_target(target[:, part], lookahead, target_rule)
-        written = slice(start, start + wanted.shape[1])
-        if wanted.shape[1]:
-            weights = muon_step(query[:, written], wanted, None if rates is None else rates[:, written], weights)
-        outputs.append(output)
-        losses.append(-(output[:, : wanted.shape[1]] * wanted).sum(-1).detach())
+    with full_precision(query.device):
+        for start in range(0, query.shape[1], chunk_size):
+            part = slice(start, start + chunk_size)
+            output = rule.read(query[:, part], weights)
+            wanted = shifted_target(target[:, part], lookahead, target_rule)
+            written = slice(start, start + wanted.shape[1])
+            if wanted.shape[1]:
+                weights = muon_step(query[:, written], wanted, None if rates is None else rates[:, written], weights)
+            outputs.append(output)
+            losses.append(-(output[:, : wanted.shape[1]] * wanted).sum(-1).detach())
     return DenseScanResult(torch.cat(outputs, 1), dict(weights), torch.cat(losses, 1))
 
 

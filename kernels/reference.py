@@ -54,6 +54,8 @@ def _scan(
     batch, tokens, _ = query.shape
     heads, _, subkeys, _ = keys.shape
     outputs, indices, weights, losses, addressing = [], [], [], [], []
+    if min(tokens, chunk_size) <= rule.lookahead:  # nothing is written: what is returned is a copy all the same
+        values, keys = values.clone(), keys.clone()
     for start in range(0, tokens, chunk_size):
         stop = min(start + chunk_size, tokens)
         size, written = stop - start, max(stop - start - rule.lookahead, 0)

@@ -19,6 +19,7 @@ from fwpkm_eval.kernels.grad_mode import takes_gradient
 from fwpkm_eval.kernels.graph_capture import Inputs, Outputs, Step
 from fwpkm_eval.kernels.graphs import active_graphs
 from fwpkm_eval.kernels.huge_pages import copy_large
+from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.kernels.types import MemoryRule, ScanResult
 
 
@@ -101,35 +102,40 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        query, target, gate, output = ctx.saved_tensors
-        d_output, d_keys, d_values = grads[:3]
-        steps: list[ChunkStep] = ctx.steps
-        rule: MemoryRule = ctx.rule
-        ops: ChunkOps = ctx.ops
-        touched = torch.cat([s.touched for s in steps]).unique().long()
-        d_rows = query.new_zeros(len(touched), ctx.values_shape[1]) if d_values is None else d_values[touched]
-        rows = TouchedRows(touched, d_rows.contiguous())
-        d_keys = torch.zeros_like(ctx.old_keys[0]) if d_keys is None else d_keys
-        d_query, d_target = query.new_zeros(query.shape), target.new_zeros(target.shape)
-        d_gate = None if gate is None else torch.zeros_like(gate)
-        for number in reversed(range(len(steps))):
-            start = number * ctx.chunk_size
-            part = slice(start, start + ctx.chunk_size)
-            d_keys = ops.step_chunk_backward(
-                _chunk(query, target, gate, rule, start, ctx.chunk_size),
-                steps[number],
-                ctx.old_keys[number],
-                output[:, part],
-                None if d_output is None else d_output[:, part],
-                d_keys,
-                rows,
-                ChunkGradient(d_query[:, part], d_target[:, part], None if d_gate is None else d_gate[:, part]),
-            )
-        d_first_values = None
-        if ctx.needs_input_grad[4]:
-            d_first_values = _zeros(query, ctx.values_shape) if d_values is None else copy_large(d_values)
-            d_first_values[touched] = rows.gradient
-        return d_query, d_target, d_gate, d_keys, d_first_values, None, None, None, None, None
+        with full_precision(ctx.saved_tensors[0].device):  # a backward pass may be run within autocast
+            return _backward(ctx, *grads)
+
+
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    query, target, gate, output = ctx.saved_tensors
+    d_output, d_keys, d_values = grads[:3]
+    steps: list[ChunkStep] = ctx.steps
+    rule: MemoryRule = ctx.rule
+    ops: ChunkOps = ctx.ops
+    touched = torch.cat([s.touched for s in steps]).unique().long()
+    d_rows = query.new_zeros(len(touched), ctx.values_shape[1]) if d_values is None else d_values[touched]
+    rows = TouchedRows(touched, d_rows.contiguous())
+    d_keys = torch.zeros_like(ctx.old_keys[0]) if d_keys is None else d_keys
+    d_query, d_target = query.new_zeros(query.shape), target.new_zeros(target.shape)
+    d_gate = None if gate is None else torch.zeros_like(gate)
+    for number in reversed(range(len(steps))):
+        start = number * ctx.chunk_size
+        part = slice(start, start + ctx.chunk_size)
+        d_keys = ops.step_chunk_backward(
+            _chunk(query, target, gate, rule, start, ctx.chunk_size),
+            steps[number],
+            ctx.old_keys[number],
+            output[:, part],
+            None if d_output is None else d_output[:, part],
+            d_keys,
+            rows,
+            ChunkGradient(d_query[:, part], d_target[:, part], None if d_gate is None else d_gate[:, part]),
+        )
+    d_first_values = None
+    if ctx.needs_input_grad[4]:
+        d_first_values = _zeros(query, ctx.values_shape) if d_values is None else copy_large(d_values)
+        d_first_values[touched] = rows.gradient
+    return d_query, d_target, d_gate, d_keys, d_first_values, None, None, None, None, None
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -158,7 +158,7 @@ class DenseMemory:
         self.writes += 1
 
     def copy(self) -> DenseMemory:
-        return DenseMemory(dict(self.weights), self.rule, self.writes)
+        return DenseMemory({name: w.clone() for name, w in self.weights.items()}, self.rule, self.writes)
 
 
 class QueuedPiece(NamedTuple):

@@ -48,16 +48,20 @@ def save_checkpoint(
 ) -> None:
     """Writes the folder's two files, each whole or not at all; weights are stored as `dtype`.
 
+    What fast weights start from is float32 in a model of any type, and stored so where `dtype` does not hold it.
     about: whatever describes the training (recipe, data hash, versions); stored beside the configuration.
 
     Raises:
         UserError: `dtype` does not hold the weights as they are (see `round_weights`); nothing is written then.
     """
+    slow = dict(model.named_parameters())
+    weights = {}
     for name, tensor in model.state_dict().items():
-        if not torch.equal(tensor.to(dtype).to(tensor.dtype), tensor):
+        fits = torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
+        if not fits and name in slow:
             raise UserError(f"{name} cannot be stored as {dtype} without a change: round the weights first")
+        weights[name] = tensor.detach().cpu().to(dtype if fits else tensor.dtype).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
     description = {
         "format": FORMAT,
         "config": model.config.to_dict(),
@@ -120,7 +124,9 @@ def load_checkpoint(
             f"{folder / WEIGHTS} has hash {found}, its description says "
             f"{description.get('weights_hash')}: the weights were changed or belong to another checkpoint"
         )
-    model = model.to(device, dtype).eval()
+    model = model.to(device).eval()
+    for parameter in model.parameters():  # and no buffer: those are what fast weights start from
+        parameter.data = parameter.data.to(dtype)
     model.was_loaded(found)
     return model
 

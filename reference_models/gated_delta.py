@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fwpkm_eval.kernels.precision import at_least_float32, full_precision
 from fwpkm_eval.reference_models.attention import MixerState
 from fwpkm_eval.reference_models.config import BackboneConfig
-from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm, full_precision
+from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm
 
 CHUNK = 64
 
@@ -77,8 +78,9 @@ class GatedDeltaNet(nn.Module):
         qkv, past = self.conv(self.qkv_proj(x), None if state is None else state["conv"])
         q, k, v = F.silu(qkv).view(batch, tokens, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        a, b = self.ab_proj(x).view(batch, tokens, 2, self.heads).permute(2, 0, 3, 1).float()
-        log_decay = -self.a_log.float().exp().view(1, -1, 1) * F.softplus(a + self.dt_bias.float().view(1, -1, 1))
+        a, b = at_least_float32(self.ab_proj(x).view(batch, tokens, 2, self.heads).permute(2, 0, 3, 1))
+        rate, bias = (at_least_float32(one).view(1, -1, 1) for one in (self.a_log, self.dt_bias))
+        log_decay = -rate.exp() * F.softplus(a + bias)
         rule = fla_delta_rule if tokens > 1 and delta_rule_backend(v.device, v.dtype) == "fla" else gated_delta_rule
         with full_precision(x.device):
             out, matrix = rule(

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwpkm_eval.kernels.lact import RATES, SHAPES, lact_scan
+from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.kernels.stream import DenseMemory
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.memory_layers import DenseLayer, MemoryState
-from fwpkm_eval.reference_models.norms import RMSNorm, full_precision
+from fwpkm_eval.reference_models.norms import RMSNorm
 
 
 class LaCTLayer(DenseLayer):

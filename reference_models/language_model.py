@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
+from fwpkm_eval.kernels.precision import at_least_float32
 from fwpkm_eval.reference_models.attention import Attention, MixerState
 from fwpkm_eval.reference_models.config import BackboneConfig, ModelConfig
 from fwpkm_eval.reference_models.gated_delta import GatedDeltaNet
@@ -108,6 +109,18 @@ class Layer(nn.Module):
             mixed, state = self.mixer(normed, state, call.position)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), state
+
+
+def _check_rows(state: ModelState, rows: int) -> None:
+    """Refuses recurrences, caches and queued tokens of another number of rows than are to be read now."""
+    held = [x for mixer in state.mixers if mixer is not None for x in mixer.values()]
+    held += [piece.query for memory in state.memories.values() for piece in memory.queue.pieces]
+    for x in held:
+        if x.shape[0] != rows:
+            raise UserError(
+                f"this state is of {x.shape[0]} rows and tokens have {rows}: "
+                "go on with as many, or from the state's fresh_sequence()"
+            )
 
 
 def values_seed(seed: int, layer: int) -> int:
@@ -260,8 +273,8 @@ class LanguageModel(nn.Module):
                 activations for the gradient but are computed again (activation checkpointing).
 
         Returns:
-            (logits [B,T,W] or [B,1,W] float32, or None; the state after the last token). With logits "hidden" the
-            normed features [B,T,D] before the head, for a loss that makes the logits itself.
+            (logits [B,T,W] or [B,1,W] float32, float64 of a float64 model, or None; the state after the last token).
+            With logits "hidden" the normed features [B,T,D] before the head, for a loss that makes the logits itself.
         """
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise UserError(f"tokens {list(tokens.shape)} must be [B,T] with at least one token")
@@ -275,6 +288,7 @@ class LanguageModel(nn.Module):
             state = self.initial_state(tokens.shape[0])
         else:
             self.check_state(state)
+            _check_rows(state, tokens.shape[0])
         if not inplace and updates != "off":
             state = state.copy()
         every = self.config.chunk_size if write_chunk is None else None if write_chunk == "haystack" else write_chunk
@@ -295,7 +309,7 @@ class LanguageModel(nn.Module):
         if logits == "hidden":
             return self.final_norm(x), after
         x = x if logits == "all" else x[:, -1:]
-        return F.linear(self.final_norm(x), self.embedding.weight).float(), after
+        return at_least_float32(F.linear(self.final_norm(x), self.embedding.weight)), after
 
     @torch.no_grad()
     def flush(self, state: ModelState, inplace: bool = False) -> ModelState:

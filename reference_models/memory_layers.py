@@ -20,10 +20,11 @@ from fwpkm_eval.kernels.fwpkm import fwpkm_scan
 from fwpkm_eval.kernels.huge_pages import copy_large, empty_large
 from fwpkm_eval.kernels.lact import LaCTRule
 from fwpkm_eval.kernels.pkm import pkm_read
+from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.kernels.stream import DenseMemory, ProductKeyMemory, WriteQueue, flush, read_and_queue
 from fwpkm_eval.kernels.types import DenseScanResult, MemoryRule
 from fwpkm_eval.reference_models.config import FwMLPConfig, FwPKMConfig, LaCTConfig, ModelConfig, PKMConfig
-from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm, full_precision
+from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm
 
 Updates = Literal["stream", "off", "scan"]
 

@@ -6,14 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def full_precision(device: torch.device) -> torch.autocast:
-    """Autocast switched off: for what is computed in its tensors' own dtype, such as every fast-weight memory."""
-    return torch.autocast(device.type, enabled=False)
+from fwpkm_eval.kernels.precision import at_least_float32
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · (1 + w), w starting at 0, over the last dimension; computed in float32."""
+    """x / rms(x) · (1 + w), w starting at 0, over the last dimension; computed in float32 at least."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -21,7 +18,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], 1 + self.weight.float(), self.eps).to(x.dtype)
+        wide, weight = at_least_float32(x), at_least_float32(self.weight)
+        return F.rms_norm(wide, x.shape[-1:], (1 + weight).to(wide.dtype), self.eps).to(x.dtype)
 
 
 class CausalConv(nn.Module):

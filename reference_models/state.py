@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fwpkm_eval.reference_models.attention import MixerState
@@ -11,7 +13,7 @@ from fwpkm_eval.reference_models.memory_layers import MemoryState
 from fwpkm_eval.reference_models.yarn import Yarn
 
 
-@dataclass
+@dataclass(eq=False)
 class ModelState:
     """What a model knows after the tokens it has read.
 
@@ -22,7 +24,8 @@ class ModelState:
 
     States share what does not differ, to spare memory: `fresh_sequence` and a call with updates "off" give states with
     the very fast weights of the one they come from. Only a call or a flush with ``inplace=True`` changes fast weights
-    that another state may hold; `copy` gives a state that shares none.
+    that another state may hold; `copy` gives a state that shares none. States are equal where a model goes on alike
+    from both: position, rotation, caches, fast weights and queued tokens, bit for bit.
     """
 
     position: int = 0
@@ -30,6 +33,29 @@ class ModelState:
     memories: dict[int, MemoryState] = field(default_factory=dict)
     origin: int = 0
     yarn: Yarn | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ModelState):
+            return NotImplemented
+        if (self.position, self.yarn, len(self.mixers)) != (other.position, other.yarn, len(other.mixers)):
+            return False
+        return self.memories.keys() == other.memories.keys() and all(
+            _same(ours, theirs) for ours, theirs in zip(self._tensors(), other._tensors(), strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # what can change is no key
+
+    def _tensors(self) -> list[Mapping[str, Tensor | None]]:
+        """All that it holds, in an order that is the same for two states of as many layers and the same memories."""
+        held: list[Mapping[str, Tensor | None]] = [mixer or {} for mixer in self.mixers]
+        for _, memory in sorted(self.memories.items()):
+            held += [memory.memory.fast_weights, {"past": memory.past}]
+            if memory.queue.pieces:
+                waiting = memory.queue.joined()
+                held.append({"query": waiting.query, "target": waiting.target, "gate": waiting.gate})
+            else:
+                held.append({})
+        return held
 
     def copy(self) -> ModelState:
         """A state that shares no fast weights with this one (caches are never changed in place: they are shared)."""
@@ -73,3 +99,17 @@ class ModelState:
     def queued_tokens(self) -> int:
         """Tokens that were read and not written yet."""
         return max((m.queue.tokens for m in self.memories.values()), default=0)
+
+
+def _same(ours: Mapping[str, Tensor | None], theirs: Mapping[str, Tensor | None]) -> bool:
+    """Whether two mappings hold the same tensors, bit for bit (but for the sign of a zero)."""
+    if ours.keys() != theirs.keys():
+        return False
+    for name, x in ours.items():
+        y = theirs[name]
+        if x is None or y is None:
+            if x is not y:
+                return False
+        elif (x.dtype, x.device) != (y.dtype, y.device) or not torch.equal(x, y):
+            return False
+    return True

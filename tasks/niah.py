@@ -186,7 +186,8 @@ def evaluate_niah(
 
     ``progress`` is called with the number of tokens read since its last call. ``frozen``: fast weights stay as
     they start, so that the model answers as one that has none. Raises UserError, before the
-    model reads anything, where a length is too short for its needles or the text too short for a length.
+    model reads anything, where a length is too short for its needles. Where the text is shorter than
+    a haystack it goes round (`repeats_note` says so).
     """
     check_fit(text_set, settings, tokenizer)
     text = haystack_tokens(text_set, tokenizer)
@@ -209,6 +210,14 @@ def check_fit(text_set: TextSet, settings: NiahSettings, tokenizer: Tokenizer) -
     for length in settings.lengths:
         for needles in settings.needles:
             draw_sample(settings, text, tokenizer, length, needles, 0)
+
+
+def repeats_note(text_set: TextSet, settings: NiahSettings, tokenizer: Tokenizer) -> str | None:
+    """A line for whoever asks for haystacks longer than all the text there is; None where there is enough."""
+    there, longest = len(haystack_tokens(text_set, tokenizer)), max(settings.lengths)
+    if longest <= there:
+        return None
+    return f"{text_set.name} holds {there:,} tokens: in haystacks of {longest:,} the same text comes again"
 
 
 def haystack_tokens(text_set: TextSet, tokenizer: Tokenizer) -> np.ndarray:

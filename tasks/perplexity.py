@@ -203,7 +203,7 @@ def read_stream(
                     logits="all",
                     inplace=True,
                 )
-                losses = torch.nn.functional.cross_entropy(logits[0].float(), targets[part], reduction="none")
+                losses = torch.nn.functional.cross_entropy(logits[0], targets[part], reduction="none")
                 nats[segment.start + part.start : segment.start + part.stop] = losses.cpu().numpy()
                 if progress is not None:
                     progress(part.stop - part.start)

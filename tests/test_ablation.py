@@ -150,8 +150,8 @@ def test_each_arm_is_trained_under_each_scoring_beside_its_reference() -> None:
 @pytest.mark.parametrize(
     ("arms", "scores", "message"),
     [
-        (["no-lookahed"], ["idw"], "did you mean 'no-lookahead'"),
-        (["no-gate"], ["dots"], "unknown scoring 'dots', did you mean 'dot'"),
+        (["no-lookahed"], ["idw"], "did you mean no-lookahead"),
+        (["no-gate"], ["dots"], "unknown scoring 'dots', did you mean dot"),
         ([], ["idw"], "nothing to compare"),
     ],
 )
@@ -194,6 +194,7 @@ def test_a_convolution_everywhere_is_the_first_layers() -> None:
 def test_paper_scale_is_ablated_as_published(full: bool) -> None:
     plan = ablation_plan("paper", full=full)
     assert plan.recipe == RECIPES["paper"]
+    assert plan.model == "gdn+swa:pkm@6+fwpkm@2,10"
     assert (plan.length, plan.needles, plan.samples, plan.write_chunks) == (4096, (5,), 500, ("haystack",))
 
 
@@ -446,7 +447,7 @@ def test_the_command(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arms", "no-lookahed"], "unknown arm 'no-lookahed', did you mean 'no-lookahead'?"),
+        (["--arms", "no-lookahed"], "unknown arm 'no-lookahed', did you mean no-lookahead?"),
         (["--scores", "cosine"], "unknown scoring 'cosine'"),
         (["--arms", ""], "nothing to compare"),
         (["--model", "gdn"], "gdn has none"),

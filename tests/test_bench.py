@@ -29,7 +29,7 @@ def test_sizes_are_those_of_the_scales() -> None:
     paper = ops.op_size("paper")
     assert str(paper) == "S 512, dk 512, dv 512, H 1, k 8, C 512, T 2048, B 1"
     assert ops.op_size("micro").subkeys < 512
-    with pytest.raises(UserError, match="unknown size 'papre', did you mean 'paper'"):
+    with pytest.raises(UserError, match="unknown size 'papre', did you mean paper"):
         ops.op_size("papre")
 
 

@@ -159,10 +159,10 @@ def test_the_command_with_its_processes(monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--what", "ops,modles"], "unknown benchmark 'modles', did you mean 'models'?"),
-        (["--what", "opps"], "unknown benchmark 'opps', did you mean 'ops'?"),
+        (["--what", "ops,modles"], "unknown benchmark 'modles', did you mean models?"),
+        (["--what", "opps"], "unknown benchmark 'opps', did you mean ops?"),
         (["--size", "huge"], "unknown size 'huge'; valid: micro, paper"),
-        (["--what", "models", "--models", "gdn:fwpm"], "did you mean 'fwpkm'?"),
+        (["--what", "models", "--models", "gdn:fwpm"], "did you mean fwpkm?"),
         (["--device", "cuda"], "device 'cuda' cannot be used"),
         (["--repeats", "0"], "0 is not in the range"),
     ],

@@ -45,6 +45,14 @@ def test_a_round_trip_changes_no_bit(spec: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [DESCRIPTION, WEIGHTS]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_fast_weights_start_from_the_same_numbers_in_every_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """float32 keys and values, not rounded to the activations' sixteen bits."""
+    first = fast_weights(load_checkpoint(folder).initial_state())
+    assert same(fast_weights(load_checkpoint(folder, dtype=dtype).initial_state()), first)
+    assert {x.dtype for x in first.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_rounded_weights_are_stored_small_and_come_back_the_same(tmp_path: Path, dtype: torch.dtype) -> None:
     model = small_model(SPEC)
@@ -74,7 +82,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_hash_is_the_checkpoints_in_every_type(dtype: torch.dtype, folder: Path) -> None:
     model = load_checkpoint(folder, dtype=dtype)
-    assert {tensor.dtype for tensor in model.state_dict().values()} == {dtype}
+    assert {tensor.dtype for tensor in model.parameters()} == {dtype}
     assert model.weights_hash == json.loads((folder / DESCRIPTION).read_text())["weights_hash"]
 
 

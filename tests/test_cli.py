@@ -100,23 +100,23 @@ def test_other_ways_to_start_it(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["naih"], ["no command 'naih'", "did you mean 'niah'?", "valid: reproduce, ppl, niah"]),
+        (["naih"], ["no command 'naih'", "did you mean niah?", "valid: reproduce, ppl, niah"]),
         (["--modle"], ["--modle"]),
         (["env", "--jsno"], ["--jsno", "--json"]),
         (["data", "lst"], ["lst", "list"]),
         (
             ["models", "gdn:fwpmk@2"],
-            ["unknown memory 'fwpmk'", "did you mean 'fwpkm'?", "valid: fwmlp, fwpkm, lact, pkm"],
+            ["unknown memory 'fwpmk'", "did you mean fwpkm?", "valid: fwmlp, fwpkm, lact, pkm"],
         ),
         (["models", "gdn:pkm@2+fwpkm@2"], ["layer 2", "both pkm and fwpkm"]),
         (["models", "gdn:fwpkm@99"], ["layer 99", "out of range", "valid: 0 to"]),
-        (["models", "--scale", "mikro"], ["unknown scale 'mikro'", "did you mean 'micro'?"]),
+        (["models", "--scale", "mikro"], ["unknown scale 'mikro'", "did you mean micro?"]),
         (["data", "list", "--data", "no/such/folder"], ["no/such/folder"]),
         (
             ["data", "prepare", "--data", "hub", "--set", "lambda"],
-            ["unknown corpus 'lambda'", "did you mean 'lambada'?"],
+            ["unknown corpus 'lambda'", "did you mean lambada?"],
         ),
-        (["data", "prepare", "--set", "sorce"], ["unknown set 'sorce'", "did you mean 'source'?"]),
+        (["data", "prepare", "--set", "sorce"], ["unknown set 'sorce'", "did you mean source?"]),
         (["report", "no/such/folder"], ["no such folder", "no/such/folder"]),
     ],
 )
@@ -255,15 +255,15 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 def test_near_names_are_suggested_whatever_their_case() -> None:
-    assert did_you_mean("FWPMK", ["pkm", "fwpkm"]) == ", did you mean 'fwpkm'?"
-    assert did_you_mean("fwpkm", ["FwPKM"]) == ", did you mean 'FwPKM'?"
+    assert did_you_mean("FWPMK", ["pkm", "fwpkm"]) == ", did you mean fwpkm?"
+    assert did_you_mean("fwpkm", ["FwPKM"]) == ", did you mean FwPKM?"
     assert did_you_mean("zebra", ["pkm", "fwpkm"]) == ""
     assert did_you_mean("x", []) == ""
 
 
 def test_unknown_names_list_what_is_valid() -> None:
     assert str(unknown("memory", "fwpmk", ["pkm", "fwpkm", "fwmlp"])) == (
-        "unknown memory 'fwpmk', did you mean 'fwpkm'? valid: fwmlp, fwpkm, pkm"
+        "unknown memory 'fwpmk', did you mean fwpkm? valid: fwmlp, fwpkm, pkm"
     )
     assert str(unknown("task", "zebra", ["ppl"])) == "unknown task 'zebra'; valid: ppl"
     assert len(str(unknown("task", "z\n" * 10_000, ["ppl"])).splitlines()) == 1
@@ -334,11 +334,11 @@ def test_shared_options_read(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--tokens", "8Q"], ["--tokens", "'8Q' is not a size"]),
         (["--lengths", "4K,0"], ["--lengths", "zero"]),
-        (["--models", "gdn,gdn:fwpmk@2"], ["--models", "did you mean 'fwpkm'?"]),
+        (["--models", "gdn,gdn:fwpmk@2"], ["--models", "did you mean fwpkm?"]),
         (["--device", "tpu"], ["unknown device 'tpu'", "valid: auto, cpu, cuda, cuda:N"]),
         (["--models", ""], ["--models", "the list of models is empty"]),
         (["--dtype", "float8"], ["float8", "bfloat16"]),
-        (["--dtype", "bfloat61"], ["unknown dtype 'bfloat61'", "did you mean 'bfloat16'?"]),
+        (["--dtype", "bfloat61"], ["unknown dtype 'bfloat61'", "did you mean bfloat16?"]),
         (["--out", ""], ["--out", "it is empty"]),
         (["--engine", "spark"], ["unknown engine 'spark'", "local, ray"]),
         (["--seed", "-1"], ["--seed", "-1"]),
@@ -363,10 +363,10 @@ def test_shared_options_refuse(arguments: list[str], words: list[str], capsys: p
         (["capacity", "--samples", "1000001", "--dry-run"], ["1,000,001 samples are too many"]),
         (
             ["niah", "--write-chunk", "4K,haystak"],
-            ["neither a size nor 'haystack', did you mean 'haystack'?"],
+            ["neither a size nor 'haystack', did you mean haystack?"],
         ),
         (["trace", "--write-chunk", "often"], ["'often' is neither a size nor 'haystack'; valid: 512, 4K, haystack"]),
-        (["niah", "--protocol", "publishd"], ["unknown protocol 'publishd'", "did you mean 'published'?"]),
+        (["niah", "--protocol", "publishd"], ["unknown protocol 'publishd'", "did you mean published?"]),
         (["niah", "--model", " "], ["the list of models is empty"]),
         (["train", "--model", "gdn", "--out", ""], ["--out", "it is empty"]),
     ],

@@ -182,7 +182,7 @@ def test_the_domains_of_the_pile_are_taken_where_they_are(
     ("models", "arguments", "message"),
     [
         ("plain", (), "no model here has a memory that adapts"),
-        ("fwpkm", ("--domains", "frelaw"), "did you mean 'freelaw'"),
+        ("fwpkm", ("--domains", "frelaw"), "did you mean freelaw"),
         ("fwpkm", ("--adapt", "64K"), "others it needs 65,600"),
     ],
 )

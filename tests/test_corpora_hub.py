@@ -260,9 +260,9 @@ def test_the_catalogue_names_what_the_rest_of_the_project_names() -> None:
         assert each.size
     assert CORPORA["fineweb_edu"].splits["test"].last == 10_000
     assert CORPORA["lambada"].splits["test"].origin == "train"
-    with pytest.raises(UserError, match="unknown corpus 'fineweb', did you mean 'fineweb_edu'"):
+    with pytest.raises(UserError, match="unknown corpus 'fineweb', did you mean fineweb_edu"):
         find_corpus("fineweb")
     with pytest.raises(UserError, match="lambada has no train split here; it has: test"):
         find_split(CORPORA["lambada"], "train")
-    with pytest.raises(UserError, match="unknown lc64 split 'tets', did you mean 'test'"):
+    with pytest.raises(UserError, match="unknown lc64 split 'tets', did you mean test"):
         find_split(CORPORA["lc64"], "tets")

@@ -324,7 +324,7 @@ def test_hub_says_how_to_prepare_what_is_not(folder: Path, novels: str, monkeypa
     prepare.prepare(lambada(folder, novels))
     with pytest.raises(UserError, match=r"lc64/train is not prepared in .*--set lc64 --splits train; --data embedded"):
         load_set("hub", "lc64", "train")
-    with pytest.raises(UserError, match="unknown set 'lambda', did you mean 'lambada'"):
+    with pytest.raises(UserError, match="unknown set 'lambda', did you mean lambada"):
         load_set("hub", "lambda", "test")
     monkeypatch.delenv("FWPKM_EVAL_DATA")
     assert hub_folder() == Path.home() / ".cache" / "fwpkm_eval" / "data"
@@ -358,7 +358,7 @@ def test_the_command_shows_what_it_will_fetch_and_fetches_it(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "hub", "--set", "lambda"], "unknown corpus 'lambda', did you mean 'lambada'"),
+        (["--data", "hub", "--set", "lambda"], "unknown corpus 'lambda', did you mean lambada"),
         (["--data", "hub", "--set", "lambada", "--splits", "train"], "lambada has no train split here"),
         (["--data", "hub", "--source", "x"], "--source is a copy of one corpus: say which with --set NAME"),
         (["--data", "hub", "--set", "lambada", "--tokens", "none"], "'none' is not a size"),

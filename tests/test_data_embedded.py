@@ -258,7 +258,7 @@ FILE
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UserError, match=r"unknown set 'sauce', did you mean 'source'\?.*docs, manual, source"):
+    with pytest.raises(UserError, match=r"unknown set 'sauce', did you mean source\?.*docs, manual, source"):
         load_set("embedded", "sauce", "test")
     with pytest.raises(UserError, match=r"unknown manual split 'train'.*valid: test$"):
         load_set("embedded", "manual", "train")

@@ -248,7 +248,7 @@ def test_what_cannot_be_forgotten_exactly_is_refused(tmp_path: Path) -> None:
     log.writes[0] = LoggedWrite(write.query, write.target + 1, write.gate, write.query_places, write.target_places)
     with pytest.raises(UserError, match="bit for bit"):
         tampered.forget(span)
-    with pytest.raises(UserError, match="unknown keys 'keep', did you mean 'kept'"):
+    with pytest.raises(UserError, match="unknown keys 'keep', did you mean kept"):
         stored(model, read(model, text, 5), tmp_path / "state").forget(span, "keep")  # type: ignore[arg-type]
 
 

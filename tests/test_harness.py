@@ -247,8 +247,8 @@ def test_it_is_registered_beside_the_built_in_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"pases": 1}, "unknown model argument 'pases', did you mean 'passes'?"),
-        ({"memory": "requests"}, "unknown memory 'requests', did you mean 'request'?"),
+        ({"pases": 1}, "unknown model argument 'pases', did you mean passes?"),
+        ({"memory": "requests"}, "unknown memory 'requests', did you mean request?"),
         ({"memory": "off", "passes": 1}, "memory=off forbids it"),
         ({"passes": -1}, "passes must be 0 or more"),
         ({"write_chunk": 0}, "write chunk 0"),

@@ -221,7 +221,7 @@ def test_low_precision_activations_with_float32_weights() -> None:
         ({"weights": {"w_up": torch.zeros(6, 4)}}, ["w_gate, w_up, w_down", "got w_up"]),
         ({"chunk_size": 0}, ["chunk_size", "0"]),
         ({"lookahead": -1}, ["lookahead", "-1"]),
-        ({"target_rule": "nxet"}, ["nxet", "did you mean 'next'"]),
+        ({"target_rule": "nxet"}, ["nxet", "did you mean next"]),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], words: list[str]) -> None:

@@ -205,7 +205,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (["--data", "embedded"], "no LongBench questions: a folder is needed; give --data DIR"),
         (["--data", "nowhere"], "no LongBench questions: there is no folder 'nowhere'"),
-        (["--sets", "hotpot"], "did you mean 'hotpotqa'"),
+        (["--sets", "hotpot"], "did you mean hotpotqa"),
         (["--protocol", "closed-book"], "passes 0 goes with protocol open-book alone"),
         (["--passes", "one"], "not numbers of readings"),
     ],

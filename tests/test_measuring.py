@@ -265,14 +265,16 @@ def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["niah", "--passes", "one"], "are not numbers of readings"),
         (["niah", "--write-chunk", "hay"], "'hay' is neither a size nor 'haystack'"),
         (["niah", "--depths", "deep"], "are not numbers from 0 to 1"),
-        (["niah", "--haystack", "tale"], "did you mean 'tales'"),
-        (["ppl", "--sets", "tales,note"], "did you mean 'notes'"),
+        (["niah", "--haystack", "tale"], "did you mean tales"),
+        (["ppl", "--sets", "tales,note"], "did you mean notes"),
+        (["ppl", "--sets", ""], "the list is empty: name at least one"),
+        (["continual", "--domains", " "], "the list is empty: name at least one"),
         (["ppl", "--data", "hub"], "no set is prepared in"),
-        (["ppl", "--models", "gdn+swa:fwpmk@1"], "did you mean 'fwpkm'"),
+        (["ppl", "--models", "gdn+swa:fwpmk@1"], "did you mean fwpkm"),
         (["ppl", "--models", "no/such/folder"], "no checkpoint in no/such/folder"),
         (["ppl", "--models", "gdn:fwmlp@1,gdn:fwmlp@0"], "no trained gdn:fwmlp@1 at scale micro is shipped"),
-        (["reproduce", "--scale", "mikro"], "did you mean 'micro'"),
-        (["reproduce", "--only", "nia"], "did you mean 'niah'"),
+        (["reproduce", "--scale", "mikro"], "did you mean micro"),
+        (["reproduce", "--only", "nia"], "did you mean niah"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(
@@ -292,6 +294,49 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     errors = capsys.readouterr().err
     assert message in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", ""], "it is empty: name a folder"),
+        (["generate", "--model", "gdn+swa", "--prompt", "x", "--stop", ""], "--stop is empty"),
+    ],
+)
+def test_an_empty_text_is_not_taken_for_none(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_haystacks_longer_than_the_text_are_said_to_repeat_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(folder / "data")
+    command = ["niah", "--models", str(folder / "plain"), "--data", data, "--haystack", "tales", "--samples", "1"]
+    assert run(*command, "--passes", "1", "--lengths", "512") == 0
+    assert "comes again" not in capsys.readouterr().err
+    assert run(*command, "--passes", "1", "--lengths", "512,4K") == 0
+    assert re.search(r"note: tales holds 2,\d{3} tokens: in haystacks of 4,096 the same text", capsys.readouterr().err)
+    with pytest.warns(UserWarning, match="the same text comes again"):
+        fwpkm_eval.evaluate(folder / "plain", "niah", data=data, sets="tales", lengths=4096, samples=1, passes=1)
+
+
+def test_what_nobody_reads_to_its_end_is_kept_all_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``… --out DIR | head -1``: the report is built though what is shown meets a closed pipe."""
+
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("fwpkm_eval.commands.trace_view.show_trace", closed)
+    out = tmp_path / "run"
+    command = ["trace", "--model", str(folder / "fwpkm"), "--data", str(folder / "data"), "--haystack", "tales"]
+    assert run(*command, "--length", "512", "--out", str(out)) != 0
+    assert (out / "report.html").exists()
+    assert list((out / "trace").iterdir())
 
 
 @pytest.mark.usefixtures("without_workers")
@@ -382,10 +427,17 @@ def test_what_cannot_be_loaded_or_evaluated(folder: Path, tmp_path: Path) -> Non
         fwpkm_eval.load_model("fa")
     with pytest.raises(UserError, match="no checkpoint in"):
         fwpkm_eval.load_model(tmp_path)
+    with pytest.raises(UserError, match="the name of the model is empty"):
+        fwpkm_eval.load_model("")
+    for several in (None, ["gdn+swa"]):
+        with pytest.raises(UserError, match="it must be one model"):
+            fwpkm_eval.evaluate(several)
+    with pytest.raises(UserError, match="sets names none"):
+        fwpkm_eval.evaluate(folder / "plain", data=str(folder / "data"), sets=[])
     model = fwpkm_eval.load_model(folder / "plain")
-    with pytest.raises(UserError, match="did you mean 'niah'"):
+    with pytest.raises(UserError, match="did you mean niah"):
         fwpkm_eval.evaluate(model, "nia")
-    with pytest.raises(UserError, match="unknown setting 'passe', did you mean 'passes'"):
+    with pytest.raises(UserError, match="unknown setting 'passe', did you mean passes"):
         fwpkm_eval.evaluate(model, "niah", data=str(folder / "data"), passe=2)
 
 

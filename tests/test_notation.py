@@ -94,10 +94,10 @@ def test_any_text_is_a_model_or_a_user_error_of_one_line(text: str) -> None:
     ("text", "wrong_and_right"),
     [
         ("", ["empty model name", "gdn+swa"]),
-        ("gnd", ["unknown backbone 'gnd'", "did you mean 'gdn'?", "valid: fa, gdn, gdn+fa, gdn+swa"]),
+        ("gnd", ["unknown backbone 'gnd'", "did you mean gdn?", "valid: fa, gdn, gdn+fa, gdn+swa"]),
         ("mamba9", ["unknown backbone 'mamba9'", "valid: fa, gdn, gdn+fa, gdn+swa"]),
-        ("gdn:fwpmk@2", ["unknown memory 'fwpmk'", "did you mean 'fwpkm'?", "valid: fwmlp, fwpkm, lact, pkm"]),
-        ("gdn:FwPKM@2", ["unknown memory 'FwPKM'", "did you mean 'fwpkm'?"]),
+        ("gdn:fwpmk@2", ["unknown memory 'fwpmk'", "did you mean fwpkm?", "valid: fwmlp, fwpkm, lact, pkm"]),
+        ("gdn:FwPKM@2", ["unknown memory 'FwPKM'", "did you mean fwpkm?"]),
         ("gdn:", ["no memory after ':'"]),
         (":fwpkm@2", ["no backbone before ':'"]),
         ("fwpkm@2", ["no backbone", "gdn:fwpkm@2"]),

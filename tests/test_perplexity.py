@@ -290,7 +290,7 @@ def test_the_model_is_left_in_its_mode_and_progress_counts_every_token() -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scope": "documents"}, "did you mean 'document'"),
+        ({"scope": "documents"}, "did you mean document"),
         ({"tokens": 0}, "tokens must be at least 1"),
         ({"segment": 0}, "segment must be at least 1"),
         ({"write_chunk": -4}, "write chunk must be at least 1"),

@@ -119,7 +119,7 @@ def test_a_memory_is_trained_with_the_settings_that_were_asked_for(
     [
         (["fwpkm.query_conv"], "'fwpkm.query_conv' is not a setting of a memory and its value"),
         (["backbone.hidden=64"], "'backbone.hidden=64' is not a setting of a memory"),
-        (["fwpkm.query_cov=0"], "unknown setting of fwpkm 'query_cov', did you mean 'query_conv'?"),
+        (["fwpkm.query_cov=0"], "unknown setting of fwpkm 'query_cov', did you mean query_conv?"),
         (["fwpkm.score=cosine"], "fwpkm.score is 'cosine'; it must be one of idw, dot"),
         (
             ["fwpkm.query_conv=[16"],

@@ -156,6 +156,39 @@ def test_reproduce_takes_as_many_seeds_for_the_ablation_as_it_is_told(capsys: py
     assert "default: 1; for the ablation 3" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("further", [(), ("--dry-run",)])
+@pytest.mark.parametrize("task", ["gates", "trace", "addressing"])
+def test_a_run_that_would_hold_nothing_is_refused(
+    task: str, further: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run("reproduce", "--only", task, "--models", "gdn+swa", "--out", str(out), *further) == 2
+    errors = capsys.readouterr().err
+    assert f"nothing to measure: gdn+swa have nothing for {task}" in errors
+    assert errors.count("\n") == 1
+    assert not out.exists()
+
+
+def test_the_ablation_needs_no_checkpoint_of_its_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It trains its own models: at small, where none is shipped, it gets as far as measuring."""
+    from fwpkm_eval.commands import measure
+
+    asked: list[int] = []
+
+    def refuse(jobs: list[Any], *_: Any, **__: Any) -> None:
+        asked.append(len(jobs))
+        raise UserError("as far as this")
+
+    monkeypatch.setattr(measure, "run_cells", refuse)
+    assert run("reproduce", "--scale", "small", "--only", "ablation", "--out", str(tmp_path / "run")) == 2
+    assert "as far as this" in capsys.readouterr().err
+    assert asked[0] > 20
+    assert run("reproduce", "--only", "ablation", "--models", "gdn", "--dry-run") == 2
+    assert "the ablation trains its own" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "without_it"),
     [

@@ -52,9 +52,9 @@ def test_settings_read(kind: type, given: dict[str, Any], read: dict[str, Any]) 
         (PerplexitySettings, {"tokens": "8Q"}, "'8Q' is not a size"),
         (PerplexitySettings, {"tokens": [1024]}, "tokens is '[1024]'; it must be a whole number"),
         (PerplexitySettings, {"frozen": "no"}, "frozen is 'no'; it must be True or False"),
-        (PerplexitySettings, {"token": 5}, "unknown setting 'token', did you mean 'tokens'?"),
+        (PerplexitySettings, {"token": 5}, "unknown setting 'token', did you mean tokens?"),
         (NiahSettings, {"lengths": (4096, 0.5)}, "lengths is '0.5'; it must be a whole number"),
-        (NiahSettings, {"write_chunks": "haystak"}, "neither a size nor 'haystack', did you mean 'haystack'?"),
+        (NiahSettings, {"write_chunks": "haystak"}, "neither a size nor 'haystack', did you mean haystack?"),
         (NiahSettings, {"depths": "deep"}, "depths is 'deep'; it must be a number"),
         (NiahSettings, {"depths": [None]}, "depths is 'None'; it must be a number"),
     ],
@@ -94,7 +94,7 @@ def test_evaluate_takes_a_folder_and_one_set(tmp_path: Path) -> None:
 
 
 def test_evaluate_takes_a_models_name() -> None:
-    with pytest.raises(UserError, match="unknown memory 'fwpmk', did you mean 'fwpkm'"):
+    with pytest.raises(UserError, match="unknown memory 'fwpmk', did you mean fwpkm"):
         evaluate("gdn+swa:fwpmk", "ppl", sets="source")
     rows = evaluate("gdn+swa:fwpkm", "ppl", sets="source", tokens="64")
     assert set(rows["model"]) == {"gdn+swa:fwpkm@1,3"}

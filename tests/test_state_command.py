@@ -160,7 +160,7 @@ def test_states_in_python(folder: Path, tmp_path: Path) -> None:
         (["show", "model/model.safetensors"], "is not a state file"),
         (["forget", "state", "--out", "x"], "either --span A:B or --label NAME"),
         (["forget", "state", "--span", "1:2", "--label", "a", "--out", "x"], "either --span A:B or --label NAME"),
-        (["forget", "state", "--label", "sekret", "--out", "x"], "did you mean 'secret'?"),
+        (["forget", "state", "--label", "sekret", "--out", "x"], "did you mean secret?"),
         (["forget", "state", "--span", "9:5", "--out", "x"], "is empty"),
         (["forget", "state", "--span", "nine", "--out", "x"], "is not two token numbers"),
         (["forget", "state", "--span", "0:1000000", "--out", "x"], "goes past what was read, which is tokens 0:254"),

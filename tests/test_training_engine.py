@@ -242,7 +242,7 @@ def test_loggers_that_are_not_there_are_named_with_the_way_to_get_them(
         train(tmp_path, data, where=Where(log=("wandb",)))
     with pytest.raises(UserError, match="pip install tensorboard"):
         train(tmp_path, data, where=Where(log=("tensorboard",)))
-    with pytest.raises(UserError, match=r"unknown logger 'wandbb', did you mean 'wandb'"):
+    with pytest.raises(UserError, match=r"unknown logger 'wandbb', did you mean wandb"):
         train(tmp_path, data, where=Where(log=("wandbb",)))
 
 
@@ -415,12 +415,12 @@ def test_every_scale_has_a_recipe_and_layers(data: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--parallel", "dpp"], "unknown kind of parallelism 'dpp', did you mean 'ddp'"),
+        (["--parallel", "dpp"], "unknown kind of parallelism 'dpp', did you mean ddp"),
         (["--parallel", "fsdp"], "start it with torchrun"),
         (["--device", "cuda:99"], "device 'cuda:99'"),
         (["--rows", "3"], "rows is 3; it must be even"),
         (["--rows-at-once", "5"], "2 rows cannot be read 5 at once"),
-        (["--scale", "smal"], "did you mean 'small'"),
+        (["--scale", "smal"], "did you mean small"),
     ],
 )
 def test_train_explains_what_is_wrong(

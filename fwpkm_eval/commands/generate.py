@@ -96,6 +96,8 @@ def command(
     text = None if memorise is None else _read(memorise)
     if text == "":
         raise UserError(f"{memorise} is empty: there is nothing to memorise")
+    if "" in stop:
+        raise UserError("--stop is empty: give the text to end before, or leave it out")
     from fwpkm_eval.api import load_model, tokenizer_of
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.generation import Sampling, decode

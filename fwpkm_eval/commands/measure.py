@@ -136,18 +136,21 @@ def run_cells(
 def conclude(measured: Measured, given: Given, show: Show, show_json: Show | None = None) -> None:
     """Shows the rows, with ``--json`` as JSON (``show_json``: as that shows them), and ends the command.
 
-    Before its end, tables, plots and report are built in ``--out``, and where is said. The exit code is 1 if anything
-    failed.
+    Before its end, tables, plots and report are built in ``--out``, and where is said: also where nobody reads what is
+    shown to its end (``| head``). The exit code is 1 if anything failed.
     """
-    if given.as_json:
-        (show_json or print_rows)(measured.rows)
-    else:
-        show(measured.rows)
-    if given.out is not None and measured.rows:
-        from fwpkm_eval.reporting import build_report
+    try:
+        if given.as_json:
+            (show_json or print_rows)(measured.rows)
+        else:
+            show(measured.rows)
+    finally:
+        if given.out is not None and measured.rows:
+            from fwpkm_eval.reporting import build_report
 
-        _keep_traces(given.out, measured.payloads)
-        build_report(given.out, measured.payloads)
+            _keep_traces(given.out, measured.payloads)
+            build_report(given.out, measured.payloads)
+    if given.out is not None and measured.rows:
         click.echo(f"report: {given.out / 'report.html'}", err=given.as_json)
     _end(measured)
 

@@ -110,7 +110,7 @@ def command(
     from fwpkm_eval.data import default_haystack, load_set
     from fwpkm_eval.runs.jobs import TextSource, biggest_first, guess_job, niah_jobs
     from fwpkm_eval.runs.manifest import check_free
-    from fwpkm_eval.tasks.niah import NiahSettings, check_fit
+    from fwpkm_eval.tasks.niah import NiahSettings, check_fit, repeats_note
 
     settings = NiahSettings(
         lengths=lengths,
@@ -132,6 +132,9 @@ def command(
     text = TextSource(given.data, load_set(given.data, haystack, "test"))
     for source in found:
         check_fit(text.text_set, settings, tokenizer_of(source.config))
+    notes = [repeats_note(text.text_set, settings, tokenizer_of(source.config)) for source in found]
+    for note in dict.fromkeys(note for note in notes if note is not None):
+        click.echo(f"note: {note}", err=True)
     jobs = [job for source in found for job in niah_jobs(source, text, settings)]
     measured = run_cells(
         [*biggest_first(jobs), guess_job(text, settings)], given, config=config, models=found, texts=[text]

@@ -91,6 +91,12 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
+def _names(text: str) -> tuple[str, ...]:
+    if not text.strip(", "):
+        raise UserError("the list is empty: name at least one, or leave the option out")
+    return listed(text)
+
+
 def numbers(name: str, wanted: str, digits: int) -> Parsed:
     """A type for a list of whole numbers of at most so many digits; an error says what is ``wanted``."""
 
@@ -144,8 +150,8 @@ WRITE_CHUNK = Parsed("write chunk", parse_write_chunk)
 """How often a reading is written: ``512`` -> 512, or ``haystack`` (once, at its end)."""
 PASSES = numbers("passes", "numbers of readings, such as 1,2,4", 5)
 """Numbers of readings, ``0,1,2`` -> a tuple of int."""
-NAMES = Parsed("names", lambda text: listed(text) if text else ())
-"""Names separated by commas -> a tuple of str; none of an empty text."""
+NAMES = Parsed("names", _names)
+"""Names separated by commas -> a tuple of str, at least one."""
 MODEL = Parsed("model", _model_name)
 """A model's name, checked -> its canonical name."""
 MODELS = Parsed("models", _model_names)

@@ -12,7 +12,7 @@ from fwpkm_eval.errors import UserError
 
 
 @click.command(name="report")
-@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directory", metavar="DIR", type=options.Folder())
 @options.quiet
 @options.as_json
 def command(directory: Path, quiet: bool, as_json: bool) -> None:

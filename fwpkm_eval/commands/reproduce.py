@@ -103,18 +103,25 @@ def command(
         "dtype": given.dtype,
         "plan": _as_json({name: value for name, value in asdict(plan).items() if name not in ("models", "further")}),
     }
+    if set(only) == {ABLATION}:
+        if models is not None:
+            raise UserError(
+                "--models is of the other tasks: the ablation trains its own; see fwpkm-eval ablate --model"
+            )
+        names = []
     all_seeds = range(given.seed, given.seed + seeds)
     how: dict[str, Any] = {"scale": scale, "tokens": tokens, "retrain": retrain, "given": given}
     if dry_run:
         configured = [_as_configured(names, scale)] * seeds
         planned = _plan_all(plan, configured, all_seeds, ablation_seeds, only, out / "checkpoints", **how)
         planned = _within(plan, planned, budget, given)
+        _refuse_nothing(planned, only, names)
         workers = _workers(planned, given)
         print_plan(plan, planned.jobs, workers, as_json=given.as_json)
         return
     check_free(out, config)
     by_seed = [names] * seeds
-    if retrain:
+    if retrain and names:
         check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=all_seeds)
         by_seed = []
         for one in all_seeds:
@@ -122,6 +129,7 @@ def command(
     found = [sources.find_sources(of_seed, scale, given) for of_seed in by_seed]
     planned = _plan_all(plan, found, all_seeds, ablation_seeds, only, out / "checkpoints", **how)
     planned = _within(plan, planned, budget, given)
+    _refuse_nothing(planned, only, names)
     measured = run_cells(
         planned.jobs,
         given,
@@ -179,6 +187,15 @@ def _plan_all(
         jobs = [*ablated.jobs, *jobs]
         texts |= {text.text_set.name: text for text in ablated.texts}
     return Planned(jobs, list(texts.values()))
+
+
+def _refuse_nothing(planned: Planned, only: Sequence[str], names: Sequence[str | Path]) -> None:
+    """Gates, slots and traces are of memories: a run of models without one would hold nothing."""
+    if not planned.jobs:
+        raise UserError(
+            f"nothing to measure: {', '.join(map(str, names))} have nothing for {', '.join(only)} to look at; "
+            "name a model such as gdn+swa:fwpkm"
+        )
 
 
 def _workers(planned: Planned, given: options.Given) -> int:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.reference_models.language_model import LanguageModel
-from fwpkm_eval.reference_models.norms import full_precision
 from fwpkm_eval.reference_models.state import ModelState
 
 MOST_LOGITS = 2**26
