@@ -102,6 +102,18 @@ def test_the_command_trains_by_the_recipe_that_was_asked_for(
     assert asked == [replace(expected.shortened(660), seed=3)]
 
 
+@pytest.mark.parametrize(("tokens", "rows", "steps"), [("20K", 2, 10), ("20K", 4, 5), ("1", 2, 1)])
+def test_a_training_may_be_as_long_as_so_many_tokens(
+    tokens: str, rows: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Recipe] = []
+    monkeypatch.setattr("fwpkm_eval.training.run.train_model", lambda config, recipe, *rest: asked.append(recipe))
+    command = ["train", "--model", "gdn", "--out", str(tmp_path / "run"), "--rows", str(rows), "--tokens", tokens]
+    assert cli.main(command) == 0
+    assert asked == [replace(recipe_for(model_config("gdn")).shortened(steps), rows=rows)]
+    assert cli.main([*command, "--steps", "3"]) == 2
+
+
 def test_a_memory_is_trained_with_the_settings_that_were_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,13 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
 @options.data
 @options.seed
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Steps. [default: the scale's recipe]")
+@click.option(
+    "--tokens",
+    type=options.SIZE,
+    default=None,
+    metavar="SIZE",
+    help="Tokens to read in all, in place of --steps: as many steps as end before so many tokens, one at least.",
+)
 @click.option("--rows", type=click.IntRange(min=1), default=None, help="Rows of a step. [default: the scale's recipe]")
 @click.option(
     "--rows-at-once",
@@ -97,6 +104,8 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
 @options.device
 @click.option(
     "--precision",
+    "--dtype",
+    "precision",
     type=options.OneOf("precision", ["auto", "float32", "bfloat16"]),
     default="auto",
     show_default=True,
@@ -139,6 +148,7 @@ def command(
     data: str,
     seed: int,
     steps: int | None,
+    tokens: int | None,
     rows: int | None,
     rows_at_once: int | None,
     exercises: bool,
@@ -163,6 +173,8 @@ def command(
     """
     from dataclasses import replace
 
+    if steps is not None and tokens is not None:
+        raise UserError("--steps and --tokens both say how long to train: one is enough")
     from fwpkm_eval.malloc import tune_malloc
 
     tune_malloc()
@@ -177,7 +189,10 @@ def command(
         torch.set_num_threads(threads)
     config = model_config(model, scale, **_settings(chosen, model))
     recipe = recipe_for(config, data, exercises, needles)
-    recipe = replace(recipe.shortened(steps or recipe.steps), seed=seed, rows=rows or recipe.rows)
+    recipe = replace(recipe, seed=seed, rows=rows or recipe.rows)
+    if tokens is not None:
+        steps = max(1, tokens // (recipe.rows * recipe.tokens))
+    recipe = recipe.shortened(steps or recipe.steps)
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)
     where = Where(device, parallel, log, save_every)
