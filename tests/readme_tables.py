@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import pandas
@@ -33,32 +33,22 @@ WRITERS = (
     "gdn+swa:pkm@2+fwpkm@1,3",
     "gdn+fa:fwpkm@1,3",
 )
-TRAINED_ANEW = ("gdn+swa", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3")
+BACKBONE, WITH_MEMORY = "gdn+swa", "gdn+swa:fwpkm@1,3"
+TRAININGS = {
+    BACKBONE: {0: "micro", 1: "micro-backbone-seeds", 2: "micro-backbone-seeds"},
+    WITH_MEMORY: {0: "micro", 2: "micro-seeds"},
+}
+"""The folder of each training of the models that were trained more than once, by seed."""
 SETS = ("source", "docs", "manual")
 BOOK_MODELS = ("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwpkm@1,3")
 BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
 BOOK_RUNS = (
-    ("books", "text and needles, one query", (0, 1)),
-    ("books-two-queries", "text and needles", (0,)),
-    ("books-text", "text alone, one query", (0,)),
+    ("books", "text and needles", (0, 1)),
+    ("books-fwpkm", "text and needles", (0,)),
+    ("books-text", "text alone", (0,)),
     ("books-text-no-conv", "text alone, no query convolution", (0, 1)),
 )
 """Folder, how its models were trained, and the seeds."""
-ONE_QUERY = ", one query"
-LATER = (1, 2)
-LONG_ROWS = "long rows alone"
-WITH_MEMORY = {
-    "short rows first": {0: "micro", 2: "micro-seeds"},
-    "short rows first, long writes": {0: "micro-long-writes", 2: "micro-long-writes-seeds"},
-    "short rows first, long writes, one query": {0: "micro-one-query", **dict.fromkeys(LATER, "micro-one-query-seeds")},
-    f"{LONG_ROWS}, one query": {0: "micro-no-exercises", **dict.fromkeys(LATER, "micro-no-exercises-seeds")},
-}
-"""The folder of each training, by recipe and seed."""
-WITHOUT = {
-    "short rows first": {0: "micro", **dict.fromkeys(LATER, "micro-one-query-seeds")},
-    LONG_ROWS: WITH_MEMORY[f"{LONG_ROWS}, one query"],
-}
-"""Those of the backbone, which neither writes nor queries."""
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
     (5, 4096, 20, ONE_WRITE),
@@ -145,23 +135,19 @@ def text() -> str:
 
 
 def trainings() -> str:
-    """A line for each training of the models that were trained more than once, by any recipe."""
+    """A line for each training of the models that were trained more than once."""
     asked = (*_needles_asked(), *((f"`{name}`", _bits_of(name)) for name in SETS))
     lines = []
-    for model in TRAINED_ANEW:
-        recipes = WITHOUT if model == TRAINED_ANEW[0] else WITH_MEMORY
-        for recipe, seeds in recipes.items():
-            for seed in seeds:
-                frame = trained(model, recipe, seed)
-                if not frame.empty:
-                    lines.append([f"`{model}`", f"{recipe}, {seed}", *(tell(frame, model) for _, tell in asked)])
-    return table(["model", "trained with, seed", *(label for label, _ in asked)], lines, words=2)
+    for model, seeds in TRAININGS.items():
+        for seed in seeds:
+            frame = trained(model, seed)
+            lines.append([f"`{model}`", str(seed), *(tell(frame, model) for _, tell in asked)])
+    return table(["model", "seed", *(label for label, _ in asked)], lines)
 
 
-def trained(model: str, recipe: str, seed: int) -> pandas.DataFrame:
-    """The rows of one training of a model, none where there was none; a backbone is asked for by any recipe."""
-    folders = WITH_MEMORY[recipe] if model != TRAINED_ANEW[0] else WITHOUT[recipe.partition(", ")[0]]
-    frame = rows_of(folders[seed])
+def trained(model: str, seed: int) -> pandas.DataFrame:
+    """The rows of one training of a model."""
+    frame = rows_of(TRAININGS[model][seed])
     frame = frame[frame["model"] == model]
     return of_training(frame, seed) if seed else frame
 
@@ -172,7 +158,6 @@ def on_books() -> str:
     lines = []
     for model in BOOK_MODELS:
         for name, kind, seeds in BOOK_RUNS:
-            words = kind if "fwpkm" in model else kind.removesuffix(ONE_QUERY)
             asks = "needles" in kind
             for seed in seeds:
                 frame = of_training(rows_of(name), seed) if asks else in_order(rows_of(name), model, seed)
@@ -181,14 +166,14 @@ def on_books() -> str:
                     if set(found) == {"–"}:
                         continue
                     needles = [tell(frame, model) if asks and not off else "–" for _, tell in asked]
-                    lines.append([f"`{model}`", f"{words}, {seed}{off}", *found, *needles])
+                    lines.append([f"`{model}`", f"{kind}, {seed}{off}", *found, *needles])
     heads = ["model", "trained with, seed", *(f"`{one}`" for one in BOOK_SETS), *(label for label, _ in asked)]
     return table(heads, lines, words=2)
 
 
-def ablated(folder: str) -> str:
-    """A line for each model of an ablation in full."""
-    frame = rows_of(folder)
+def ablated() -> str:
+    """A line for each model of the ablation in full."""
+    frame = rows_of("ablation-full")
     asked = [(needles, how) for needles in (5, 64) for how in (ONE_WRITE, OFTEN)]
     lines = []
     order = [REFERENCE, *ARMS]
@@ -266,8 +251,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "text": text,
     "trainings": trainings,
     "books": on_books,
-    "ablated": partial(ablated, "ablation-full"),
-    "ablated with one query": partial(ablated, "ablation-full-one-query"),
+    "ablated": ablated,
 }
 
 

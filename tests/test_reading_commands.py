@@ -76,7 +76,7 @@ def test_reproduce_can_measure_these_alone(folder: Path, tmp_path: Path) -> None
     [
         ("gates", "plain", (), "no model here has a gate"),
         ("addressing", "fwmlp,lact,plain", (), "no model here has slots that are written"),
-        ("gates", "fwpkm", ("--sets", "tails"), "did you mean 'tales'"),
+        ("gates", "fwpkm", ("--sets", "tails"), "did you mean tales"),
         ("cost", "fwpkm", ("--segment", "0"), "above zero"),
         ("addressing", "fwpkm", ("--write-chunk", "none"), "none"),
     ],
