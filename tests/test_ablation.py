@@ -399,6 +399,20 @@ def test_a_folder_with_another_model_is_not_taken_for_this_one(
         execute(replace(other, checkpoint=measured[0].checkpoint), lambda tokens: None)
 
 
+def test_what_is_left_to_do_counts_no_training_that_is_finished(
+    measured: tuple[Job, list[Row], int], data: str
+) -> None:
+    job, _, _ = measured
+    assert job.checkpoint is not None
+    trained = [Trained(REFERENCE, "dot", frozen_too=True)]
+    [again] = jobs(data, Path(job.checkpoint).parent, trained, seeds=(7,))
+    assert again.cell == job.cell
+    assert again.checkpoint == job.checkpoint
+    recipe = Recipe.from_dict(job.cell.settings["recipe"])
+    assert job.work - again.work == recipe.steps * recipe.tokens * recipe.rows * 3
+    assert again.work > 0
+
+
 def test_a_training_that_diverges_is_a_row(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fwpkm_eval.training.trainer.DIVERGED_IN_A_ROW", 2)
     plan = replace(PLAN, recipe=replace(RECIPE, steps=12, learning_rate=1e30, clip=1e30))

@@ -47,7 +47,9 @@ def ablation_jobs(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> list[Job]:
-    """A cell of ``task`` for each model and seed, seed by seed. Raises UserError for what cannot be trained or read.
+    """A cell of ``task`` for each model and seed, seed by seed; work that is left counts no training that is finished.
+
+    Raises UserError for what cannot be trained or read, and for a checkpoint of another model in a model's place.
 
     Models are trained and measured on ``device``. ``dtype`` is of the weights when measured; training has its own.
     """
@@ -56,6 +58,7 @@ def ablation_jobs(
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.tasks.niah import NIAH_VERSION, check_fit, readings_per_sample
     from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
+    from fwpkm_eval.training.finished import is_finished
 
     training = [load_set(haystack.data, name, "train") for name in plan.recipe.sets]
     where = resolve_device(device)
@@ -84,11 +87,12 @@ def ablation_jobs(
             readings = [readings_per_sample(niah, has_fast_weights=True, write_chunk=c) for c in plan.write_chunks]
             if trained.frozen_too:
                 readings.append(readings_per_sample(niah, has_fast_weights=False, write_chunk="haystack"))
-            work = recipe.steps * recipe.tokens * recipe.rows * TRAINED_TOKEN
-            work += len(plan.needles) * plan.samples * plan.length * sum(readings)
-            work += plan.tokens * (2 if trained.frozen_too else 1)
             name = f"{trained.arm.replace(', ', '-').replace(' ', '')}-{trained.score}-seed{seed}{elsewhere}"
             folder = checkpoints / name
+            there = is_finished(folder, config, recipe, haystack.data)
+            work = 0 if there else recipe.steps * recipe.tokens * recipe.rows * TRAINED_TOKEN
+            work += len(plan.needles) * plan.samples * plan.length * sum(readings)
+            work += plan.tokens * (2 if trained.frozen_too else 1)
             label = f"{trained.arm}, {trained.score}, seed {seed}"
             cell = Cell(task, config.name, settings)
             jobs.append(Job(cell, label, work, haystack.data, str(folder), str(where)))
