@@ -50,6 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+# No deadlines: what takes 1 ms here takes a second on a machine that is busy with something else.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # For `make soak`: --hypothesis-profile=soak.
 settings.register_profile("soak", max_examples=20_000, deadline=None)
 

@@ -29,7 +29,7 @@ def shared(job: Job) -> tuple[object, ...]:
     return (job.cell.task, job.cell.settings["data"]["name"])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(share=st.floats(0.02, 1.5), workers=st.integers(1, 4))
 def test_what_is_kept_fits_and_no_group_is_torn(share: float, workers: int) -> None:
     seconds = WHOLE * share

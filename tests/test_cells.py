@@ -97,7 +97,7 @@ def test_saved_cells_come_back(tmp_path: Path) -> None:
     assert fresh.rows(["0" * 20, KEY]) == ROWS
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=4), st.lists(st.floats(), max_size=3))
 def test_any_payload_comes_back(inner: dict[str, Any], values: list[float]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ import random
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from report_cases import FWPKM, PLAIN, bits, lines_of, said, tables_of
 
@@ -39,7 +39,6 @@ def test_repetition_and_noise() -> None:
     assert again["xz"] < 0.55 * found["xz"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=4), st.integers(1, 80))
 def test_the_text_is_what_the_models_score(texts: list[str], budget: int) -> None:
     """Cut where a model's tokens are cut, end tokens counted and not compressed."""

@@ -294,7 +294,7 @@ def _squeezed(text: str) -> str:
     return "".join(text.replace("|", " ").split())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     protected=st.lists(st.text("abcdef", min_size=45, max_size=80), min_size=8, max_size=20),
     own=st.lists(st.text("ABCDEF", min_size=1, max_size=80), min_size=1, max_size=20),

@@ -63,7 +63,7 @@ def same_memory(a: ProductKeyMemory, b: ProductKeyMemory) -> bool:
     chunk=st.sampled_from([5, 8, None]),
     ends=st.tuples(st.integers(0, TOKENS + 3), st.integers(0, TOKENS + 3)),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_forgotten_span_was_never_stored(
     lookahead: int, gated: bool, score: Any, addressing: Any, chunk: int | None, ends: tuple[int, int]
 ) -> None:
@@ -99,7 +99,7 @@ def test_a_forgotten_span_was_never_stored(
     c=st.integers(0, TOKENS),
     keys=st.sampled_from(["kept", "undone"]),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_forgetting_in_two_steps_is_forgetting_at_once(
     lookahead: int, chunk: int | None, a: int, b: int, c: int, keys: Keys
 ) -> None:

@@ -86,7 +86,7 @@ UNSTEADY = Case(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=cases())
 @example(case=Case(score="dot", addressing="none", topk=8, chunk=2, lookahead=3))
 def test_torch_agrees_with_reference_at_any_size(case: Case) -> None:

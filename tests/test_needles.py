@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fwpkm_eval.data.tokenizers import ByteTokenizer
@@ -38,7 +38,6 @@ def test_wording() -> None:
     assert needle.question == "The secret number for ID-ab12 is "
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     count=st.integers(1, 12),

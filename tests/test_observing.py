@@ -126,7 +126,7 @@ def test_a_copy_is_observed_on_its_own() -> None:
 
 
 @given(st.lists(st.integers(0, 30), max_size=20), st.integers(0, 25))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_places_in_runs(places: list[int], count: int) -> None:
     assert listed(runs(places)) == places
     assert listed(first(runs(places), count)) == places[:count]

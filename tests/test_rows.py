@@ -33,7 +33,7 @@ def test_the_columns_are_those_of_the_contract() -> None:
     assert ", ".join(FIELDS) == CONTRACT
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROWS, max_size=5))
 def test_csv_gives_the_same_rows_back(rows: list[Row]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def test_csv_gives_the_same_rows_back(rows: list[Row]) -> None:
         assert read_rows_csv(path) == rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS)
 def test_json_gives_the_same_row_back(row: Row) -> None:
     assert Row.from_json(row.to_json()) == row

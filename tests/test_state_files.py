@@ -46,7 +46,7 @@ def read(model: LanguageModel, lengths: list[int], chunk: Any, state: ModelState
     chunk=st.sampled_from([3, 5, "haystack"]),
     log=st.booleans(),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_loaded_state_goes_on_as_the_one_that_was_saved(
     tmp_path_factory: pytest.TempPathFactory, spec: str, lengths: list[int], chunk: Any, log: bool
 ) -> None:
@@ -145,7 +145,7 @@ def test_files_that_are_not_states_are_refused(tmp_path: Path) -> None:
 
 
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_changed_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, where: float, bit: int) -> None:
     folder = tmp_path_factory.mktemp("damaged")
     model = small_model(ONE)
@@ -216,7 +216,7 @@ def test_a_save_that_fails_leaves_the_file_that_was_there(tmp_path: Path, monkey
 
 
 @given(spec=st.sampled_from(WITH_FAST_WEIGHTS), length=st.integers(0, 15))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_states_that_are_the_same_do_not_differ(
     tmp_path_factory: pytest.TempPathFactory, spec: str, length: int
 ) -> None:

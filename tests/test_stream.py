@@ -113,7 +113,7 @@ MAKERS: dict[str, Callable[..., Stream]] = {
 kinds = pytest.mark.parametrize("kind", MAKERS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     kind=st.sampled_from(sorted(MAKERS)),
     chunk=st.one_of(st.none(), st.integers(1, TOKENS + 2)),

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fwpkm_eval.data.stream import TokenStream, segments, token_stream
@@ -66,7 +66,6 @@ def test_a_stream_written_out() -> None:
 TEXTS = st.lists(st.text(max_size=40), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(
     texts=TEXTS,
     length=st.integers(1, 60),
