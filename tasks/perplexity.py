@@ -30,6 +30,7 @@ import numpy as np
 
 from fwpkm_eval.data.stream import segments, token_stream
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.kernels.precision import at_least_float32
 from fwpkm_eval.tasks.describe import describe_model, fresh_state, measuring, model_tensor, yarn_arm
 from fwpkm_eval.tasks.divergence import DivergenceWatch
 
@@ -203,7 +204,7 @@ def read_stream(
                     logits="all",
                     inplace=True,
                 )
-                losses = torch.nn.functional.cross_entropy(logits[0], targets[part], reduction="none")
+                losses = torch.nn.functional.cross_entropy(at_least_float32(logits[0]), targets[part], reduction="none")
                 nats[segment.start + part.start : segment.start + part.stop] = losses.cpu().numpy()
                 if progress is not None:
                     progress(part.stop - part.start)

@@ -36,6 +36,25 @@ def measure(model: Any, *texts: str, **settings: Any) -> PerplexityResult:
     return evaluate_perplexity(model, text_set(*texts), PerplexitySettings(**settings), TOKENIZER)
 
 
+class SixteenBits(HonestModel):
+    """A model whose logits come in bfloat16, as they are or made float32 again."""
+
+    def __init__(self, wide: bool) -> None:
+        super().__init__()
+        self.wide = wide
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        logits, state = super().forward(*arguments, **options)
+        logits = None if logits is None else logits.bfloat16()
+        return (logits.float() if self.wide and logits is not None else logits), state
+
+
+def test_logits_of_sixteen_bits_are_scored_in_float32() -> None:
+    """A model from outside may give them so; the loss itself is not rounded."""
+    narrow, wide = (measure(SixteenBits(wide), VERSE).nats for wide in (False, True))
+    assert np.array_equal(narrow, wide)
+
+
 def scored_tokens(*texts: str) -> list[int]:
     return [token for text in texts for token in [*text.encode(), EOS]]
 

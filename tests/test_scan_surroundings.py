@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,12 +49,10 @@ def _lact(tokens: int = 12) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _every(tokens: int) -> dict[str, Scan]:
-    scans: dict[str, Scan] = {"fwmlp": lambda: _fwmlp(tokens), "lact": lambda: _lact(tokens)}
+    scans: dict[str, Scan] = {"fwmlp": partial(_fwmlp, tokens), "lact": partial(_lact, tokens)}
     for backend, score in FWPKM:
-        scans[f"{backend} {score}"] = lambda backend=backend, score=score: _fwpkm(backend, score, tokens)  # type: ignore[misc]
-        scans[f"{backend} {score} without entropy"] = lambda backend=backend, score=score: _fwpkm(  # type: ignore[misc]
-            backend, score, tokens, addressing="none"
-        )
+        scans[f"{backend} {score}"] = partial(_fwpkm, backend, score, tokens)
+        scans[f"{backend} {score} without entropy"] = partial(_fwpkm, backend, score, tokens, addressing="none")
     return scans
 
 

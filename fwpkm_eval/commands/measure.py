@@ -139,19 +139,20 @@ def conclude(measured: Measured, given: Given, show: Show, show_json: Show | Non
     Before its end, tables, plots and report are built in ``--out``, and where is said: also where nobody reads what is
     shown to its end (``| head``). The exit code is 1 if anything failed.
     """
+    out = given.out if measured.rows else None
     try:
         if given.as_json:
             (show_json or print_rows)(measured.rows)
         else:
             show(measured.rows)
     finally:
-        if given.out is not None and measured.rows:
+        if out is not None:
             from fwpkm_eval.reporting import build_report
 
-            _keep_traces(given.out, measured.payloads)
-            build_report(given.out, measured.payloads)
-    if given.out is not None and measured.rows:
-        click.echo(f"report: {given.out / 'report.html'}", err=given.as_json)
+            _keep_traces(out, measured.payloads)
+            build_report(out, measured.payloads)
+    if out is not None:
+        click.echo(f"report: {out / 'report.html'}", err=given.as_json)
     _end(measured)
 
 
