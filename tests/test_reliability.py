@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from fwpkm_eval import api, cli
+from fwpkm_eval.errors import UserError
 from fwpkm_eval.reliability import damage
 from fwpkm_eval.reliability.damage import Case, Verdict, try_all
 from fwpkm_eval.reliability.kills import Command, Kills, kill_trials
 from fwpkm_eval.reliability.long_reading import LongReading
 from fwpkm_eval.reliability.repetition import Repetition, repeat
-from fwpkm_eval.reliability.runs import compare
+from fwpkm_eval.reliability.runs import compare, expected_of, values_of
 from fwpkm_eval.reliability.table import Findings, as_markdown
 from fwpkm_eval.runs.rows import Row
 
@@ -68,6 +69,17 @@ def test_a_run_that_loses_rows_when_killed_is_found_out(tmp_path: Path) -> None:
     assert len(result.failures) == result.tried - result.survived
     assert not Findings("", kills=result).sound
     assert "## Kills not survived" in as_markdown(Findings("", kills=result))
+
+
+@pytest.mark.parametrize("left", [None, b"", b"model,scale\n", b"\xff\xfe"])
+def test_rows_that_are_missing_or_damaged_are_none_and_nothing_is_held_against_none(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    if left is not None:
+        (tmp_path / "rows.csv").write_bytes(left)
+    assert values_of(tmp_path) == Counter()
+    with pytest.raises(UserError, match="left no rows that others could be held against"):
+        expected_of(tmp_path)
 
 
 @pytest.mark.parametrize(("behaviour", "differing"), [("whole", 0), ("random", 3)])

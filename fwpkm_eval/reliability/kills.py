@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fwpkm_eval.reliability.runs import command_line, compare, must_succeed, run_to_the_end, values_of
+from fwpkm_eval.reliability.runs import command_line, compare, expected_of, must_succeed, run_to_the_end, values_of
 
 Command = Callable[[Path], list[str]]
 """The command that writes to a folder."""
@@ -41,7 +41,7 @@ def kill_trials(
     draw = random.Random(seed)
     reference = folder / "never-killed"
     seconds = must_succeed(run_to_the_end(command(reference))).seconds
-    expected = values_of(reference)
+    expected = expected_of(reference)
     result = Kills()
     for trial in range(kills):
         out = folder / f"killed-{trial}"

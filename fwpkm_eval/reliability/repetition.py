@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fwpkm_eval.reliability.kills import Command
-from fwpkm_eval.reliability.runs import compare, must_succeed, run_to_the_end, values_of
+from fwpkm_eval.reliability.runs import compare, expected_of, must_succeed, run_to_the_end, values_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def repeat(command: Command, folder: Path, progress: Callable[[str], None] = lam
         process.kill()
         process.wait()
     must_succeed(run_to_the_end(command(outs[3])))
-    expected = values_of(outs[0])
+    expected = expected_of(outs[0])
     differing = sum(not compare(expected, values_of(out)).none for out in outs[1:])
     progress(f"repetition: {differing} of 3 further runs differ")
     return Repetition(len(outs), expected.total(), differing, one, two)

@@ -45,10 +45,20 @@ def must_succeed(finished: Finished) -> Finished:
 
 
 def values_of(out: Path) -> Counter[Row]:
-    """The rows of a run without what a repetition may change: the seconds."""
-    path = out / "rows.csv"
-    rows = read_rows_csv(path) if path.exists() else []
+    """The rows of a run without what a repetition may change, the seconds; none if its file is not there or damaged."""
+    try:
+        rows = read_rows_csv(out / "rows.csv")
+    except UserError:
+        rows = []
     return Counter(dataclasses.replace(row, seconds=None) for row in rows)
+
+
+def expected_of(out: Path) -> Counter[Row]:
+    """The rows that other runs are held against; UserError if there are none, which every damaged run would equal."""
+    rows = values_of(out)
+    if not rows:
+        raise UserError(f"the run in {out} left no rows that others could be held against")
+    return rows
 
 
 @dataclass(frozen=True)
