@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from command_lines import parse
 
 from fwpkm_eval import cli
+from fwpkm_eval.commands import measure
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import read_rows_csv
 
@@ -72,6 +75,23 @@ def test_a_command_that_is_shown_has_these_options(line: str, tmp_path: Path, mo
     for name in re.findall(r"\b\w+\.(?:txt|state)\b", line):
         (tmp_path / name).touch()
     parse(line)
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in commands() if line.split()[1] in ("niah", "ppl") and "PATH" not in line]
+)
+def test_a_measurement_that_is_shown_begins(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command checks before it measures is all right: lengths hold the needles, models and sets are there."""
+
+    class Begun(Exception):
+        pass
+
+    def begin(jobs: Sequence[object], *given: object, **how: object) -> None:
+        raise Begun(len(jobs))
+
+    monkeypatch.setattr(measure, "run_cells", begin)
+    with pytest.raises(Begun):
+        cli.group.main(shlex.split(line)[1:], standalone_mode=False)
 
 
 @pytest.mark.parametrize("page", ["README.md", "results/README.md", "CHANGELOG.md"])

@@ -169,6 +169,13 @@ def test_reading_speed_is_tokens_over_seconds() -> None:
     assert line_of(table, model=PLAIN)["at 4K"] == "50,000"
 
 
+def test_reading_speed_gives_way_to_what_was_timed_side_by_side() -> None:
+    timed = Row(task="cost", model=PLAIN, metric="tokens_per_second", value=9.0, scale="micro", length=4096)
+    found = tables_of([needle(PLAIN, 0, tokens=50000, seconds=1.0), timed])
+    assert "cost" in found
+    assert "reading-speed" not in found
+
+
 def test_markdown_keeps_its_shape_whatever_names_hold() -> None:
     name = "a|b\n`c` *d* <script>alert(1)</script> [e](http://x)"
     text = to_markdown(build_tables(rows_to_frame([needle(name, 7)])), "T")

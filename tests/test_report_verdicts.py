@@ -125,6 +125,26 @@ def test_rates_of_several_trainings_are_pooled_and_shown_apart() -> None:
     assert "40 samples, those of 2 trainings taken together" in said(rows, "note")
 
 
+def test_samples_that_several_trainings_were_asked_count_once() -> None:
+    rows = [needle(FWPKM, right, n=5, weights_hash=f"w{right}") for right in (3, 5)]
+    table = tables_of(rows)["niah-closed-book"]
+    assert line_of(table, model=FWPKM)["one reading"] == "80% (38–96) [60% to 100%]", "4 of 5, not 8 of 10"
+    assert "Samples that several trainings were asked count once in an interval." in table.note
+    assert "Measured with one seed (0); the 2 trainings of a model were asked of the same samples." in said(rows)
+    two_seeds = [needle(FWPKM, 3, n=5, weights_hash=w, seed=seed) for seed in (0, 1) for w in ("a", "b")]
+    assert line_of(tables_of(two_seeds)["niah-closed-book"], model=FWPKM)["one reading"] == "60% (31–83)", "6 of 10"
+
+
+def test_trainings_that_share_a_seed_are_each_held_against_each() -> None:
+    one = Measurement(0.95, 40, by_training=((0, 0.9), (0, 1.0)), distinct=20)
+    assert contrast(one, Measurement(0.3, 40, by_training=((0, 0.2), (0, 0.4)), distinct=20)) == 1
+    assert contrast(one, Measurement(0.5, 40, by_training=((0, 0.05), (0, 0.95)), distinct=20)) == 0
+    few = Measurement(1.0, 8, by_training=((0, 1.0), (0, 1.0)), distinct=4)
+    none = Measurement(0.5, 8, by_training=((0, 0.5), (0, 0.5)), distinct=4)
+    assert contrast(few, none) == 0, "4 of 4 against 2 of 4, and not 8 of 8 against 4 of 8 (p is 0.08)"
+    assert not above_chance(Measurement(0.6, 10, by_training=((0, 0.4), (0, 0.8)), distinct=5), 0.2)
+
+
 def test_closed_book_nothing_is_held_against_models_that_cannot_know() -> None:
     rows = [needle(FWPKM, 20), needle(PLAIN, 0), needle(PKM, 0)]
     rows += guess_rows(rows)

@@ -58,13 +58,14 @@ def test_tiles_name_all_that_share_a_number_and_the_book_it_is_from() -> None:
     ]
 
 
-def test_the_tile_of_text_is_of_the_model_that_gains_most_and_tells_the_others() -> None:
-    rows = [*bits("fa", 2.0), *bits("gdn", 2.0), *bits("fa:fwpkm@2", 1.9), *bits("gdn:fwpkm@2", 1.7)]
+def test_the_tile_of_text_is_of_the_model_with_the_fewest_bits_and_tells_the_others() -> None:
+    rows = [*bits("fa", 2.8), *bits("gdn", 2.0), *bits("fa:fwpkm@2", 1.96), *bits("gdn:fwpkm@2", 1.7)]
     rows += [*bits("gdn:lact@2", 1.8), *bits("gdn:pkm@2", 1.5), *bits("gdn:lact@2", 1.0, arm="frozen")]
     (shown,) = highlights(rows_to_frame(rows))
     assert shown.number == "−15.0%"
-    assert shown.text == "bits per byte of gdn:fwpkm@2 against gdn, the most of 3 models with fast weights"
-    assert shown.detail.endswith("one training of each; the others: gdn:lact@2 −10.0%, fa:fwpkm@2 −5.0%")
+    assert shown.text == "bits per byte of gdn:fwpkm@2 against gdn, the fewest of 3 models with fast weights"
+    others = "gdn:lact@2 1.800 (−10.0%), fa:fwpkm@2 1.960 (−30.0% against fa)"
+    assert shown.detail.endswith(f"one training of each; the others: {others}")
 
 
 @pytest.mark.parametrize(

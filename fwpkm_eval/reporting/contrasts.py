@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from fwpkm_eval.reporting.measurements import Measurement
@@ -17,17 +18,24 @@ def contrast(one: Measurement, other: Measurement) -> int:
     Clear is what Fisher's exact test gives p < 0.05, and with several trainings only if each of them goes that way:
     pooled samples count as if they were of the same weights.
     """
-    if not one.n or not other.n or fisher_p_value(one.successes, one.n, other.successes, other.n) >= CLEAR:
+    if not one.n or not other.n or fisher_p_value(*one.tries, *other.tries) >= CLEAR:
         return 0
     sign = 1 if one.value > other.value else -1
+    return sign if all(sign * (rate - beside) > 0 for rate, beside in _side_by_side(one, other)) else 0
+
+
+def _side_by_side(one: Measurement, other: Measurement) -> list[tuple[float, float]]:
+    """Trainings of one and the other, by their seeds; each beside each where a seed does not tell them apart."""
     first, second = dict(one.by_training), dict(other.by_training)
-    pairs = [(first.get(seed, one.value), second.get(seed, other.value)) for seed in sorted({*first, *second})]
-    return sign if all(sign * (rate - beside) > 0 for rate, beside in pairs) else 0
+    if len(first) < len(one.by_training) or len(second) < len(other.by_training):
+        rates, beside = ([rate for _, rate in m.by_training] or [m.value] for m in (one, other))
+        return list(itertools.product(rates, beside))
+    return [(first.get(seed, one.value), second.get(seed, other.value)) for seed in sorted({*first, *second})]
 
 
 def above_chance(measurement: Measurement, chance: float) -> bool:
     """Whether a rate is above chance: p < 0.05, and the rate of every training above it."""
-    if not measurement.n or binomial_p_value(measurement.successes, measurement.n, chance) >= CLEAR:
+    if not measurement.n or binomial_p_value(*measurement.tries, chance) >= CLEAR:
         return False
     return all(rate > chance for _, rate in measurement.by_training)
 

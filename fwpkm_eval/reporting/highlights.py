@@ -114,9 +114,10 @@ def _plain_highlight(results: NiahResults, context: Context, length: int) -> lis
 
 
 def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[Highlight]:
-    """The model with fast weights that gains most, on the set with the longest documents, and what the others gain.
+    """The model with fast weights of the fewest bits, on the set with the longest documents, and the others' changes.
 
-    The set is chosen whatever came out; the model is the best, and called so.
+    The set is chosen whatever came out; the model is the best, and called so. Best is not who gains most over its own
+    backbone, which may be a weak one.
     """
     changes: dict[TextKey, tuple[RelativeChange, Measurement, Measurement, str]] = {}
     for key, result in results.items():
@@ -129,16 +130,19 @@ def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[
         return []
     longest = max(changes, key=lambda key: max(results[key].by_position, default=0))
     changes = {key: of for key, of in changes.items() if (key.dataset, key.scope) == (longest.dataset, longest.scope)}
-    best = min(changes, key=lambda key: changes[key][0].value)
+    best = min(changes, key=lambda key: changes[key][1].value)
     change, bits, base, baseline = changes[best]
     text = f"bits per byte of {best.model} against {baseline}"
     if len(changes) > 1:
-        text += f", the most of {len(changes)} models with fast weights"
+        text += f", the fewest of {len(changes)} models with fast weights"
     trainings = f"{len(change.by_training)} trainings of each" if change.by_training else "one training of each"
     where = f"{sets.title(best.dataset)}, the set with the longest documents"
     detail = f"{bits.value:.3f} and {base.value:.3f} on {where}; {trainings}"
-    behind = sorted((of[0].value, key.model) for key, of in changes.items() if key != best)
-    others = [f"{model} {wording.change(value)}" for value, model in behind]
+    behind = sorted((of[1].value, of[0].value, key.model, of[3]) for key, of in changes.items() if key != best)
+    others = [
+        f"{model} {bits:.3f} ({wording.change(value)}{'' if base == baseline else f' against {base}'})"
+        for bits, value, model, base in behind
+    ]
     if others:
         detail += f"; the others: {', '.join(others)}"
     return [Highlight(wording.change(change.value), text, detail)]

@@ -40,6 +40,8 @@ class Measurement:
     """A value from ``n`` samples (or tokens) and ``seeds`` seeds, with its 95% interval if it has one.
 
     ``by_training``: (seed, value) of each training, if the seeds are several trainings of the model; else empty.
+    ``distinct``: of the ``n`` samples those that differ, where several trainings were asked of the same (with one seed
+    samples are the same): the interval and every test count each once. None where all differ.
     """
 
     value: float
@@ -48,6 +50,13 @@ class Measurement:
     high: float | None = None
     seeds: int = 1
     by_training: tuple[tuple[int, float], ...] = ()
+    distinct: int | None = None
+
+    @property
+    def tries(self) -> tuple[int, int]:
+        """For a rate: successes and tries, each distinct sample counted once (in the mean over the trainings)."""
+        n = self.distinct or self.n or 0
+        return round(self.value * n), n
 
     @property
     def successes(self) -> int:
@@ -343,10 +352,20 @@ def pool(rows: list[dict[str, Any]]) -> Measurement:
     total = sum(count or 0 for count in counts)
     trainings = _by_training(rows)
     if rows[0]["unit"] == "fraction" and all(counts):
-        successes = sum(value * count for value, count in zip(values, counts, strict=True))
-        low, high = wilson_interval(min(successes, total), total)
-        return Measurement(successes / total, total, low, high, len(rows), trainings)
+        rate = sum(value * count for value, count in zip(values, counts, strict=True)) / total
+        distinct = _distinct(rows)
+        low, high = wilson_interval(min(rate * distinct, distinct), distinct)
+        return Measurement(rate, total, low, high, len(rows), trainings, distinct if distinct < total else None)
     return Measurement(math.fsum(values) / len(values), total or None, seeds=len(rows), by_training=trainings)
+
+
+def _distinct(rows: list[dict[str, Any]]) -> int:
+    """How many samples the rows are of, those that several trainings were asked with one seed counted once."""
+    by_seed: dict[Any, int] = {}
+    for number, row in enumerate(rows):
+        seed = ("no seed", number) if row["seed"] is None else row["seed"]
+        by_seed[seed] = max(by_seed.get(seed, 0), row["n"])
+    return sum(by_seed.values())
 
 
 def _by_training(rows: list[dict[str, Any]]) -> tuple[tuple[int, float], ...]:

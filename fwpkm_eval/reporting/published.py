@@ -85,6 +85,11 @@ STANDS_IN_FOR: Mapping[str, str] = {"docs": "Fineweb-Edu", "source": "LC64", "ma
 """The embedded sets and the published corpora they stand in for."""
 
 
+def corpus_key(name: str) -> str:
+    """What a corpus is recognised by, however it is written: ``wikitext103`` for ``WikiText-103 (4K to 32K)``."""
+    return "".join(sign for sign in name.partition(" (")[0].lower() if sign.isalnum())
+
+
 def memories_of(model: str) -> frozenset[str]:
     """The kinds of memory in a model's name: ``{"pkm", "fwpkm"}`` for ``gdn:pkm@6+fwpkm@2,10``."""
     _, _, memories = model.partition(":")

@@ -96,7 +96,7 @@ def caveats(
         )
     measured = frame[frame["task"].isin(["ppl", "niah"])]
     if seeds := _seeds(measured):
-        found.append(f"Measured with {seeds}{', each a training of its own' if trainings > 1 else ''}.")
+        found.append(f"Measured with {seeds}{_of_trainings(measured, trainings)}.")
     if trainings == 1 and len(bits) > 1:
         found.append("Bits per byte are of one training of each model: another training may differ by as much.")
     for task, what in TRAINED_HERE.items():
@@ -141,6 +141,18 @@ def _seeds(rows: pandas.DataFrame) -> str:
     if not seeds:
         return ""
     return f"one seed ({seeds[0]})" if len(seeds) == 1 else f"{len(seeds)} seeds"
+
+
+def _of_trainings(rows: pandas.DataFrame, trainings: int) -> str:
+    """How the seeds and the trainings go together, where there are several trainings."""
+    if trainings < 2:
+        return ""
+    one = len(set(rows["seed"].dropna())) == 1
+    return (
+        f"; the {trainings} trainings of a model were asked of the same samples"
+        if one
+        else ", each a training of its own"
+    )
 
 
 def _has(frame: pandas.DataFrame, task: str) -> bool:

@@ -135,6 +135,9 @@ def limit_findings(results: NiahResults, most: int = 3) -> list[Finding]:
             if key not in best or measurement.value > best[key].value:
                 best[key] = measurement
         weak = sorted((key for key in best if best[key].value < 0.5), key=lambda key: best[key].value)
+        if not weak and all(measured.value == 1 for measured in best.values()):
+            findings.append(Finding("note", f"{model} finds every needle in every setting, given enough readings."))
+            continue
         if not weak:
             lowest = min(best, key=lambda key: best[key].value)
             where = _where(*lowest)

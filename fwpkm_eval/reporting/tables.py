@@ -32,6 +32,8 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
     recall = recall_tables(exact, scale, sets)
     perplexity = perplexity_tables(text_results(frame), scale, sets, compressed(frame))
     cost, bench = cost_tables(frame), bench_tables(frame)
+    # Where speeds were timed side by side, those of whatever the needle task took are no more than noise beside them.
+    reading = [] if cost else reading_speed_tables(frame)
     quoted = [task for task, made in (("niah", recall), ("ppl", perplexity), ("cost", [*cost, *bench])) if quotes(made)]
     return [
         *recall,
@@ -45,11 +47,11 @@ def build_tables(frame: pandas.DataFrame, sets: SetFacts | None = None) -> list[
         *other_tables(frame),
         *cost,
         *bench,
-        *reading_speed_tables(frame),
+        *reading,
         *detail_tables(frame, exact),
         *gate_tables(frame),
         *addressing_tables(frame),
-        *published_tables(quoted),
+        *published_tables(quoted, frame),
     ]
 
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import published, wording
 from fwpkm_eval.reporting.published import Published
 from fwpkm_eval.reporting.table import Rows, Table
 from fwpkm_eval.reporting.wording import MISSING
 
+if TYPE_CHECKING:
+    import pandas
 
-def published_tables(quoted: Collection[str]) -> list[Table]:
-    """What the paper says about the tasks whose tables quote it, and apart from it what a secondary report says."""
-    paper, other = (
-        tuple(number for number in numbers if number.task in quoted)
-        for numbers in (published.PUBLISHED, published.SECONDARY_REPORT)
+
+def published_tables(quoted: Collection[str], frame: pandas.DataFrame) -> list[Table]:
+    """What the paper says about the tasks whose tables quote it; apart from it what a secondary report says of the very
+    corpora and lengths that the rows are of."""
+    paper = tuple(number for number in published.PUBLISHED if number.task in quoted)
+    sets = {published.corpus_key(name) for name in frame["dataset"]}
+    lengths = set(frame[frame["task"] == "niah"]["length"].dropna())
+    other = tuple(
+        number
+        for number in published.SECONDARY_REPORT
+        if (number.length in lengths if number.length else published.corpus_key(number.dataset) in sets)
     )
     tables = [
         _table("published", "Published numbers quoted here", paper),

@@ -78,10 +78,14 @@ def trainings_apart(measurement: Measurement, show: Callable[[float], str]) -> s
 
 def trainings_note(measurements: Iterable[Measurement | None]) -> str:
     """What a note says of square brackets: nothing where every measurement is of one training."""
-    most = max((m.trainings for m in measurements if m is not None), default=1)
+    measured = [m for m in measurements if m is not None]
+    most = max((m.trainings for m in measured), default=1)
     if most < 2:
         return ""
-    return f" Pooled over {most} trainings of a model; in square brackets the least and the most, where they differ."
+    note = f" Pooled over {most} trainings of a model; in square brackets the least and the most, where they differ."
+    if any(m.distinct for m in measured):
+        note += " Samples that several trainings were asked count once in an interval."
+    return note
 
 
 def change(ratio: float) -> str:
