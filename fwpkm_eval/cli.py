@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import click
 
 from fwpkm_eval import __version__
-from fwpkm_eval.errors import UserError, did_you_mean
+from fwpkm_eval.errors import UserError, did_you_mean, shown
 from fwpkm_eval.memory_limit import is_out_of_memory
 
 # name -> what it does. Each stands in fwpkm_eval/commands/<name>.py (- becomes _) as a click command "command".
@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
+        _refuse_what_is_no_text(arguments)
         try:
             with group.make_context("fwpkm-eval", arguments) as ctx:
                 group.invoke(ctx)
@@ -130,6 +131,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
+
+
+def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
+    """Raises UserError for an argument that is not UTF-8: no model can read it, no manifest hold it."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"argument {shown(argument)} is not UTF-8 text") from None
 
 
 def _refuse(message: str, error: Exception) -> int:

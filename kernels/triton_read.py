@@ -6,6 +6,7 @@ rows, not S². Only the buffer that autograd is handed has the size of the value
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -38,15 +39,17 @@ class _Read(torch.autograd.Function):
         ctx.mark_non_differentiable(found.slots, found.weights)
         ctx.set_materialize_grads(False)
         if log:
-            ctx.save_for_backward(query, keys, values)
-            ctx.found, ctx.score, ctx.per_head = found, score, per_head
+            # All of it is saved the official way, so that activation checkpointing can drop it and the end of backward
+            # frees it: at k·H = 128 the lookups are 5 KB a token.
+            ctx.save_for_backward(query, keys, values, *(getattr(found, part.name) for part in fields(found)))
+            ctx.score, ctx.per_head = score, per_head
         return output, found.slots, found.weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        query, keys, values = ctx.saved_tensors
-        found: Lookups = ctx.found
+        query, keys, values, *lookups = ctx.saved_tensors
+        found = Lookups(*lookups)
         if grads[0] is None:
             return (None,) * 7
         d_output = dense_rows(grads[0])

@@ -72,7 +72,11 @@ def load_state(path: Path | str, model: LanguageModel) -> ModelState:
             f"{path} holds a sequence read in {theirs}, which a model in {ours} cannot go on with: load the model with "
             f"dtype={theirs!r}, or save the state's fresh_sequence()"
         )
-    return stored.to(model.device).state
+    state = stored.to(model.device).state
+    for held in state.memories.values():
+        if isinstance(held.memory, ProductKeyMemory):
+            held.memory.backend = model.backend  # as `initial_state` has it: a file says nothing of how to compute
+    return state
 
 
 def _read_in(state: ModelState) -> torch.dtype | None:

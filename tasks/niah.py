@@ -204,6 +204,12 @@ def evaluate_niah(
     return result
 
 
+def scoring_version(settings: NiahSettings) -> int:
+    """What a cell's key holds of how needles are scored."""
+    # Asked by `published` alone, memories were not looked at for divergence until 0.9.2: the other cells are as before.
+    return NIAH_VERSION + (set(settings.protocols) == {PUBLISHED})
+
+
 def check_fit(text_set: TextSet, settings: NiahSettings, tokenizer: Tokenizer) -> None:
     """Raises UserError if a length is too short for its needles, or there are not as many needles."""
     text = haystack_tokens(text_set, tokenizer)

@@ -179,6 +179,8 @@ def memorise_and_answer(
         if PUBLISHED in protocols and count in passes:
             answers[PUBLISHED, count], written = reader.answer_published(state, exam)
             if only_published and count == max(passes):
+                if reader.divergence is not None:  # no reading of the haystack alone comes to look
+                    reader.divergence.look(written, count * exam.haystack.shape[1] + exam.question.shape[1])
                 return answers, written
         memory = reader.written(state, count * exam.haystack.shape[1])
         answer_after(count)

@@ -36,7 +36,7 @@ WRITERS = (
 BACKBONE, WITH_MEMORY = "gdn+swa", "gdn+swa:fwpkm@1,3"
 TRAININGS = {
     BACKBONE: {0: "micro", 1: "micro-backbone-seeds", 2: "micro-backbone-seeds"},
-    WITH_MEMORY: {0: "micro", 2: "micro-seeds"},
+    WITH_MEMORY: {0: "micro", 1: "micro-seeds", 2: "micro-seeds"},
 }
 """The folder of each training of the models that were trained more than once, by seed."""
 SETS = ("source", "docs", "manual")

@@ -41,6 +41,7 @@ from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.execute import execute
 from fwpkm_eval.runs.jobs import TextSource
 from fwpkm_eval.runs.rows import Row, read_rows_csv
+from fwpkm_eval.training.finished import is_finished, recipe_computed_on
 from fwpkm_eval.training.recipe import RECIPES, Recipe
 from fwpkm_eval.training.savepoints import save_points
 from fwpkm_eval.training.trainer import Diverged, Trainer
@@ -483,3 +484,36 @@ def test_a_dry_run_names_what_would_be_trained(data: str, capsys: pytest.Capture
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "54 models to train and measure, 400 steps each"
     assert any(line.startswith("no-lookahead, dot, seed 2  ") for line in lines)
+
+
+def test_what_trained_a_model_on_a_gpu_is_in_its_key(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delta rule of training in 16 bits is another's than that of measuring in 32."""
+    recipe = replace(RECIPE, bf16=True)
+    gpu = torch.device("cuda")
+    assert recipe_computed_on(torch.device("cpu"), recipe) == {}
+    assert recipe_computed_on(gpu, RECIPE) == {}
+    found = {}
+    for installed in (False, True):
+        monkeypatch.setattr("fwpkm_eval.reference_models.gated_delta.fla_is_installed", lambda there=installed: there)
+        monkeypatch.setattr("fwpkm_eval.reference_models.gated_delta.is_miscompiled", lambda device: False)
+        found[installed] = recipe_computed_on(gpu, recipe)
+    assert found == {False: {"bf16": True}, True: {"bf16": True, "delta_rule": "fla"}}
+
+
+def test_a_checkpoint_computed_otherwise_is_another(
+    measured: tuple[Job, list[Row], int], data: str, tmp_path: Path
+) -> None:
+    job, _, _ = measured
+    assert job.checkpoint is not None
+    folder = tmp_path / "trained"
+    shutil.copytree(job.checkpoint, folder)
+    wanted = ModelConfig.from_dict(job.cell.settings["config"]), Recipe.from_dict(job.cell.settings["recipe"]), data
+    assert is_finished(folder, *wanted, torch.device("cpu"))
+    about = json.loads((folder / "model.json").read_text())
+    about["training"]["bf16"] = True
+    (folder / "model.json").write_text(json.dumps(about))
+    assert is_finished(folder, *wanted), "whoever only measures it does not ask"
+    with pytest.raises(UserError, match=r"holds another model: computed\.bf16 is true there and null here"):
+        is_finished(folder, *wanted, torch.device("cpu"))

@@ -118,6 +118,9 @@ def test_other_ways_to_start_it(arguments: list[str]) -> None:
         ),
         (["data", "prepare", "--set", "sorce"], ["unknown set 'sorce'", "did you mean source?"]),
         (["report", "no/such/folder"], ["no such folder", "no/such/folder"]),
+        # Bytes that are not UTF-8, as Python shows them.
+        (["generate", "--model", "gdn+swa", "--prompt", "a\udcff"], [r"argument 'a\udcff' is not UTF-8 text"]),
+        (["ppl", "--model", "gdn+swa", "--out", "o\udcff"], [r"argument 'o\udcff' is not UTF-8 text"]),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_and_exit_code_2(arguments: list[str], words: list[str]) -> None:

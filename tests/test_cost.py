@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import tiny_config, tiny_model
 
 from fwpkm_eval.bench.memory import resident_bytes
 from fwpkm_eval.data import Document, TextSet, hash_documents
@@ -18,6 +20,10 @@ from fwpkm_eval.malloc import is_glibc, release_freed_memory
 from fwpkm_eval.reference_models.flops import flops_per_token
 from fwpkm_eval.reference_models.parameters import count_parameters
 from fwpkm_eval.reporting.tables_cost import cost_tables
+from fwpkm_eval.runs.engine import Job
+from fwpkm_eval.runs.jobs import ModelSource, TextSource
+from fwpkm_eval.runs.manifest import machine
+from fwpkm_eval.runs.measures import cost_job
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 from fwpkm_eval.tasks import cost
 from fwpkm_eval.tasks.cost import CostResult, CostSettings, Timed, cost_rows, evaluate_cost
@@ -113,3 +119,34 @@ def test_warm_up_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read == [cost.WARM_UP, 300]
     assert result.reading.tokens == 300
     assert torch.is_grad_enabled()
+
+
+def test_the_memory_of_training_is_that_of_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is trained in a copy, beside which the model stays."""
+    monkeypatch.setattr("fwpkm_eval.bench.memory.peak_bytes", lambda: 10**9)
+    model = tiny_model("gdn+swa:pkm@1")
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    result = evaluate_cost(model, SET, SETTINGS, ByteTokenizer())
+    assert result.training is not None
+    assert (result.reading.peak_memory, result.training.peak_memory) == (10**9, 10**9 - held)
+
+
+def test_what_is_timed_is_timed_alone_and_is_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def job(**facts: Any) -> Job:
+        monkeypatch.setattr("fwpkm_eval.runs.manifest.machine", lambda: {**here, **facts})
+        return cost_job(ModelSource(Path("there"), tiny_config("gdn"), "aa"), TextSource("embedded", SET), SETTINGS)
+
+    here = {**machine(), "processor": "one"}
+    assert job().alone
+    assert job().cell.settings["machine"] == {"processor": "one", "cores": here["cores"]}
+    assert CostSettings(**job().cell.settings["task"]) == SETTINGS
+    assert job().cell.key == job(memory_gib=1.0).cell.key
+    assert len({job().cell.key, job(processor="other").cell.key, job(cores=-1).cell.key}) == 3
+
+
+def test_on_a_gpu_that_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fwpkm_eval.devices.resolve_device", lambda name: torch.device("cuda:1"))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"a GPU at {device}")
+    source = ModelSource(Path("there"), tiny_config("gdn"), "aa", "cuda:1")
+    job = cost_job(source, TextSource("embedded", SET), SETTINGS)
+    assert job.cell.settings["machine"]["gpu"] == "a GPU at cuda:1"

@@ -16,7 +16,7 @@ from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reporting.measurements import broken_memories
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 from fwpkm_eval.tasks.divergence import EXPLODED, DivergenceWatch
-from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah
+from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah, scoring_version
 from fwpkm_eval.tasks.niah_rows import niah_rows
 from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity, perplexity_rows
 
@@ -83,6 +83,20 @@ def test_a_sound_memory_is_not_told_of() -> None:
     result = evaluate_perplexity(model, TEXT, PERPLEXITY, TOKENIZER)
     assert result.divergence.looks == 4
     assert not diverged(perplexity_rows(model, TEXT, PERPLEXITY, result))
+
+
+def test_the_published_protocol_alone_looks_at_its_last_memory() -> None:
+    settings = NiahSettings(
+        lengths=(512,), passes=(1,), write_chunks=("haystack",), samples=2, protocols=("published",)
+    )
+    result = evaluate_niah(breaking(1, at=1, to=math.nan), TEXT, settings, TOKENIZER)
+    found = diverged(niah_rows(tiny_model("gdn+swa:fwpkm@0,1"), TEXT, settings, result))
+    assert set(found) == {("diverged_after@1", "haystack")}
+    value, n = found["diverged_after@1", "haystack"]
+    assert n == 2
+    assert value is not None
+    assert value > 512, "the question is read with the haystack"
+    assert scoring_version(settings) == scoring_version(NEEDLES) + 1
 
 
 @pytest.mark.parametrize("memory", ["fwpkm", "fwmlp", "lact"])

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_checkpoint, tiny_model
+from tiny_models import SIZES, tiny_checkpoint, tiny_model
 
 from fwpkm_eval import load_model
 from fwpkm_eval.data import Document, TextSet, hash_documents, load_set
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.config import model_config
+from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah
 from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity
 
@@ -165,6 +167,14 @@ def test_a_carried_memory_goes_from_request_to_request_in_their_order() -> None:
     assert lm.loglikelihood([asked[0]]) != [carried[0]]
     twice = tiny(memory="stream").loglikelihood([asked[0], asked[0], *asked[1:]])
     assert twice == [carried[0], *carried]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_a_context_as_long_as_a_write_leaves_the_memory_for_the_next(lookahead: int) -> None:
+    model = LanguageModel(model_config(TINY, "micro", **{**SIZES, "fwpkm.lookahead": lookahead}), 0).eval()
+    asked = [request("loglikelihood", "one, " * words, " six") for words in (8, 4)]
+    together = FwPKMLM(model, write_chunk=40, quiet=True).loglikelihood(asked)
+    assert FwPKMLM(model, write_chunk=40, quiet=True).loglikelihood(asked[1:]) == together[1:]
 
 
 DOCUMENTS = tuple(Document(str(seed), text(seed, 100) + "\n") for seed in range(3))

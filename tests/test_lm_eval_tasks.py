@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import socket
 from pathlib import Path
@@ -17,7 +18,9 @@ from fwpkm_eval import cli
 from fwpkm_eval.data import load_set
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.runs.cells import Cell
 from fwpkm_eval.runs.intervals import wilson_interval
+from fwpkm_eval.runs.jobs import read_source
 from fwpkm_eval.runs.rows import Row, read_rows_csv
 from fwpkm_eval.tasks.niah import NiahSettings, draw_sample, haystack_tokens
 
@@ -25,8 +28,11 @@ lm_eval = pytest.importorskip("lm_eval")
 
 from lm_eval.api.model import LM  # noqa: E402
 
+from fwpkm_eval.harness.evaluation import RunSettings, run_task  # noqa: E402
 from fwpkm_eval.harness.load_tasks import load_tasks  # noqa: E402
 from fwpkm_eval.harness.result_rows import result_rows  # noqa: E402
+from fwpkm_eval.harness.settings import ReadingSettings  # noqa: E402
+from fwpkm_eval.harness.subjects import other_subject, our_subject  # noqa: E402
 from fwpkm_eval.tasks.lm_eval import niah, perplexity  # noqa: E402
 from fwpkm_eval.tasks.lm_eval.text_unit import BYTES, current_unit, lengths_in_tokens_of, unit_of  # noqa: E402
 
@@ -298,11 +304,122 @@ def test_the_command_stores_rows_and_does_not_run_again_what_is_finished(
     assert "leave passes out" in capsys.readouterr().err
 
 
+def test_a_carried_memory_starts_anew_with_each_task(checkpoint: Path) -> None:
+    subject = our_subject(read_source(checkpoint), ReadingSettings(memory="stream"), quiet=True)
+    found = []
+    for _ in range(2):
+        (loaded,) = load_tasks(["fwpkm_niah"], metadata={"length": 300, "samples": 2})
+        rows = run_task(subject, loaded, RunSettings(bootstrap=0))["rows"]
+        found.append({row.metric: row.value for row in rows})
+    assert found[0]["answer_logprob"] < 0
+    assert found[0] == found[1]
+
+
+FAULTY_TASK = """
+task: faulty
+custom_dataset: !function faulty.load
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+process_results: !function faulty.grade
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.mark.parametrize(("fault", "code"), [("ZeroDivisionError", 1), ("KeyboardInterrupt", 130)])
+def test_the_code_of_a_task_that_raises_fails_that_task_alone(
+    fault: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faulty.yaml").write_text(FAULTY_TASK)
+    (tmp_path / "faulty.py").write_text(
+        "import datasets\n"
+        "def load(**_):\n    return {'test': datasets.Dataset.from_list([{'question': 'a', 'answer': 'b'}])}\n"
+        f"def grade(document, results):\n    raise {fault}('of the task')\n"
+    )
+    out = tmp_path / "out"
+    arguments = ["lm-eval", "--model", "dummy", "--model-args", "", "--tasks", "faulty,fwpkm_niah", "--limit", "1"]
+    arguments += ["--include-path", str(tmp_path), "--task-args", "length=300", "--quiet", "--out", str(out)]
+    assert cli.main(arguments) == code
+    said = capsys.readouterr().err
+    if code == 1:
+        assert "dummy  faulty: ZeroDivisionError: of the task\n" in said
+        assert "faulty.py" in said  # in the traceback
+        assert {row.task for row in read_rows_csv(out / "rows.csv")} == {"lm-eval:fwpkm_niah"}
+    else:
+        assert not (out / "rows.csv").exists()
+
+
 def test_a_model_of_lm_evals_own_is_one_more_row(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["lm-eval", "--model", "dummy", "--model-args", "", "--tasks", "fwpkm_niah", "--limit", "1"]
     assert cli.main([*arguments, "--task-args", "length=300", "--quiet", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {(row["model"], row["n"], row["weights_hash"]) for row in rows} == {("dummy", 1, "")}
+
+
+@pytest.fixture
+def reads_as_hf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Reads` in the place of lm-eval's model hf."""
+    monkeypatch.setattr("lm_eval.api.registry.get_model", lambda name: Reads)
+    monkeypatch.setattr(Reads, "__init__", lambda self, **arguments: LM.__init__(self))
+
+
+def key_of(arguments: str) -> str:
+    return Cell("lm-eval", "hf", other_subject("hf", arguments, None, None).identity).key
+
+
+@pytest.mark.usefixtures("reads_as_hf")
+def test_other_weights_in_a_folder_are_another_model(tmp_path: Path) -> None:
+    weights = tmp_path / "model" / "weights" / "1.bin"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"one")
+    arguments = f"pretrained={tmp_path / 'model'},dtype=float32"
+    first = key_of(arguments)
+    # Links that lead nowhere, hidden files and results beside the weights are no part of them.
+    (tmp_path / "model" / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "model" / ".lock").touch()
+    for name in ("manifest.json", "rows.csv", "cells/1.json"):
+        path = tmp_path / "model" / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert key_of(arguments) == first
+    os.utime(weights, ns=(0, 0))
+    assert key_of(arguments) != first
+    keys = {key_of(arguments), key_of(f"pretrained={weights}")}
+    weights.write_bytes(b"four")
+    os.utime(weights, ns=(0, 0))
+    assert not keys & {key_of(arguments), key_of(f"pretrained={weights}")}
+
+
+@pytest.mark.usefixtures("reads_as_hf")
+def test_another_commit_of_a_branch_on_the_hub_is_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    arguments = "pretrained=some/model,revision=branch"
+    keys = [key_of(arguments)]
+    branch = tmp_path / "models--some--model" / "refs" / "branch"
+    branch.parent.mkdir(parents=True)
+    for commit in ("0" * 40, "1" * 40):
+        branch.write_text(commit)
+        keys.append(key_of(arguments))
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.usefixtures("reads_as_hf")
+def test_another_version_of_what_runs_a_model_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"vllm": "1.0"}
+    monkeypatch.setattr("fwpkm_eval.harness.subjects._is_installed", versions.__contains__)
+    monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
+    without = key_of("pretrained=some/model")
+    engine = type("LLM", (), {"__module__": "vllm.entrypoints.llm"})
+    monkeypatch.setitem(globals(), "LLM", engine)  # as if this module imported it
+    first = key_of("pretrained=some/model")
+    assert first != without
+    versions["vllm"] = "1.1"
+    assert key_of("pretrained=some/model") not in (first, without)
 
 
 def test_git_is_not_heard_outside_of_a_checkout(

@@ -167,6 +167,10 @@ def test_questions_are_read_from_files(folder: Path) -> None:
         (b'{"context": "c", "input": "?", "answers": []}', "'answers' is not a list of texts"),
         (b'{"context": "c", "input": "?", "answers": "a"}', "'answers' is not a list of texts"),
         (b"\xff", "is not UTF-8 text"),
+        (rb'{"context": "\ud800", "input": "?", "answers": ["a"]}', "bad.jsonl:1: holds half of a surrogate pair"),
+        (rb'{"context": "c", "input": "\ud800", "answers": ["a"]}', "bad.jsonl:1: holds half of a surrogate pair"),
+        (rb'{"context": "c", "input": "?", "answers": ["a", "\ud800"]}', "holds half of a surrogate pair"),
+        (rb'{"context": "c", "input": "?", "answers": ["a"], "_id": "\udfff"}', "holds half of a surrogate pair"),
         (b"\n", "holds no questions"),
     ],
 )

@@ -205,6 +205,13 @@ def test_updates_merge_mappings_and_cannot_change_the_config(tmp_path: Path) -> 
         update_manifest(tmp_path / "elsewhere", cells=[])
 
 
+def test_a_run_that_is_not_finished_after_all_has_no_time(tmp_path: Path) -> None:
+    """Another of its parts had written one."""
+    check_or_create(tmp_path, CONFIG)
+    assert update_manifest(tmp_path, finished=True)["finished"]
+    assert update_manifest(tmp_path, cells=["k"])["finished"] is None
+
+
 def test_the_commit_is_this_codes_and_not_that_of_whatever_folder_it_lies_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

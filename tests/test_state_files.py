@@ -272,3 +272,13 @@ def test_reset_is_the_state_before_anything_was_read(spec: str, tmp_path: Path) 
     loaded.assert_fresh()
     assert same(everything(loaded), everything(model.initial_state()))
     assert read_state(tmp_path / "reset").spans == []
+
+
+def test_a_loaded_state_is_computed_as_the_model_is(tmp_path: Path) -> None:
+    model = small_model(ONE)
+    model.backend = "torch"
+    save_state(tmp_path / "a.state", model, model.initial_state())
+    loaded = load_state(tmp_path / "a.state", model)
+    memory = loaded.memories[1].memory
+    assert isinstance(memory, ProductKeyMemory)
+    assert memory.backend == "torch"

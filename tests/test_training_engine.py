@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from fwpkm_eval.training import objective
 from fwpkm_eval.training.batches import BatchMaker, PackedBatchMaker, is_windowed, training_text
 from fwpkm_eval.training.loggers import METRICS
 from fwpkm_eval.training.objective import Objective, Part, weighted_cross_entropy
-from fwpkm_eval.training.recipe import RECIPES, recipe_for
+from fwpkm_eval.training.parallel import Ranks
+from fwpkm_eval.training.recipe import RECIPES, Recipe, recipe_for
 from fwpkm_eval.training.run import Where, train_model, train_models
 from fwpkm_eval.training.savepoints import save_points
 from fwpkm_eval.training.speed import training_speed
-from fwpkm_eval.training.trainer import Settings, Trainer
+from fwpkm_eval.training.trainer import Settings, StepReport, Trainer, _parts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -294,6 +296,61 @@ def test_many_logits_are_never_held_at_once_and_the_gradients_are_the_same(
         assert slope is not None
         assert same_slopes[name] is not None
         assert_close("model.logits", same_slopes[name], slope, name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("world", [1, 4, 8])
+def test_a_recipe_bounds_the_rows_that_are_read_at_once(world: int) -> None:
+    """128 rows of `paper` on one GPU, on the paper's four, which read 32 each at once, and on more."""
+    ranks = Ranks(torch.device("cpu"), world=world)
+    assert _parts(RECIPES["paper"], Settings(), ranks) == max(1, 4 // world)
+    assert _parts(replace(RECIPES["paper"], rows=72), Settings(), Ranks(torch.device("cpu"))) == 3, "24 at once"
+    assert _parts(RECIPES["paper"], Settings(rows_at_once=2), ranks) == 64 // world
+    assert RECIPES["paper"].recompute
+    for scale, recipe in RECIPES.items():
+        held = {"rows_at_once", "recompute"} & set(recipe.to_dict())
+        assert held == ({"rows_at_once", "recompute"} if scale == "paper" else set()), "keys of old cells stay"
+        assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_recipe_that_recomputes_trains_the_same_weights(data: str, tmp_path: Path) -> None:
+    plain = Trainer(tiny_training_config("gdn+swa:fwpkm@1"), TINY, tmp_path, data)
+    again = Trainer(tiny_training_config("gdn+swa:fwpkm@1"), replace(TINY, recompute=True), tmp_path, data)
+    assert [t.wrapped.recompute for t in (plain, again)] == [False, True]
+    assert next(plain.run(1e9)).loss == next(again.run(1e9)).loss
+
+
+def test_a_step_leaves_nothing_of_its_graph_behind(data: str, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_training_config("gdn+swa:fwpkm@1"), TINY, tmp_path, data)
+    next(trainer.run(1e9))
+    assert trainer.state.mixers == [None] * len(trainer.state.mixers)
+    tensors = [tensor for held in trainer.state.fast_weights.values() for tensor in held.values()]
+    assert tensors
+    assert not any(tensor.requires_grad for tensor in tensors)
+    assert all(held.past is None for held in trainer.state.memories.values())
+
+
+def test_save_points_that_take_long_come_seldom(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(tiny_training_config("gdn"), replace(TINY, steps=100), tmp_path, data)
+    clock = [0.0]
+    monkeypatch.setattr("fwpkm_eval.training.trainer.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(trainer, "finish", lambda: None)
+    saved: list[float] = []
+
+    def step(batch: object, started: float) -> StepReport:
+        clock[0] += 1.0
+        return StepReport(trainer.step + 1, 1.0, 1.0, 1.0, 1.0, 1, clock[0])
+
+    def save() -> None:
+        saved.append(clock[0])
+        clock[0] += 1.5
+
+    monkeypatch.setattr(trainer, "_train_step", step)
+    monkeypatch.setattr(trainer, "save", save)
+    list(trainer.run(save_every_seconds=5.0))
+    assert saved[0] == 6.0
+    pauses = [after - before for before, after in pairwise(saved)]
+    assert pauses
+    assert min(pauses) > 20 * 1.5
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

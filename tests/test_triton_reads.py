@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 from fwpkm_eval.kernels.pkm import pkm_read
 from fwpkm_eval.kernels.stream import ProductKeyMemory, WriteQueue, flush, read_and_queue
+from fwpkm_eval.kernels.triton_topk import Lookups
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -146,3 +148,21 @@ def test_a_model_reads_and_writes_with_the_backend_that_was_chosen(spec: str) ->
         found.append((logits, scanned.detach(), *slopes))
     for ours, expected in zip(*found, strict=True):
         assert_close("model.logits", ours, expected)
+
+
+def test_recomputation_keeps_nothing_of_a_read() -> None:
+    """What the lookups found is saved as autograd's tensors are, so that checkpointing drops it."""
+    from torch.utils.checkpoint import checkpoint
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(thing) is Lookups for thing in gc.get_objects())
+
+    given = [x.to(DEVICE).requires_grad_() for x in pkm_inputs(2, 9, 4, 20, 4)]
+    before = alive()
+    read = checkpoint(lambda *x: pkm_read(*x, topk=3, backend="triton")[0], *given, use_reentrant=False)
+    assert alive() == before
+    expected = pkm_read(given[0], given[1], given[2], topk=3, backend="triton")[0]
+    slopes = [torch.autograd.grad(one.square().sum(), given) for one in (read, expected)]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*slopes, strict=True))
+    assert alive() == before

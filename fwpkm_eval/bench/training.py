@@ -43,6 +43,7 @@ class TrainingTimes:
     loss_difference: float
     device_name: str
     threads: int
+    dtype: str = "float32"
 
 
 def run_training(
@@ -125,7 +126,7 @@ def training_rows(found: Sequence[TrainingTimes]) -> Iterator[Row]:
         "dataset": f"{first.tokens} tokens a step",
         "protocol": f"threads {first.threads}",
         "device": first.device_name,
-        "dtype": "float32",
+        "dtype": first.dtype,
         "version": __version__,
     }
     for times in found:

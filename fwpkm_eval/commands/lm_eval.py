@@ -90,7 +90,7 @@ def _task_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     type=options.OneOf("memory", ["request", "stream", "off"]),
     default="request",
     show_default=True,
-    help="Where the memory starts anew: with each request, or never; off: nothing is written.",
+    help="Where the memory starts anew: with each request, or (stream) with each task; off: nothing is written.",
 )
 @click.option(
     "--passes",

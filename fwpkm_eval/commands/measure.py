@@ -72,7 +72,8 @@ def run_cells(
     """Runs the jobs and keeps manifest, cells and rows.csv in ``--out``, if one was given.
 
     ``--engine`` and ``--shard`` say who runs them, and which part; ``crew``, if there is one, runs them whatever the
-    engine. The rows are those of all jobs that are finished, also of other parts. ``seeds``: those of a run that has
+    engine. Jobs that are timed are of every part: their keys name the machine, and only those of one machine compare.
+    The rows are those of all jobs that are finished, also of other parts. ``seeds``: those of a run that has
     more than one; ``device``: where the jobs run (None: where the models say).
 
     Raises UserError, before anything is run, if ``--out`` holds another run, or for a memory limit where another
@@ -82,7 +83,7 @@ def run_cells(
     from fwpkm_eval.runs.cells import CellStore, rows_of
     from fwpkm_eval.runs.engine import run_jobs, usable_workers
     from fwpkm_eval.runs.execute import execute
-    from fwpkm_eval.runs.manifest import check_or_create, update_manifest
+    from fwpkm_eval.runs.manifest import check_or_create, machine, update_manifest
     from fwpkm_eval.runs.progress import for_terminal
     from fwpkm_eval.runs.rows import write_rows_csv
 
@@ -99,7 +100,7 @@ def run_cells(
             weights={model.name: model.weights_hash for model in models},
         )
     device = device or (models[0].device if models else "cpu")
-    mine = jobs if given.shard is None else given.shard.select(jobs)
+    mine = jobs if given.shard is None else [job for job in jobs if job.alone or given.shard.select([job])]
     if crew is not None:
         room = 1
     elif given.engine == "ray":
@@ -120,16 +121,18 @@ def run_cells(
             memory_limit=given.memory_limit,
             crew=crew,
         )
-        keys = outcome.keys if len(mine) == len(jobs) else list(dict.fromkeys(job.cell.key for job in jobs))
-        found = outcome.found | store.load_all(key for key in keys if key not in outcome.found)
-        payloads = [found[key] for key in keys if key in found]
-        if len(mine) < len(jobs):
+        keys = list(dict.fromkeys(job.cell.key for job in jobs))
+        with _writing_results(out):
+            found = outcome.found | store.load_all(key for key in keys if key not in outcome.found)
+            payloads = [found[key] for key in keys if key in found]
             outcome.keys = [key for key in keys if key in found]
-            outcome.missing = len(keys) - len(outcome.keys) - len(outcome.failures)
-        rows = rows_of(payloads)
-        if out is not None:
-            write_rows_csv(rows, out / "rows.csv")
-            update_manifest(out, cells=outcome.keys, finished=not outcome.failures and not outcome.missing)
+            failed = {failure.job.cell.key for failure in outcome.failures}
+            outcome.missing = sum(key not in found and key not in failed for key in keys)
+            rows = rows_of(payloads)
+            if out is not None:
+                write_rows_csv(rows, out / "rows.csv")
+                # Also the machine: another one that joined this run meanwhile has its own there.
+                update_manifest(out, cells=outcome.keys, finished=len(outcome.keys) == len(keys), device=machine())
         return Measured(rows, outcome, _peak_memory(payloads), payloads)
 
 
@@ -149,11 +152,24 @@ def conclude(measured: Measured, given: Given, show: Show, show_json: Show | Non
         if out is not None:
             from fwpkm_eval.reporting import build_report
 
-            _keep_traces(out, measured.payloads)
-            build_report(out, measured.payloads)
+            with _writing_results(out):
+                payloads = _with_those_of_other_parts(out, measured.payloads)
+                _keep_traces(out, payloads)
+                build_report(out, payloads)
     if out is not None:
         click.echo(f"report: {out / 'report.html'}", err=given.as_json)
     _end(measured)
+
+
+def _with_those_of_other_parts(out: Path, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cells that make up the run by now: these, and those that other processes have ended with since."""
+    from fwpkm_eval.runs.cells import CellStore
+    from fwpkm_eval.runs.manifest import load_manifest
+
+    known = {str(payload["key"]): payload for payload in payloads}
+    listed = [str(key) for key in (load_manifest(out) or {}).get("cells", [])]
+    known |= CellStore(out).load_all(key for key in listed if key not in known)
+    return list(known.values())
 
 
 def _keep_traces(out: Path, payloads: Sequence[Mapping[str, Any]]) -> None:
@@ -277,6 +293,18 @@ def _folder(out: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="fwpkm-eval-") as folder:
         yield Path(folder)
+
+
+@contextmanager
+def _writing_results(out: Path | None) -> Iterator[None]:
+    """While no other process writes what is made of all cells in ``out``: each would lose what the other adds."""
+    from fwpkm_eval.runs.claims import Claims
+
+    if out is None:
+        yield
+        return
+    with Claims(out) as claims, claims.writing_results():
+        yield
 
 
 def _peak_memory(payloads: Sequence[Mapping[str, Any]]) -> int | None:

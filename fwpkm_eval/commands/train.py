@@ -176,7 +176,9 @@ def command(
     if steps is not None and tokens is not None:
         raise UserError("--steps and --tokens both say how long to train: one is enough")
     from fwpkm_eval.malloc import tune_malloc
+    from fwpkm_eval.runs.engine import end_with_the_starter
 
+    is_started = end_with_the_starter()
     tune_malloc()
     import torch
 
@@ -195,7 +197,7 @@ def command(
     recipe = recipe.shortened(steps or recipe.steps)
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)
-    where = Where(device, parallel, log, save_every)
+    where = Where(device, parallel, log, save_every, is_held=is_started)
     result = train_model(config, recipe, out, data, resume, quiet, settings, where)
     if result is None:  # not the first process
         return

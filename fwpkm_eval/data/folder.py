@@ -228,12 +228,12 @@ def _parse(line: bytes, where: str, default_id: str) -> Document:
         raise UserError(f"{where}: 'id' must be a string or a whole number, not {type(name).__name__}")
     document = Document(str(name), text)
     for field in (document.id, text):
-        if not _is_unicode(field):
+        if not is_unicode(field):
             raise UserError(f"{where}: holds half of a surrogate pair (\\ud800…\\udfff), which is no character")
     return document
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -66,16 +66,14 @@ class Segment:
     """A run of predictions: `targets[i]` (token `start + 1 + i` of the stream) is predicted from `inputs[: i
     + 1]`.
 
-    `inputs`, `targets` [T] int64; `document_indices`, `document_positions` [T] int64 are of the targets;
-    `byte_counts` [T] int32 is the text in each target. `inputs, targets = segment` unpacks the first two.
+    `inputs`, `targets` [T] int64; `document_positions` [T] int64 are of the targets. `inputs, targets = segment`
+    unpacks the first two.
     """
 
     start: int
     inputs: IntArray
     targets: IntArray
-    document_indices: IntArray
     document_positions: IntArray
-    byte_counts: npt.NDArray[np.int32]
 
     def __iter__(self) -> Iterator[IntArray]:
         return iter((self.inputs, self.targets))
@@ -135,7 +133,5 @@ def segments(stream: TokenStream, length: int, within_documents: bool = False) -
                 start=begin - 1,
                 inputs=stream.tokens[begin - 1 : until - 1],
                 targets=stream.tokens[begin:until],
-                document_indices=stream.document_indices(begin, until),
                 document_positions=stream.document_positions(begin, until),
-                byte_counts=stream.byte_counts[begin:until],
             )

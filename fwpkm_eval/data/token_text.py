@@ -59,9 +59,10 @@ class TokenText:
 
 
 def token_text(text_set: TextSet, tokenizer: Tokenizer) -> TokenText:
-    """A set's tokens in memory."""
-    end = np.array([tokenizer.eos], dtype=np.int64)
-    encoded = [tokenizer.encode(document.text) for document in text_set.documents]
+    """A set's tokens in memory: ids of 16 bits where all fit, since a set may be gigabytes."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int64
+    end = np.array([tokenizer.eos], dtype=dtype)
+    encoded = [tokenizer.encode(document.text).astype(dtype) for document in text_set.documents]
     ends = np.cumsum([len(document) + 1 for document in encoded], dtype=np.int64) - 1
-    tokens = np.concatenate([np.empty(0, dtype=np.int64), *(part for document in encoded for part in (document, end))])
+    tokens = np.concatenate([np.empty(0, dtype=dtype), *(part for document in encoded for part in (document, end))])
     return TokenText((tokens,), (ends,), text_set.sha256[:16])

@@ -85,4 +85,5 @@ class ContextReader:
         if not self.writes:
             return False
         tokens = len(context.begin) + len(context.rest)
-        return bool(self.settings.passes) or (self.every != HAYSTACK and tokens > int(self.every))
+        # A write comes with write_chunk + lookahead tokens: as early as this where the lookahead is 0.
+        return bool(self.settings.passes) or (self.every != HAYSTACK and tokens >= int(self.every))

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import fwpkm_eval
 from fwpkm_eval.devices import peak_memory
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.harness.load_tasks import Loaded
+from fwpkm_eval.harness.model import FwPKMLM
 from fwpkm_eval.harness.result_rows import result_rows
 from fwpkm_eval.runs.cells import Cell
 from fwpkm_eval.runs.engine import Agenda, Event, Failure, Job
@@ -26,7 +28,7 @@ from fwpkm_eval.runs.rows import YARN, joined_arm
 if TYPE_CHECKING:
     from fwpkm_eval.harness.subjects import Subject
 
-HARNESS_VERSION = 1
+HARNESS_VERSION = 2
 """Part of every cell's key: raise it whenever a change in `harness` or `tasks.lm_eval` can change a number."""
 
 LM_EVAL_SEED = 1234
@@ -78,6 +80,8 @@ def run_task(subject: Subject, loaded: Loaded, settings: RunSettings) -> dict[st
     """Runs one task; the payload of its cell, without settings."""
     import lm_eval
 
+    if isinstance(subject.lm, FwPKMLM):  # or a value would depend on the tasks before, which no key holds
+        subject.lm.drop_carried_memory()
     tokens_before = getattr(subject.lm, "tokens_read", None)
     with_yarn = getattr(subject.lm, "sequences_with_yarn", 0)
     started = time.perf_counter()
@@ -126,6 +130,10 @@ class InThisProcess:
                 payload = run_task(subject, loaded, self.settings)
             except UserError as error:
                 yield job, Failure(job, str(error))
+                continue
+            except Exception as error:  # a task may run code of its own: it fails this task alone
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                yield job, Failure(job, reason, traceback.format_exc())
                 continue
             payload["settings"] = {"task": job.cell.task, "model": job.cell.model, **job.cell.settings}
             yield job, job.work

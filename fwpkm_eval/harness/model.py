@@ -77,6 +77,7 @@ class FwPKMLM(TemplateLM):
         self.max_gen_toks = max_gen_toks
         self.quiet = quiet
         self.tokens_read = self.sequences_with_yarn = 0
+        self._stream: ContextReader | None = None
 
     @property
     def eot_token_id(self) -> int:
@@ -122,6 +123,10 @@ class FwPKMLM(TemplateLM):
         if chat_template:
             self.apply_chat_template([])
         return ""
+
+    def drop_carried_memory(self) -> None:
+        """Ends what memory ``stream`` carries: the next request starts from the first fast weights."""
+        self._stream = None
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Cut exactly where the texts are, if that is between two tokens; else as lm-eval does it for all models."""
@@ -239,7 +244,7 @@ class FwPKMLM(TemplateLM):
     def _reader(self) -> ContextReader:
         if self.settings.memory != "stream":
             return ContextReader(self.model, self.settings, self._count)
-        if not hasattr(self, "_stream"):
+        if self._stream is None:
             self._stream = ContextReader(self.model, self.settings, self._count)
         return self._stream
 

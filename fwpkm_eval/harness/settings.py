@@ -17,8 +17,9 @@ class ReadingSettings:
     """What happens to the fast weights; sizes are in tokens.
 
     memory: ``request``: each request starts from the same fast weights, so that neither order nor batch can change a
-        score; ``stream``: they are carried from request to request, in the order these are given; ``off``: never
-        written.
+        score; ``stream``: they are carried from request to request of one task (or of a group that is asked for by
+        its name), in the order these are given; ``off``: never written. In lm-eval's own command line, which does not
+        say where a task ends, ``stream`` goes on from task to task.
     passes: 0: the context is read once and written as it is read. n: it is memorised first, read n times as `niah`
         does (each a fresh sequence, written to its end), then read once more without a write. Scored or generated
         tokens are never written.

@@ -58,7 +58,7 @@ def ablation_jobs(
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.tasks.niah import NIAH_VERSION, check_fit, readings_per_sample
     from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
-    from fwpkm_eval.training.finished import is_finished
+    from fwpkm_eval.training.finished import is_finished, recipe_computed_on
 
     training = [load_set(haystack.data, name, "train") for name in plan.recipe.sets]
     where = resolve_device(device)
@@ -77,6 +77,7 @@ def ablation_jobs(
                 "frozen_too": trained.frozen_too,
                 **how_computed(config, where, dtype),
                 "recipe": recipe.to_dict(),
+                **({"trained": how} if (how := recipe_computed_on(where, recipe)) else {}),
                 "training": [named(one) for one in training],
                 "haystack": named(haystack.text_set),
                 "data": named(text.text_set),
@@ -89,7 +90,7 @@ def ablation_jobs(
                 readings.append(readings_per_sample(niah, has_fast_weights=False, write_chunk="haystack"))
             name = f"{trained.arm.replace(', ', '-').replace(' ', '')}-{trained.score}-seed{seed}{elsewhere}"
             folder = checkpoints / name
-            there = is_finished(folder, config, recipe, haystack.data)
+            there = is_finished(folder, config, recipe, haystack.data, where)
             work = 0 if there else recipe.steps * recipe.tokens * recipe.rows * TRAINED_TOKEN
             work += len(plan.needles) * plan.samples * plan.length * sum(readings)
             work += plan.tokens * (2 if trained.frozen_too else 1)
@@ -238,9 +239,10 @@ def _train(config: ModelConfig, recipe: Recipe, folder: Path, job: Job, report: 
     from fwpkm_eval.training.parallel import Ranks
     from fwpkm_eval.training.trainer import Trainer
 
-    if is_finished(folder, config, recipe, job.data):
+    device = resolve_device(job.device)
+    if is_finished(folder, config, recipe, job.data, device):
         return
-    trainer = Trainer(config, recipe, folder, job.data, ranks=Ranks(resolve_device(job.device)))
+    trainer = Trainer(config, recipe, folder, job.data, ranks=Ranks(device))
     trainer.resume()
     folder.mkdir(parents=True, exist_ok=True)
     with loggers(folder, config.name, trainer.step) as log:

@@ -8,6 +8,7 @@ the cell's name, and the others go on. Runs that share an output folder share th
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -28,6 +29,8 @@ from fwpkm_eval.runs.cells import Cell, CellStore
 from fwpkm_eval.runs.claims import Claims
 from fwpkm_eval.runs.progress import Progress, Quiet
 
+LIFELINE = "FWPKM_EVAL_LIFELINE"
+"""The variable with the number of an inherited pipe, whose other end only the process that started this one has."""
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_LOOKS = 0.3
 """How often to look whether a cell that another run has taken is finished."""
@@ -40,7 +43,8 @@ class Job:
     ``label`` names it for people; ``work`` is about how many tokens it reads; ``data`` is the value of
     ``--data``, ``checkpoint`` the folder of the model's weights (None: there are none) and ``device`` where
     to run. The cell's settings hold the hashes of text and weights, so where these are found cannot change
-    a value. ``alone``: no other job of this run may be at work on the machine meanwhile, as it is timed.
+    a value. ``alone``: no other job of this run, whichever process has it, may be at work on the machine
+    meanwhile, as it is timed.
     """
 
     cell: Cell
@@ -105,6 +109,8 @@ class Agenda:
 
         idle: whether nothing is at work, as a job needs that is to be alone.
         """
+        if idle:
+            self._claims.leave_machine()
         for _ in range(len(self._jobs)):
             job = self._jobs.popleft()
             if (job.alone and not idle) or not self._claims.take(job.cell.key):
@@ -112,6 +118,9 @@ class Agenda:
             elif self._store.has(job.cell.key):
                 self._claims.release(job.cell.key)
                 self.by_others.append(job)
+            elif not self._claims.use_machine(alone=job.alone):
+                self._claims.release(job.cell.key)
+                self._jobs.append(job)
             else:
                 return job
         return None
@@ -290,7 +299,9 @@ class LocalCrew:
 def _work(connection: Connection, execute: Execute, threads: int, memory_limit: int | None) -> None:
     """A worker's life: takes jobs until there is nobody left to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        _end_after(parent.join)
     tune_malloc()
     if memory_limit is not None:
         limit_memory(memory_limit)
@@ -324,12 +335,23 @@ def _work(connection: Connection, execute: Execute, threads: int, memory_limit: 
             return
 
 
-def _end_with_the_parent() -> None:
+def end_with_the_starter() -> bool:
+    """Ends this process when the one that passed it a `LIFELINE` is gone; False if none did: a person started it."""
+    pipe = os.environ.pop(LIFELINE, None)
+    if pipe is None:
+        return False
+    _end_after(functools.partial(os.read, int(pipe), 1))
+    return True
+
+
+def _end_after(wait_for_the_other: Callable[[], object]) -> None:
     """Ends this process when the one that would take its results is gone, however that ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+
+    def end() -> None:
+        wait_for_the_other()
         os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 class _Reporter:

@@ -83,7 +83,7 @@ def niah_jobs(model: ModelSource, text: TextSource, settings: NiahSettings) -> l
 
     A model without fast weights is measured once for all write chunks.
     """
-    from fwpkm_eval.tasks.niah import NIAH_VERSION, readings_per_sample
+    from fwpkm_eval.tasks.niah import readings_per_sample, scoring_version
 
     split = [(chunk,) for chunk in settings.write_chunks] if model.has_fast_weights else [settings.write_chunks]
     jobs = []
@@ -98,7 +98,7 @@ def niah_jobs(model: ModelSource, text: TextSource, settings: NiahSettings) -> l
                 if model.has_fast_weights:
                     label += f", written every {write_chunks[0]}"
                 work = settings.samples * (length * readings + 100 * len(settings.protocols))
-                jobs.append(job_on_text("niah", model, text, asdict(one), NIAH_VERSION, label, work))
+                jobs.append(job_on_text("niah", model, text, asdict(one), scoring_version(one), label, work))
     return jobs
 
 

@@ -18,6 +18,7 @@ import fwpkm_eval
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.files import create_whole, write_whole
 from fwpkm_eval.runs.cells import canonical_json
+from fwpkm_eval.runs.claims import Claims
 
 MANIFEST = "manifest.json"
 RESULT_NAMES = ("cells", "rows.csv", "tables.md", "tables", "plots", "report.html")
@@ -67,13 +68,14 @@ def check_or_create(
         fresh = {"format": 1, **facts, "config": wanted, "cells": [], "started": _now(), "finished": None}
         if create_whole(path, _to_text(fresh)):
             return fresh
-    manifest = load_manifest(out)
-    if manifest is None:
-        raise UserError(f"{path} came and went while this run started: try again")
-    _refuse_another(out, manifest, wanted)
-    manifest |= {name: fact or manifest.get(name) for name, fact in facts.items()}
-    manifest |= {"resumed": [*manifest.get("resumed", []), _now()], "finished": None}
-    write_whole(path, _to_text(manifest))
+    with Claims(out) as claims, claims.writing_results():
+        manifest = load_manifest(out)
+        if manifest is None:
+            raise UserError(f"{path} came and went while this run started: try again")
+        _refuse_another(out, manifest, wanted)
+        manifest |= {name: fact or manifest.get(name) for name, fact in facts.items()}
+        manifest |= {"resumed": [*manifest.get("resumed", []), _now()], "finished": None}
+        write_whole(path, _to_text(manifest))
     return manifest
 
 
@@ -99,10 +101,11 @@ def _refuse_another(out: Path, manifest: Mapping[str, Any], wanted: Any) -> None
 
 
 def update_manifest(out: Path, *, finished: bool = False, **entries: Any) -> dict[str, Any]:
-    """Add ``entries`` to the manifest in ``out``, and the time if ``finished``; returns the manifest.
+    """Add ``entries`` to the manifest in ``out``, and the time if ``finished``, else none; returns the manifest.
 
     An entry that is a mapping is merged into the one that is there (``weights={"gdn": "…"}``), any other
-    replaces it. ``cells`` is the list of the keys that make up the run: the report reads only those.
+    replaces it. ``cells`` is the list of the keys that make up the run: the report reads only those. Where other
+    processes work on the run, too, the caller holds `Claims.writing_results`.
 
     Raises:
         UserError: there is no manifest, or it cannot be read or written.
@@ -116,8 +119,7 @@ def update_manifest(out: Path, *, finished: bool = False, **entries: Any) -> dic
             raise KeyError(name)
         old = manifest.get(name)
         manifest[name] = {**old, **tidy(value)} if isinstance(old, dict) else tidy(value)
-    if finished:
-        manifest["finished"] = _now()
+    manifest["finished"] = _now() if finished else None
     write_whole(Path(out) / MANIFEST, _to_text(manifest))
     return manifest
 

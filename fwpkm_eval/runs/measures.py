@@ -53,12 +53,25 @@ def addressing_job(model: ModelSource, text: TextSource, settings: PerplexitySet
 
 
 def cost_job(model: ModelSource, text: TextSource, settings: CostSettings) -> Job:
-    """Reading and training, timed: alone on a GPU, of which there is one to all workers."""
+    """Reading and training, timed: alone, and its key names the machine, whose speed and memory are measured."""
     from fwpkm_eval.tasks.cost import COST_VERSION
 
     work = tokens_of(model, text, settings.tokens) + settings.steps * settings.rows * settings.row_tokens
     job = job_on_text("cost", model, text, asdict(settings), COST_VERSION, f"{model.name}  cost", work)
-    return replace(job, alone=job.device != "cpu")
+    values = {**job.cell.settings, "machine": _timed_on(job.device)}
+    return replace(job, cell=replace(job.cell, settings=values), alone=True)
+
+
+def _timed_on(device: str) -> dict[str, Any]:
+    """Processor and cores as the manifest has them, and the name of the GPU if that is the device."""
+    from fwpkm_eval.runs.manifest import machine
+
+    found = {name: fact for name, fact in machine().items() if name in ("processor", "cores")}
+    if device != "cpu":
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
 
 
 def _gates(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> list[Row]:

@@ -7,17 +7,35 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fwpkm_eval.data.tokenizers import tokenizer_named
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.checkpoint import DESCRIPTION, read_description
 from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.reference_models.gated_delta import delta_rule_backend
 from fwpkm_eval.training.batches import training_text
 from fwpkm_eval.training.recipe import Recipe
 from fwpkm_eval.training.savepoints import first_difference
 
 
-def is_finished(folder: Path, config: ModelConfig, recipe: Recipe, data: str) -> bool:
+def computed_on(device: torch.device, bf16: bool) -> dict[str, Any]:
+    """What training on a device computes with, where it is not float32 and torch: `bf16`, `delta_rule`."""
+    rule = delta_rule_backend(device, torch.bfloat16 if bf16 else torch.float32)
+    return ({"bf16": True} if bf16 else {}) | ({} if rule == "torch" else {"delta_rule": rule})
+
+
+def recipe_computed_on(device: torch.device, recipe: Recipe) -> dict[str, Any]:
+    """The same of a recipe, whose 16 bits are for CUDA alone."""
+    return computed_on(device, recipe.bf16 and device.type == "cuda")
+
+
+def is_finished(
+    folder: Path, config: ModelConfig, recipe: Recipe, data: str, device: torch.device | None = None
+) -> bool:
     """Whether the folder holds the checkpoint of this very training: configuration, recipe, seed and text.
+
+    device: with one, what it would train with must be what the checkpoint was trained with, too.
 
     Raises:
         UserError: it holds the checkpoint of another one, or a description that cannot be read; or the text is missing.
@@ -42,6 +60,9 @@ def is_finished(folder: Path, config: ModelConfig, recipe: Recipe, data: str) ->
         "seed": recipe.seed,
         "data_hash": _data_hash(recipe.sets, config.tokenizer, data),
     }
+    if device is not None:
+        here["computed"] = recipe_computed_on(device, recipe)
+        there["computed"] = {name: about[name] for name in ("bf16", "delta_rule") if about.get(name)}
     difference = first_difference(there, json.loads(json.dumps(here)))
     if difference is not None:
         raise UserError(

@@ -30,13 +30,14 @@ WARM_UP = 1
 @dataclass(frozen=True)
 class TrainingSpeed:
     """Seconds of each step of `tokens` tokens in both ways; the relative difference of the losses of the first step,
-    and the largest of all."""
+    and the largest of all; the type of the activations."""
 
     tokens: int
     sparse: list[float]
     dense: list[float]
     first_difference: float
     loss_difference: float
+    dtype: str = "float32"
 
 
 def training_speed(
@@ -71,4 +72,5 @@ def training_speed(
     if not (differences[0] <= SAME_FIRST_LOSS and max(differences) <= SAME_LOSS):
         raise UserError(f"the two ways differ: losses {losses[SPARSE]} and {losses[DENSE]}")
     tokens = recipe.rows * recipe.tokens
-    return TrainingSpeed(tokens, seconds[SPARSE], seconds[DENSE], differences[0], max(differences))
+    dtype = "bfloat16" if trainer.bf16 else "float32"
+    return TrainingSpeed(tokens, seconds[SPARSE], seconds[DENSE], differences[0], max(differences), dtype)

@@ -32,7 +32,8 @@ class TextStep:
         part = Part(rows, no_answer, self.model.config.chunk_size)
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.bf16):
-            loss, _, self._state = self._objective(part, self._state.fresh_sequence())
+            loss, _, state = self._objective(part, self._state)
+        self._state = state.fresh_sequence()  # without the caches, which hold on to the graph
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self._optimizer.step()

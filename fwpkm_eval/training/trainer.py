@@ -41,6 +41,8 @@ from fwpkm_eval.training.savepoints import (
 
 STORED_DTYPES = {"micro": torch.float16, "small": torch.float16}
 """How the weights of a scale's checkpoints are stored; float32 for the others."""
+LEAST_PAUSE = 20
+"""Save points come no sooner after one another than so many times as long as the last took to write."""
 DIVERGED_IN_A_ROW = 20
 """After so many steps in a row without a finite loss or gradient, training stops."""
 
@@ -57,9 +59,10 @@ class Diverged(UserError):
 class Settings:
     """How a run is carried out. What changes its numbers is in its save points, too, and must agree to go on.
 
-    rows_at_once: rows that a process reads at a time, into one memory (None: all of its rows); with fewer, gradients
-    are accumulated. bf16: None for the recipe's choice, which is heeded on CUDA alone. recompute: mixers and MLPs keep
-    no activations. compiled: their code goes through torch.compile. keep: save points kept.
+    rows_at_once: rows that a process reads at a time, into one memory (None: as many as the recipe allows); with fewer
+    than all, gradients are accumulated. bf16: None for the recipe's choice, which is heeded on CUDA alone. recompute:
+    mixers and MLPs keep no activations, whatever the recipe says. compiled: their code goes through torch.compile.
+    keep: save points kept.
     """
 
     rows_at_once: int | None = None
@@ -109,7 +112,9 @@ class Trainer:
             for layer in self.model.blocks:
                 layer.mix = torch.compile(layer.mix)  # type: ignore[method-assign]
         self.state = self.model.initial_state()
-        self.wrapped = self.ranks.wrap(Objective(self.model, recipe.answer_weight, self.settings.recompute))
+        self.wrapped = self.ranks.wrap(
+            Objective(self.model, recipe.answer_weight, self.settings.recompute or recipe.recompute)
+        )
         self.optimizer = make_optimizer(self.model, recipe)
         self.step = 0
         self.diverged_steps = 0
@@ -153,6 +158,7 @@ class Trainer:
             UserError: a save point cannot be written.
         """
         started = saved = time.monotonic()
+        pause = save_every_seconds
         in_a_row = 0
         for step in range(self.step, self.recipe.steps):
             report = self._train_step(self._batch(step), started)
@@ -160,10 +166,13 @@ class Trainer:
             in_a_row = 0 if math.isfinite(report.loss) else in_a_row + 1
             if in_a_row >= DIVERGED_IN_A_ROW or (in_a_row and not self._weights_are_finite()):
                 self._stop(in_a_row, report)
-            due = in_a_row == 0 and time.monotonic() - saved > save_every_seconds
+            due = in_a_row == 0 and time.monotonic() - saved > pause
             if self._all_agree(due):
+                began = time.monotonic()
                 self.save()
                 saved = time.monotonic()
+                if save_every_seconds > 0:  # a model of gigabytes on a slow disk would be saved half of the time
+                    pause = max(save_every_seconds, LEAST_PAUSE * (saved - began))
             yield report
         self.finish()
 
@@ -245,7 +254,9 @@ class Trainer:
         )
         with self.ranks.accumulating(self.wrapped, last):
             with self._precision():
-                loss, result, self.state = self.wrapped(part, self.state.fresh_sequence())
+                loss, result, state = self.wrapped(part, self.state)
+            # Mixers' caches hold on to this part's graph, which would live through the next forward pass.
+            self.state = state.fresh_sequence()
             # The engines average over processes; the parts' losses are to be added.
             (loss * self.ranks.world).backward()
         document = torch.from_numpy(mine.is_document).to(device)
@@ -389,7 +400,8 @@ def _parts(recipe: Recipe, settings: Settings, ranks: Ranks) -> int:
     mine, left = divmod(recipe.rows, ranks.world)
     if left:
         raise UserError(f"{recipe.rows} rows cannot be shared evenly by {ranks.world} processes; change --rows")
-    at_once = settings.rows_at_once or mine
+    allowed = min(mine, recipe.rows_at_once or mine)
+    at_once = settings.rows_at_once or next(rows for rows in range(allowed, 0, -1) if mine % rows == 0)
     if mine % at_once:
         raise UserError(f"a process's {mine} rows cannot be read {at_once} at once; choose a divisor of {mine}")
     return mine // at_once
