@@ -44,7 +44,7 @@ BOOK_MODELS = ("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwpkm@1,3")
 BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
 BOOK_RUNS = (
     ("books", "text and needles", (0, 1)),
-    ("books-fwpkm", "text and needles", (0,)),
+    ("books-fwpkm", "text and needles", (0, 1)),
     ("books-text", "text alone", (0,)),
     ("books-text-no-conv", "text alone, no query convolution", (0, 1)),
 )

@@ -176,6 +176,13 @@ def test_the_micro_plan_fits_its_time() -> None:
     assert estimated_total(plan, jobs, 1) > 1.7 * estimated_total(plan, jobs, 2)  # two workers are kept busy
 
 
+def test_what_is_measured_alone_keeps_all_workers_waiting() -> None:
+    plan = PLANS["micro"]
+    costs = plan_run(plan, sources(plan), only=("cost",)).jobs
+    assert all(job.alone for job in costs)
+    assert estimated_total(plan, costs, 4) == pytest.approx(estimated_total(plan, costs, 1))
+
+
 def test_parts_of_a_plan() -> None:
     plan = PLANS["micro"]
     assert {job.cell.task for job in plan_run(plan, sources(plan), only=("ppl",)).jobs} == {"ppl"}

@@ -143,12 +143,13 @@ def test_a_claim_on_a_file_that_was_just_removed_is_made_again(tmp_path: Path, m
     """As the last who goes home does, between the opening of the file and its first lock."""
     import fcntl
 
-    lock, removed = fcntl.lockf, []
+    lock = fcntl.lockf
+    removed: list[Path] = []
 
     def remove(handle: int, *how: int) -> None:
         if not removed:
-            removed.append(os.fstat(handle).st_ino)
-            (tmp_path / ".claims").unlink()
+            removed.append(tmp_path / ".claims")
+            removed[0].unlink()
         lock(handle, *how)
 
     monkeypatch.setattr(fcntl, "lockf", remove)

@@ -100,11 +100,13 @@ def test_what_another_process_leaves_unfinished_is_gone_on_with(trainings: Train
 
 def test_a_lock_on_a_file_that_was_just_removed_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a training that ends does, between the opening of the file and the lock."""
-    lock, removed = fcntl.flock, []
+    lock = fcntl.flock
+    removed: list[Path] = []
 
     def remove(*how: int) -> None:
         if not removed:
-            removed.append((tmp_path / ".training").unlink())
+            removed.append(tmp_path / ".training")
+            removed[0].unlink()
         lock(*how)
 
     monkeypatch.setattr(fcntl, "flock", remove)

@@ -208,10 +208,14 @@ def estimated_seconds(plan: Plan, job: Job) -> float:
 
 
 def estimated_total(plan: Plan, jobs: Iterable[Job], workers: int) -> float:
-    """How many seconds the jobs take on so many workers, each taking the next one when it is free."""
+    """How many seconds the jobs take on so many workers, each taking the next one when it is free; those that are
+    measured alone keep all of them waiting."""
     busy = [0.0] * workers
     for job in jobs:
-        busy[busy.index(min(busy))] += estimated_seconds(plan, job)
+        if job.alone:
+            busy = [max(busy) + estimated_seconds(plan, job)] * workers
+        else:
+            busy[busy.index(min(busy))] += estimated_seconds(plan, job)
     return max(busy)
 
 
