@@ -27,8 +27,6 @@ from fwpkm_eval.reference_models.config import FwMLPConfig, FwPKMConfig, LaCTCon
 from fwpkm_eval.reference_models.norms import CausalConv, RMSNorm
 
 Updates = Literal["stream", "off", "scan"]
-KEPT_DRAWN = 2**29
-"""Bytes of first fast weights that a layer on a CPU keeps in place of drawing them for each start: `small`'s fit."""
 
 
 @dataclass
@@ -158,13 +156,12 @@ class FastWeightLayer(nn.Module):
         if set(self.drawn_shapes) <= set(kept):
             return {name: copy_large(kept[name].float()) for name in self.drawn_shapes}
         device = self.q_proj.weight.device
+        if device.type == "cpu":
+            return self.draw(values_seed)
         # Drawn on the CPU, whatever the device, so that they are the same; once, for that takes longer than reading.
         if self._drawn is None or self._drawn[0] != (values_seed, device):
-            drawn = self.draw(values_seed)
-            if device.type == "cpu" and sum(w.nbytes for w in drawn.values()) > KEPT_DRAWN:
-                return drawn
-            self._drawn = (values_seed, device), {n: w.to(device) for n, w in drawn.items()}
-        return {name: copy_large(weight) for name, weight in self._drawn[1].items()}
+            self._drawn = (values_seed, device), {n: w.to(device) for n, w in self.draw(values_seed).items()}
+        return {name: weight.clone() for name, weight in self._drawn[1].items()}
 
     def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
         """How much each token weighs in the write; None: all the same."""
