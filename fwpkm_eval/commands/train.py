@@ -86,7 +86,7 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
     "--rows-at-once",
     type=click.IntRange(min=1),
     default=None,
-    help="Rows that a process reads at a time, accumulating gradients. [default: all of its rows]",
+    help="Rows that a process reads at a time, accumulating gradients. [default: all of its rows; at paper at most 32]",
 )
 @click.option(
     "--exercises/--no-exercises",
@@ -118,7 +118,9 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
     metavar="ddp|fsdp",
     help="Under torchrun: the same weights in each process, or sharded over them.",
 )
-@click.option("--recompute", is_flag=True, help="Keep no activations of mixers and MLPs: less memory, more time.")
+@click.option(
+    "--recompute", is_flag=True, help="Keep no activations of mixers and MLPs: less memory, more time. At paper always."
+)
 @click.option("--compile", "compiled", is_flag=True, help="Compile mixers and MLPs with torch.compile.")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads. [default: all cores]")
 @click.option("--keep", type=click.IntRange(min=1), default=2, show_default=True, help="Save points kept.")
@@ -128,7 +130,7 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Between save points.",
+    help="Between save points; never less than 20 times what the last one took.",
 )
 @click.option(
     "--log",
