@@ -233,6 +233,8 @@ def test_a_task_that_needs_the_hub_says_so_when_there_is_no_network(
         load_tasks(["on_the_hub"], [tmp_path])
     with pytest.raises(UserError, match=r"task broken needs .*no_module"):
         load_tasks(["broken"], [tmp_path])
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE, "for the loading alone"
+    assert not datasets.config.HF_HUB_OFFLINE
 
 
 def test_results_become_rows_with_intervals() -> None:

@@ -6,7 +6,8 @@ import os
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,8 @@ def load_tasks(
         if name not in manager.task_index:
             hint = did_you_mean(name, manager.all_tasks) or ";"
             raise UserError(f"no lm-eval task {shown(name)}{hint} 'lm-eval ls tasks' lists the built-in ones")
-    if not ours_alone:
-        _note_if_offline()
-    return [_load(manager, name) for name in names]
+    with nullcontext() if ours_alone else _told_if_offline():
+        return [_load(manager, name) for name in names]
 
 
 def _manager(include_paths: Sequence[Path], metadata: Mapping[str, Any], *, include_defaults: bool) -> Any:
@@ -105,16 +105,32 @@ def _first_line(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _note_if_offline() -> None:
-    """Without a way to the hub, tells its client so, which would try for half a minute; what it keeps still works."""
+@contextmanager
+def _told_if_offline() -> Iterator[None]:
+    """Without a way to the hub, its client is told so meanwhile, or it would try for half a minute; its cache works."""
+    if _reaches_the_hub():
+        yield
+        return
+    import datasets
+    import huggingface_hub.constants
+
+    told: tuple[Any, ...] = (huggingface_hub.constants, datasets.config)
+    before = [module.HF_HUB_OFFLINE for module in told]
+    try:
+        for module in told:
+            module.HF_HUB_OFFLINE = True
+        yield
+    finally:  # the next thing that this process fetches may have a network, or a hub of its own
+        for module, was in zip(told, before, strict=True):
+            module.HF_HUB_OFFLINE = was
+
+
+def _reaches_the_hub() -> bool:
     host = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", HUB)).hostname
     if host is None or urllib.request.getproxies():
-        return
+        return True
     try:
         socket.getaddrinfo(host, 443)
     except OSError:
-        import datasets
-        import huggingface_hub.constants
-
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
-        datasets.config.HF_HUB_OFFLINE = True
+        return False
+    return True
