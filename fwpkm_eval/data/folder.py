@@ -11,7 +11,7 @@ import gzip
 import json
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -227,15 +227,16 @@ def _parse(line: bytes, where: str, default_id: str) -> Document:
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise UserError(f"{where}: 'id' must be a string or a whole number, not {type(name).__name__}")
     document = Document(str(name), text)
-    for field in (document.id, text):
-        if not is_unicode(field):
-            raise UserError(f"{where}: holds half of a surrogate pair (\\ud800…\\udfff), which is no character")
+    check_unicode((document.id, text), where)
     return document
 
 
-def is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def check_unicode(fields: Iterable[str], where: str) -> None:
+    """Raises UserError for a text with half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    for field in fields:
+        try:
+            field.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{where}: holds half of a surrogate pair (\\ud800…\\udfff), which is no character"
+            ) from None

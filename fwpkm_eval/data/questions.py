@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fwpkm_eval.data.folder import is_unicode
+from fwpkm_eval.data.folder import check_unicode
 from fwpkm_eval.data.types import Document, TextSet, hash_documents
 from fwpkm_eval.errors import UserError, unknown
 
@@ -117,6 +117,5 @@ def _parse(line: str, where: str) -> tuple[Question, str]:
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
         raise UserError(f"{where}: 'answers' is not a list of texts with at least one in it")
     identity = str(entry.get("_id", entry.get("id", "")))
-    if not all(map(is_unicode, (entry["context"], entry["input"], *answers, identity))):
-        raise UserError(f"{where}: holds half of a surrogate pair (\\ud800…\\udfff), which is no character")
+    check_unicode((entry["context"], entry["input"], *answers, identity), where)
     return Question(entry["context"], entry["input"], tuple(answers)), identity

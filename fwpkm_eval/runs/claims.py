@@ -43,6 +43,7 @@ class Claims:
                 # Whoever goes home as this one comes removes the file: locks on that one would tell nobody.
                 while not self._is_there():
                     os.close(self._handle)
+                    self._handle = None  # if it cannot be opened again, either
                     self._handle = self._open()
 
     def take(self, key: str) -> bool:

@@ -19,15 +19,11 @@ from fwpkm_eval.training.recipe import Recipe
 from fwpkm_eval.training.savepoints import first_difference
 
 
-def computed_on(device: torch.device, bf16: bool) -> dict[str, Any]:
-    """What training on a device computes with, where it is not float32 and torch: `bf16`, `delta_rule`."""
+def recipe_computed_on(device: torch.device, recipe: Recipe) -> dict[str, Any]:
+    """What training by a recipe on a device computes with, where it is not float32 and torch: `bf16`, `delta_rule`."""
+    bf16 = recipe.bf16 and device.type == "cuda"
     rule = delta_rule_backend(device, torch.bfloat16 if bf16 else torch.float32)
     return ({"bf16": True} if bf16 else {}) | ({} if rule == "torch" else {"delta_rule": rule})
-
-
-def recipe_computed_on(device: torch.device, recipe: Recipe) -> dict[str, Any]:
-    """The same of a recipe, whose 16 bits are for CUDA alone."""
-    return computed_on(device, recipe.bf16 and device.type == "cuda")
 
 
 def is_finished(
