@@ -131,6 +131,8 @@ def test_samples_that_several_trainings_were_asked_count_once() -> None:
     assert line_of(table, model=FWPKM)["one reading"] == "80% (38–96) [60% to 100%]", "4 of 5, not 8 of 10"
     assert "Samples that several trainings were asked count once in an interval." in table.note
     assert "Measured with one seed (0); the 2 trainings of a model were asked of the same samples." in said(rows)
+    assert "Each rate comes from 5 samples, each asked of 2 trainings (tables show them apart)" in said(rows)
+    assert "8 of 10 (5 samples; 95% interval 38–96%; by training 60% to 100%)" in said(rows)
     two_seeds = [needle(FWPKM, 3, n=5, weights_hash=w, seed=seed) for seed in (0, 1) for w in ("a", "b")]
     assert line_of(tables_of(two_seeds)["niah-closed-book"], model=FWPKM)["one reading"] == "60% (31–83)", "6 of 10"
 

@@ -31,8 +31,11 @@ def needles(models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
 
 def samples(models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
     """How many samples a point stands for; empty if that is not known."""
-    counts = sorted({m.n for found in models.values() for m in found.values() if m.n is not None})
-    return f"{span(counts)} samples per point." if counts else ""
+    measured = [m for found in models.values() for m in found.values()]
+    counts = {m.samples for m in measured if m.samples is not None}
+    shared = max((m.trainings for m in measured if m.distinct), default=0)
+    each = f", each asked of {shared} trainings" if shared else ""
+    return f"{span(counts)} samples per point{each}." if counts else ""
 
 
 def span(counts: Iterable[int]) -> str:

@@ -194,4 +194,5 @@ def _interval(measurement: Measurement) -> str:
     bounds = f"{measurement.low * 100:.0f}–{measurement.high * 100:.0f}%"
     apart = wording.span((value for _, value in measurement.by_training), wording.percent)
     trained = f"; by training {apart}" if apart else ""
-    return f"{measurement.successes} of {measurement.n}; 95% interval {bounds}{trained}"
+    shared = f" ({measurement.distinct} samples)" if measurement.distinct else ""
+    return f"{measurement.successes} of {measurement.n}{shared}; 95% interval {bounds}{trained}"

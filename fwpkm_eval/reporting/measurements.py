@@ -55,8 +55,13 @@ class Measurement:
     @property
     def tries(self) -> tuple[int, int]:
         """For a rate: successes and tries, each distinct sample counted once (in the mean over the trainings)."""
-        n = self.distinct or self.n or 0
+        n = self.samples or 0
         return round(self.value * n), n
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples the value is of, each counted once; None where that is not known."""
+        return self.distinct or self.n
 
     @property
     def successes(self) -> int:

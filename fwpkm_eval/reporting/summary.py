@@ -86,10 +86,12 @@ def caveats(
     rates = [m for by_model in needles.overall.values() for of in by_model.values() for m in of.values()]
     bits = [result.bits_per_byte for result in texts.values() if result.bits_per_byte]
     trainings = max((m.trainings for m in [*rates, *bits]), default=1)
-    counts = sorted({m.n for m in rates if m.n})
+    counts = sorted({m.samples for m in rates if m.samples})
+    shared = any(m.distinct for m in rates)
     if counts:
         span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        pooled = f", those of {trainings} trainings taken together (tables show them apart)" if trainings > 1 else ""
+        how = f"each asked of {trainings} trainings" if shared else f"those of {trainings} trainings taken together"
+        pooled = f", {how} (tables show them apart)" if trainings > 1 else ""
         found.append(
             f"Each rate comes from {span} samples{pooled}; 95% intervals cover the draw of samples, not another "
             "training of the models."

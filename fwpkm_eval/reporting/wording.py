@@ -48,14 +48,17 @@ def rate_apart(measurement: Measurement) -> str:
 def rate_in_words(measurement: Measurement, *, again: bool = False) -> str:
     """``17 of 20 (95% interval 64–95%)``, or if that was said before just ``17 of 20 (64–95%)``.
 
-    Of several trainings with their rates: ``39 of 40 (87–100%; by training 95% to 100%)``.
+    Of several trainings with their rates: ``39 of 40 (87–100%; by training 95% to 100%)``; of trainings asked of the
+    same samples with their number too: ``12 of 15 (5 samples; 95% interval 38–96%; by training …)``.
     """
     if measurement.n is None or measurement.low is None or measurement.high is None:
         return percent(measurement.value)
     interval = f"{measurement.low * 100:.0f}–{measurement.high * 100:.0f}%"
     said = "" if again else "95% interval "
+    shared = f"{measurement.distinct} samples; " if measurement.distinct else ""
     apart = span((value for _, value in measurement.by_training), percent)
-    return f"{measurement.successes} of {measurement.n} ({said}{interval}{f'; by training {apart}' if apart else ''})"
+    trained = f"; by training {apart}" if apart else ""
+    return f"{measurement.successes} of {measurement.n} ({shared}{said}{interval}{trained})"
 
 
 def span(values: Iterable[float], show: Callable[[float], str]) -> str:
