@@ -6,11 +6,12 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cell_executors import count_threads, run_cell
+from cell_executors import count_threads, run_cell, tell_process
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import Cell, CellStore
@@ -82,6 +83,17 @@ def test_what_goes_wrong_is_reported_and_the_others_go_on(tmp_path: Path, monkey
     assert reasons["cell 2"] == "ValueError: a fault"
     assert outcome.keys == [job(tmp_path, 3).cell.key]
     assert log(tmp_path)["cell 0"] == 2
+
+
+def test_what_is_timed_runs_while_nothing_else_does(tmp_path: Path) -> None:
+    from fwpkm_eval.runs.ray_crew import RayCrew
+
+    jobs = [replace(job(tmp_path, number), alone=number in (1, 2)) for number in range(5)]
+    outcome = run_jobs(jobs, CellStore(tmp_path), tell_process, workers=2, crew=RayCrew(tell_process))
+    assert len(outcome.keys) == 5
+    lines = [line.partition(" in ")[0] for line in (tmp_path / "log").read_text().splitlines()]
+    for number in (1, 2):
+        assert lines.index(f"cell {number} ends") == lines.index(f"cell {number} begins") + 1
 
 
 def test_one_thread_a_cell(tmp_path: Path) -> None:

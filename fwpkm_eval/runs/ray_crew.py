@@ -2,7 +2,8 @@
 
 Started cells are Ray tasks with the processors and GPUs that a cell needs. A worker that is lost takes its cell with
 it, and Ray starts that cell anew elsewhere, up to `RETRIES` times. Results come back to this process, which alone
-writes to the output folder. Checkpoints and data must be found under the same path on every machine.
+writes to the output folder. Checkpoints and data must be found under the same path on every machine. What is timed
+waits until nothing else is under way and runs on the machine of this process, which its key names.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class RayCrew:
         heard: Any = Queue(actor_options={"num_cpus": 0})
         by_key: dict[str, Job] = {}
         while agenda or self._pending:
-            while len(self._pending) < workers and (job := agenda.next()):
+            while self._has_room(workers) and (job := agenda.next(idle=not self._pending)):
                 by_key[job.cell.key] = job
                 self._pending[self._start(job, heard)] = job
             if not self._pending:
@@ -79,10 +80,20 @@ class RayCrew:
         if self._started_ray:
             self._ray.shutdown()
 
+    def _has_room(self, workers: int) -> bool:
+        return len(self._pending) < workers and not any(job.alone for job in self._pending.values())
+
     def _start(self, job: Job, heard: Any) -> Any:
-        gpus = 0 if job.device == "cpu" else 1
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
         task = self._ray.remote(_measure).options(
-            num_cpus=self._threads, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False, name=job.label
+            num_cpus=self._threads,
+            num_gpus=0 if job.device == "cpu" else 1,
+            max_retries=RETRIES,
+            retry_exceptions=False,
+            scheduling_strategy=here if job.alone else "DEFAULT",
+            name=job.label,
         )
         return task.remote(self._execute, job, heard, self._threads)
 
