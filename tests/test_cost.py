@@ -133,7 +133,7 @@ def test_the_memory_of_training_is_that_of_one_model(monkeypatch: pytest.MonkeyP
 
 def test_what_is_timed_is_timed_alone_and_is_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def job(**facts: Any) -> Job:
-        monkeypatch.setattr("fwpkm_eval.runs.manifest.machine", lambda: {**here, **facts})
+        monkeypatch.setattr("fwpkm_eval.runs.manifest.machine", lambda device: {**here, **facts})
         return cost_job(ModelSource(Path("there"), tiny_config("gdn"), "aa"), TextSource("embedded", SET), SETTINGS)
 
     here = {**machine(), "processor": "one"}

@@ -21,6 +21,7 @@ from fwpkm_eval.runs.manifest import (
     check_or_create,
     git_commit,
     load_manifest,
+    machine,
     tidy,
     update_manifest,
     versions,
@@ -237,6 +238,12 @@ def test_the_commit_is_this_codes_and_not_that_of_whatever_folder_it_lies_in(
     assert re.fullmatch("[0-9a-f]{40}", commit)
     (package / "__init__.py").write_text("changed = True\n")
     assert git_commit() == f"{commit}+changes"
+
+
+def test_the_gpu_is_named_where_the_run_is_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"a GPU at {device}")
+    assert machine("cuda:1") == {**machine(), "gpu": "a GPU at cuda:1"}
+    assert "gpu" not in machine()
 
 
 def test_versions_are_known_without_importing_torch() -> None:

@@ -310,7 +310,7 @@ def test_timed_cells_are_of_every_part_and_of_the_machine_that_wrote_last(
     plain = numbered(6)
 
     def on(machine: str) -> list[Job]:
-        monkeypatch.setattr("fwpkm_eval.runs.manifest.machine", lambda: {"processor": machine, "cores": 2})
+        monkeypatch.setattr("fwpkm_eval.runs.manifest.machine", lambda device="cpu": {"processor": machine, "cores": 2})
         cells = [Cell("cost", "gdn", {"number": n, "machine": machine}) for n in (10, 11, 12)]
         return plain + [Job(cell, f"{machine} {cell.settings['number']}", 1, alone=True) for cell in cells]
 

@@ -90,16 +90,18 @@ def run_cells(
     if given.memory_limit is not None and given.engine != "local":
         raise UserError(f"--memory-limit is for --engine local; {given.engine} limits the memory of its workers itself")
     out = given.out
+    where = resolve_device(device or (models[0].device if models else "cpu"))
+    here = machine(str(where))
     if out is not None:
         check_or_create(
             out,
             config,
             command=["fwpkm-eval", *sys.argv[1:]],
             seeds=seeds or [given.seed],
+            device=here,
             data={text.text_set.name: _described(text) for text in texts},
             weights={model.name: model.weights_hash for model in models},
         )
-    device = device or (models[0].device if models else "cpu")
     mine = jobs if given.shard is None else [job for job in jobs if job.alone or given.shard.select([job])]
     if crew is not None:
         room = 1
@@ -109,7 +111,7 @@ def run_cells(
         cluster = RayCrew(execute)
         crew, room = cluster, cluster.room
     else:
-        room = usable_workers(len(mine), device=resolve_device(device).type)
+        room = usable_workers(len(mine), device=where.type)
     with _folder(out) as folder:
         store = CellStore(folder)
         outcome = run_jobs(
@@ -132,7 +134,7 @@ def run_cells(
             if out is not None:
                 write_rows_csv(rows, out / "rows.csv")
                 # Also the machine: another one that joined this run meanwhile has its own there.
-                update_manifest(out, cells=outcome.keys, finished=len(outcome.keys) == len(keys), device=machine())
+                update_manifest(out, cells=outcome.keys, finished=len(outcome.keys) == len(keys), device=here)
         return Measured(rows, outcome, _peak_memory(payloads), payloads)
 
 

@@ -158,10 +158,10 @@ def _versions_of_rows(frame: pandas.DataFrame) -> str:
 
 def _machine(device: Mapping[str, Any]) -> str:
     """The machine in words: what is known by name first, then whatever else was noted."""
-    parts = [str(device[name]) for name in ("device", "processor") if device.get(name)]
+    parts = [str(device[name]) for name in ("device", "gpu", "processor") if device.get(name)]
     units = {"cores": "cores", "memory_gib": "GiB memory"}
     parts += [f"{device[name]} {unit}" for name, unit in units.items() if device.get(name)]
-    known = {"device", "processor", *units}
+    known = {"device", "gpu", "processor", *units}
     parts += [f"{name.replace('_', ' ')} {value}" for name, value in device.items() if name not in known]
     return ", ".join(parts)
 

@@ -180,8 +180,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers of seconds depend on: processor, cores, memory, system. No host name, no user name."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What seconds depend on: system, cores, processor, memory, the GPU if ``device`` is one. No host or user name."""
     facts: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -192,6 +192,10 @@ def machine() -> dict[str, Any]:
         facts["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (OSError, ValueError):
         pass
+    if device.startswith("cuda"):
+        import torch
+
+        facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
 
 

@@ -66,12 +66,7 @@ def _timed_on(device: str) -> dict[str, Any]:
     """Processor and cores as the manifest has them, and the name of the GPU if that is the device."""
     from fwpkm_eval.runs.manifest import machine
 
-    found = {name: fact for name, fact in machine().items() if name in ("processor", "cores")}
-    if device != "cpu":
-        import torch
-
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+    return {name: fact for name, fact in machine(device).items() if name in ("processor", "cores", "gpu")}
 
 
 def _gates(model: Any, text_set: TextSet, settings: Mapping[str, Any], report: Report) -> list[Row]:
