@@ -50,6 +50,7 @@ def token_rows(base, token, chunk, stride_b, stride_t):
 def half_topk_kernel(
     query,
     keys,
+    columns,
     numbers_out,
     scores_out,
     shares_out,
@@ -67,7 +68,12 @@ def half_topk_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Top-k sub-keys of one half of one head (program 1) for a block of tokens (program 0)."""
+    """Top-k sub-keys of one half of one head (program 1) for a block of tokens (program 0).
+
+    ``columns`` are the keys with each half transposed [H,2,d,S]: of a tile read from it neighbouring sub-keys, which
+    the lanes of a warp multiply, lie in different banks of shared memory; read from ``keys`` they would be a row apart,
+    on the same banks, and the product would wait for memory.
+    """
     DTYPE: tl.constexpr = scores_out.dtype.element_ty
     LOWEST: tl.constexpr = float("-inf")
     half = tl.program_id(1)
@@ -75,6 +81,7 @@ def half_topk_kernel(
     live = token < tokens
     rows = token_rows(query, token, chunk, stride_b, stride_t) + half * WIDTH
     table = keys + half.to(tl.int64) * subkeys * WIDTH
+    transposed = columns + half.to(tl.int64) * subkeys * WIDTH
     ranks = tl.arange(0, PADDED_K)
     best = tl.full([BLOCK_T, PADDED_K], LOWEST, DTYPE)
     index = tl.full([BLOCK_T, PADDED_K], 0, tl.int32)
@@ -90,7 +97,7 @@ def half_topk_kernel(
             d = at + features
             wide = d < WIDTH
             q = tl.load(rows[:, None] + d[None, :], live[:, None] & wide[None, :], 0).to(DTYPE)
-            k = tl.load(table + subkey[None, :] * WIDTH + d[:, None], wide[:, None] & real[None, :], 0).to(DTYPE)
+            k = tl.load(transposed + d[:, None] * subkeys + subkey[None, :], wide[:, None] & real[None, :], 0).to(DTYPE)
             # TF32 would choose other sub-keys.
             scored = tl.dot(q, k, scored, input_precision="ieee", out_dtype=DTYPE)
             if IDW:
@@ -248,6 +255,7 @@ def find_slots(query: Tensor, keys: Tensor, topk: int, score: str, per_head: boo
     half_topk_kernel[(blocks(tokens, block_t), heads * 2)](
         query,
         keys,
+        keys.mT.contiguous(),
         numbers,
         scores,
         shares,

@@ -48,6 +48,10 @@ class MemoryRule:
         check_whole("lookahead", self.lookahead, 0, "tokens")
         for name in ("learning_rate", "addressing_weight"):
             check_finite(name, getattr(self, name))
+        # Kernels are compiled for Python's own numbers, not for NumPy's.
+        kinds = {"topk": int, "lookahead": int, "learning_rate": float, "addressing_weight": float}
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, kind(getattr(self, name)))
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ if __name__ == "__main__":
     triton.JITFunction.run = compile_instead
     compile_chunk(1, 256, 512, 8, "idw", "entropy")
     compile_chunk(1, 256, 512, 8, "dot", "none")
+    compile_chunk(4, 256, 512, 32, "idw", "entropy")
     compile_pkm(4, 256, 512, 32)
     scan("entropy")
     scan("none")

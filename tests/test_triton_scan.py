@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scan_cases import Case
@@ -234,6 +235,18 @@ def test_inputs_that_are_not_contiguous(strided: Callable[[Tensor], Tensor]) -> 
         total = result.output.sum() + result.keys.sum() + (result.values.T * turned.view_as(result.values.T)).sum()
         ends.append([result.output, result.keys, result.values, *torch.autograd.grad(total, list(given.values()))])
     assert all(torch.equal(ours, expected) for ours, expected in zip(*ends, strict=True))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """Kernels are compiled for numbers of Python alone."""
+    inputs = moved(SMALL.inputs())
+    given = {"topk": np.int64(3), "lookahead": np.int64(1), "chunk_size": np.int64(4)}
+    rates = {"learning_rate": np.float32(0.5), "addressing_weight": np.float32(2.0)}
+    ours = SMALL.scan(inputs, backend="triton", **given, **rates)
+    plain = {name: number.item() for name, number in (given | rates).items()}
+    expected = SMALL.scan(inputs, backend="triton", **plain)
+    assert torch.equal(ours.values, expected.values)
+    assert torch.equal(ours.keys, expected.keys)
 
 
 def test_a_gradient_can_be_taken_twice() -> None:
