@@ -1,7 +1,8 @@
 # make reproduce            trained checkpoints -> every task -> tables, plots and a report in runs/micro
 # make reproduce RETRAIN=1  the same, with every model trained anew first
 # make small                scale small, for one GPU: trains what is not trained yet, then measures it, in runs/small;
-#                           stopped at any moment, the same command goes on (MODELS=… for some of its models)
+#                           stopped at any moment, the same command goes on. In little time fewer models, elsewhere:
+#                           make small MODELS=gdn+swa,gdn+swa:fwpkm OUT=runs/two; DATA=… is the text
 # make test                 environment, lint, type check and tests
 # make lint                 ruff and mypy alone
 # make bench-gpu            speed and memory of operations and models on a GPU -> results/bench-gpu
@@ -23,9 +24,10 @@ INSTALLED_GPU := $(VENV)/.installed-gpu
 reproduce: $(INSTALLED)
 	$(BIN)/fwpkm-eval reproduce --scale micro --out $(OUT) $(if $(filter-out 0,$(RETRAIN)),--retrain)
 
+small: OUT = runs/small
 small: $(INSTALLED_GPU)
-	$(BIN)/fwpkm-eval reproduce --scale small --retrain --device cuda --workers 4 --out runs/small \
-	  $(if $(MODELS),--models '$(MODELS)')
+	$(BIN)/fwpkm-eval reproduce --scale small --retrain --device cuda --workers 4 --out $(OUT) \
+	  $(if $(MODELS),--models '$(MODELS)') $(if $(DATA),--data '$(DATA)')
 
 # Files are whole to a process, so that what a file makes once is made once.
 test: lint

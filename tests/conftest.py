@@ -39,6 +39,7 @@ if GPU:
     torch.cuda.init()
     torch.cuda.device_count()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+    torch.backends.cuda.matmul.allow_tf32 = False  # some environments switch it on
 else:
     os.environ["TRITON_INTERPRET"] = "1"
 

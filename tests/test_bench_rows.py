@@ -11,6 +11,7 @@ from fwpkm_eval.bench import ops, ratios, rows, run, show
 from fwpkm_eval.bench.correctness import Agreement
 from fwpkm_eval.bench.ops import COPYING, IN_PLACE, REFERENCE
 from fwpkm_eval.bench.run import BenchResult, Case
+from fwpkm_eval.reporting.tables_bench import _scaling_table
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_peer")
 
@@ -116,6 +117,14 @@ def test_scaling_goes_over_slots_and_tokens() -> None:
         (2 / 50, 50, "scan/torch in place, tuned malloc"),
         (5 / 100, 100, "scan/torch in place, tuned malloc"),
     ]
+
+
+def test_tenths_of_a_microsecond_are_shown() -> None:
+    """A token's time on a GPU."""
+    result = BenchResult(SMALL, Agreement(0, {}, {}), {Case(REFERENCE, "forward", "default"): measurement(1.0)})
+    result.scaling = [(SMALL, measurement(50 * seconds)) for seconds in (2.5e-7, 9e-6)]
+    (table,) = _scaling_table([vars(row) for row in rows.bench_rows(result) if "per_token" in row.metric])
+    assert [line[-1].text.split()[0] for line in table.rows] == ["0.250", "9.0"]
 
 
 def test_on_a_gpu_scaling_is_of_what_runs_there() -> None:

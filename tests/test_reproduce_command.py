@@ -33,6 +33,27 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_shows_what_would_be_trained_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = ("reproduce", "--models", "gdn+swa,gdn+swa:fwpkm", "--dry-run")
+    assert run(*plan, "--json") == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert run(*plan, "--retrain", "--seeds", "2", "--json") == 0
+    cells = json.loads(capsys.readouterr().out)
+    names = ("gdn+swa", "gdn+swa:fwpkm@1,3")
+    assert [cell["label"] for cell in cells if cell["task"] == "train"] == [
+        f"{name}  training, seed {seed}" for seed in (0, 1) for name in names
+    ]
+    assert all(cell["seconds"] > 600 for cell in cells if cell["task"] == "train")
+    assert len(cells) > len(measured)
+    assert run(*plan, "--retrain") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 models to train first")
+    assert run("reproduce", "--models", "some/folder", "--dry-run", "--retrain") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", ["reproduce", "ablate", "capacity"])
 def test_a_dry_run_as_json_is_a_list_of_cells(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--dry-run", "--json") == 0

@@ -97,6 +97,8 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
 
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
+    # Off unless the environment says otherwise; in TF32 the reference would find other sub-keys.
+    torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(job.get("case", job["size"])["device"])
     if device.index is not None:
         # Events, and kernels that are called by themselves, go to the current device: of cuda:1, not to the first.

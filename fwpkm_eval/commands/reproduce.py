@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,8 @@ def command(
     Uses the checkpoints that are shipped, or trains them with --retrain. Without --out the results go to
     runs/SCALE. A run that was stopped goes on where it was; what is finished is not measured again.
     """
-    from fwpkm_eval.commands.measure import conclude, print_plan, run_cells
+    from fwpkm_eval.commands.measure import conclude, counted, print_plan, run_cells
+    from fwpkm_eval.runs.ablation import TRAINED_TOKEN
     from fwpkm_eval.runs.manifest import check_free, check_or_create
     from fwpkm_eval.runs.plan import plan_of, with_tokens
 
@@ -116,8 +117,13 @@ def command(
         planned = _plan_all(plan, configured, all_seeds, ablation_seeds, only, out / "checkpoints", **how)
         planned = _within(plan, planned, budget, given)
         _refuse_nothing(planned, only, names)
+        trainings = _trainings(names, scale, all_seeds, out / "checkpoints", given) if retrain else []
         workers = _workers(planned, given)
-        print_plan(plan, planned.jobs, workers, as_json=given.as_json)
+        print_plan(plan, [*trainings, *planned.jobs], workers, as_json=given.as_json)
+        if trainings and not given.as_json:
+            click.echo(
+                f"{counted(len(trainings), 'model')} to train first; a token of theirs counts as {TRAINED_TOKEN}"
+            )
         return
     check_free(out, config)
     by_seed = [names] * seeds
@@ -224,15 +230,42 @@ def _train(names: Sequence[str | Path], scale: str, folder: Path, seed: int, giv
     from fwpkm_eval.runs.engine import usable_workers
     from fwpkm_eval.training.run import train_models
 
-    full_names = []
-    for name in names:
-        if isinstance(name, Path):
-            raise UserError(f"--retrain trains models by name, and {name} is a folder")
-        full_names.append(model_config(name, scale).name)
+    full_names = [model_config(_trained_by_name(name), scale).name for name in names]
     folders = [folder / checkpoint_name(name, seed) for name in full_names]
     workers = given.workers or usable_workers(len(names))
     train_models(full_names, scale, folders, given.data, workers, given.quiet, given.device, seed)
     return list(folders)
+
+
+def _trainings(
+    names: Sequence[str | Path], scale: str, seeds: Iterable[int], checkpoints: Path, given: options.Given
+) -> list[Job]:
+    """What ``--retrain`` has still to train, as a dry run shows it: cells that nothing ever runs."""
+    from fwpkm_eval.api import checkpoint_name
+    from fwpkm_eval.reference_models.config import model_config
+    from fwpkm_eval.runs.ablation import TRAINED_TOKEN
+    from fwpkm_eval.runs.cells import Cell
+    from fwpkm_eval.runs.engine import Job
+    from fwpkm_eval.training.finished import is_finished
+    from fwpkm_eval.training.recipe import recipe_for
+
+    jobs = []
+    for seed in seeds:
+        for config in [model_config(_trained_by_name(name), scale) for name in names]:
+            recipe = replace(recipe_for(config, given.data), seed=seed)
+            if not is_finished(checkpoints / checkpoint_name(config.name, seed), config, recipe, given.data):
+                work = recipe.steps * recipe.tokens * recipe.rows * TRAINED_TOKEN
+                jobs.append(
+                    Job(Cell("train", config.name, {"seed": seed}), f"{config.name}  training, seed {seed}", work)
+                )
+    return jobs
+
+
+def _trained_by_name(name: str | Path) -> str:
+    """The name, where it is no folder of a checkpoint: that is trained already."""
+    if isinstance(name, Path):
+        raise UserError(f"--retrain trains models by name, and {name} is a folder")
+    return name
 
 
 def _as_configured(names: Sequence[str | Path], scale: str) -> list[ModelSource]:

@@ -170,8 +170,8 @@ def command(
 ) -> None:
     """Train one model with its scale's recipe, the same for every model.
 
-    The folder gets model.safetensors and model.json; a killed run goes on with --resume and ends with the same weights.
-    For many GPUs: torchrun --nproc-per-node 4 -m fwpkm_eval train …
+    The folder gets model.safetensors and model.json; a killed run goes on with --resume and, on a CPU, ends with
+    the same weights. For many GPUs: torchrun --nproc-per-node 4 -m fwpkm_eval train …
     """
     from dataclasses import replace
 

@@ -171,7 +171,9 @@ def _scaling_table(records: Sequence[Record]) -> list[Table]:
     rows = Rows()
     for record in records:
         subkeys = int(str(record["dataset"]).split(",")[0].removeprefix("S "))
-        each = f"{record['value'] * 1e6:.1f} ({record['ci_low'] * 1e6:.1f}–{record['ci_high'] * 1e6:.1f})"
+        middle, low, high = (record[name] * 1e6 for name in ("value", "ci_low", "ci_high"))
+        digits = 1 if middle >= 1 else 3  # a GPU takes tenths of a microsecond
+        each = f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
         rows.add(str(subkeys), f"{subkeys**2:,}", f"{int(record['length']):,}", each)
     if not rows.rows:
         return []

@@ -43,11 +43,14 @@ class Ranks:
         if self.world == 1:
             return objective
         if self.mode == "fsdp":
+            from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
+            # Left to itself it takes the accelerator that torch was built for, used or not.
+            mesh = init_device_mesh(self.device.type, (self.world,))
             for layer in objective.model.blocks:
-                fully_shard(layer)
-            fully_shard(objective)
+                fully_shard(layer, mesh=mesh)
+            fully_shard(objective, mesh=mesh)
             return objective
         # Gradients of PKM values have rows for the slots that were read: see `sum_rows`.
         ignored = [f"model.{name}" for name, _ in pkm_values(objective.model)]
@@ -115,7 +118,10 @@ def started(device: str = "cpu", mode: str = "ddp") -> Iterator[Ranks]:
     if chosen.type == "cuda":
         chosen = resolve_device(f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}")
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if chosen.type == "cuda":
+        dist.init_process_group("nccl", device_id=chosen)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield Ranks(chosen, dist.get_rank(), world, "fsdp" if mode == "fsdp" else "ddp")
     finally:
