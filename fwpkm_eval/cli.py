@@ -24,7 +24,7 @@ COMMANDS = {
     "ppl": "Measure perplexity on long text, with and without memory writes.",
     "niah": "Measure recall: needles in a haystack, read once or several times.",
     "trace": "Show which memory slots answered, and what was last written there.",
-    "state": "Save, show, compare and reset memory states; make them forget.",
+    "state": "Save, show, diff and reset memory states; make them forget.",
     "lm-eval": "Run tasks of the lm-evaluation-harness, any of its tasks or ours.",
     "generate": "Go on from a prompt, after memorising a text or without.",
     "gates": "Measure how much each memory layer's gate lets through.",

@@ -8,6 +8,7 @@ from typing import Any
 from fwpkm_eval.reporting.summary import summarise
 from fwpkm_eval.reporting.summary_ablation import ablation_findings
 from fwpkm_eval.reporting.summary_speed import speed_findings
+from fwpkm_eval.reporting.tables_ablation import ablation_tables
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 
 
@@ -36,7 +37,7 @@ def test_the_worst_arm_comes_first_and_what_the_seeds_hide_is_called_so() -> Non
     assert "64 needles at 4K, scoring idw: hurt by no-lookahead (−61 points" in needles[1]
     assert needles[1].index("no-lookahead") < needles[1].index("no-gate") < needles[1].index("better with top32")
     assert "within the seeds' spread: no-entropy." in needles[1]
-    assert "frozen" not in needles[1]
+    assert "frozen (−61 points" in needles[1]
     assert "hurt by top32 (+0.500" in bits[1]
     assert "better with no-entropy (−1.000" in bits[1]
 
@@ -47,6 +48,24 @@ def test_a_clear_gain_is_found_and_only_what_the_seeds_hide_is_unclear() -> None
     ((needles, text), (bits, _)) = said([*reference, *better])
     assert (needles, bits) == ("found", "unclear")
     assert "better with top32 (+20 points" in text
+
+
+def test_where_nothing_is_found_no_part_is_missed() -> None:
+    reference = rows_of("reference", "idw", [0.0, 0.0], [3.0, 3.1])
+    arms = [rows_of("no-lookahead", "idw", [0.0, 0.0], [3.1, 3.2]), rows_of("frozen", "idw", [0.0, 0.0], [3.1, 3.2])]
+    needles, bits = said([*reference, *arms[0], *arms[1]])
+    assert needles[0] == "unclear"
+    assert "scoring idw: neither the reference nor no-lookahead and frozen finds any, so" in needles[1]
+    assert "no-lookahead" in bits[1]
+    (table, *_) = ablation_tables(rows_to_frame([*reference, *arms[0]]))
+    assert [cell.text for cell in table.rows[1]] == [
+        "no-lookahead",
+        "0% (0–0)",
+        "0 points (0 to 0)",
+        "neither finds any",
+    ]
+    needles, _ = said([*reference, *arms[0], *rows_of("top32", "idw", [0.5, 0.6], [3.0, 3.1])])
+    assert "finding none, as the reference: no-lookahead" in needles[1]
 
 
 def test_seeds_of_an_ablation_are_not_taken_for_those_of_the_needles() -> None:

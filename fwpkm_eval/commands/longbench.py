@@ -59,7 +59,8 @@ def command(
 ) -> None:
     """Read a long text "passes" times, then text and question, and score the right answer's tokens.
 
-    --data is a folder with <set>.jsonl, as in LongBench: context, input and answers in each line.
+    --data is here a folder with <set>.jsonl, as in LongBench: context, input and answers in each line; or hub, after
+    data prepare --data hub --set 2wikimqa (or another of LongBench). There is none in the embedded text.
     """
     from fwpkm_eval.commands.measure import conclude, counted, models_config, run_cells, shown_as
     from fwpkm_eval.data.questions import PUBLISHED, load_questions, question_sets

@@ -175,13 +175,20 @@ data = click.option(
     help="Text to use: made from this Python, corpora fetched by `data prepare --data hub`, or a folder of "
     "<set>/<split>.jsonl[.gz] with a text field.",
 )
-tokens = click.option(
-    "--tokens",
-    type=SIZE,
-    default=None,
-    metavar="SIZE",
-    help="Token budget, such as 64K or 8M. [default: by scale]",
-)
+
+
+def tokens_or(default: str) -> Callable[[Command], Command]:
+    """``--tokens``; ``default`` says in words what is read without it."""
+    return click.option(
+        "--tokens",
+        type=SIZE,
+        default=None,
+        metavar="SIZE",
+        help=f"Token budget, such as 64K or 8M. [default: {default}]",
+    )
+
+
+tokens = tokens_or("by scale")
 sets = click.option(
     "--sets",
     type=NAMES,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @sources.models
 @options.scale
 @options.sets
-@options.tokens
+@options.tokens_or("all of a set, at most 8M")
 @click.option("--segment", type=options.SIZE, default="4K", show_default=True, help="Tokens of a sequence.")
 @click.option(
     "--scope",
@@ -59,8 +59,7 @@ def command(
     """Score every token of text sets once, writing to the fast weights while reading, and without writing.
 
     A set's documents are read in order, in segments. Attention and recurrent state are fresh in each
-    segment, the fast weights go on as far as --scope says. Without --tokens a set is read to its end, at
-    most 8M tokens of it.
+    segment, the fast weights go on as far as --scope says.
     """
     from fwpkm_eval.tasks.perplexity import PerplexitySettings
 

@@ -39,7 +39,7 @@ out_option = click.option("--out", type=FILE, required=True, metavar="FILE", hel
 
 @click.group(name="state")
 def command() -> None:
-    """Keep what a memory has read in a file: see it, compare it, reset it, make it forget.
+    """Keep what a memory has read in a file: see it, diff it, reset it, make it forget.
 
     A state file belongs to one model, whose weights' hash it holds.
     """

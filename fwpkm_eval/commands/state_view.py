@@ -26,7 +26,7 @@ def print_layers(layers: Sequence[LayerDiff], writes: dict[int, int], change: st
         written = (f"{writes[layer.layer]:,}",) if writes else ()
         lines.append((layer.layer, layer.memory, *written, where[0], norms[0], where[1], norms[1]))
     wrote = ("writes",) if writes else ()
-    header = ("layer", "memory", *wrote, f"slots {change}", "by", "sub-keys", "by ")
+    header = ("layer", "memory", *wrote, f"slots {change}", "by (norm)", "sub-keys", "by (norm) ")
     if lines:
         click.echo(aligned(header, lines, right=("layer", *header[2:])))
     else:

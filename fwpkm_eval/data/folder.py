@@ -130,7 +130,7 @@ def _root(data: str) -> Path:
     if not data or not root.exists():
         hint = did_you_mean(data, ["embedded", "hub"])
         raise UserError(
-            f"data folder {data!r} does not exist{hint} (give 'embedded', or a folder of <set>/<split>.jsonl)"
+            f"data folder {data!r} does not exist{hint} (give 'embedded', 'hub', or a folder of <set>/<split>.jsonl)"
         )
     if not root.is_dir():
         raise UserError(f"data {data!r} is a file; give the folder that holds <set>/<split>.jsonl")
@@ -207,7 +207,11 @@ def _parse(line: bytes, where: str, default_id: str) -> Document:
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        detail = f": {error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        detail = (
+            f": {error.msg.removesuffix(' at')} at column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else ""
+        )
         raise UserError(f"{where}: not a JSON object{detail}") from error
     if not isinstance(record, dict):
         raise UserError(

@@ -71,9 +71,9 @@ def load_questions(data: str, name: str) -> QuestionSet:
 
 
 def _folder(data: str) -> Path:
-    if data == "hub":
-        from fwpkm_eval.data.corpora import how_to_prepare, hub_folder
+    from fwpkm_eval.data.corpora import how_to_prepare, hub_folder
 
+    if data == "hub":
         folder = hub_folder()
         if not any((folder / f"{name}.jsonl.gz").is_file() for name in PUBLISHED):
             raise UserError(f"no LongBench questions are prepared in {folder}: {how_to_prepare(PUBLISHED[0])}")
@@ -83,7 +83,7 @@ def _folder(data: str) -> Path:
         where = "a folder is needed" if data == "embedded" else f"there is no folder {data!r}"
         raise UserError(
             f"no LongBench questions: {where}; give --data DIR with {PUBLISHED[0]}.jsonl and others of "
-            "THUDM/LongBench (context, input and answers in each line)"
+            f"THUDM/LongBench (context, input and answers in each line), or --data hub: {how_to_prepare(PUBLISHED[0])}"
         )
     return folder
 

@@ -15,7 +15,7 @@ from fwpkm_eval.runs.intervals import mean_interval
 if TYPE_CHECKING:
     import pandas
 
-WORSE, BETTER, WITHIN = "worse", "better", "within the seeds' spread"
+WORSE, BETTER, WITHIN, NEITHER = "worse", "better", "within the seeds' spread", "neither finds any"
 BySeed = Mapping[int, float]
 Way = tuple[int, str, int]
 """One way of asking for needles: (needles, write chunk, passes)."""
@@ -44,19 +44,25 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """Arm less reference, seed by seed: the mean, its 95% interval (None with one seed), and whether less is better."""
+    """Arm less reference, seed by seed: the mean, its 95% interval (None with one seed), and whether less is better.
+
+    ``neither``: a rate of both that is 0 with every seed; where nothing is found, no part of a model can be missed.
+    """
 
     mean: float
     low: float | None
     high: float | None
     less_is_better: bool
     by_seed: Mapping[int, float]
+    neither: bool = False
 
     @property
     def verdict(self) -> str:
         """Whether the difference is larger than the spread of the seeds, and which way."""
         if self.low is None or self.high is None:
             return MISSING
+        if self.neither:
+            return NEITHER
         if self.low <= 0 <= self.high:
             return WITHIN
         return BETTER if (self.mean < 0) == self.less_is_better else WORSE
@@ -112,7 +118,8 @@ def difference(arm: BySeed, reference: BySeed, *, as_rate: bool) -> Difference |
     mean, low, high = mean_interval(list(by_seed.values()))
     if as_rate:
         low, high = possible(low, high, -1.0, 1.0)
-    return Difference(mean, low, high, not as_rate, by_seed)
+    neither = as_rate and not any(values[seed] for values in (arm, reference) for seed in by_seed)
+    return Difference(mean, low, high, not as_rate, by_seed, neither)
 
 
 def possible(low: float | None, high: float | None, least: float, most: float) -> tuple[float | None, float | None]:

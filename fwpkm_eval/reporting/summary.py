@@ -73,7 +73,7 @@ def rules(frame: pandas.DataFrame) -> str:
         said.append(
             "Bits per byte are called different only where Student's 95% interval over several trainings of the models "
             "leaves out zero; of one training each, “of these weights” says what was measured, and another training "
-            "may differ by as much."
+            "may differ from it by as much as two models do."
         )
     return " ".join(said)
 
@@ -100,7 +100,9 @@ def caveats(
     if seeds := _seeds(measured):
         found.append(f"Measured with {seeds}{_of_trainings(measured, trainings)}.")
     if trainings == 1 and len(bits) > 1:
-        found.append("Bits per byte are of one training of each model: another training may differ by as much.")
+        found.append(
+            "Bits per byte are of one training of each model: another may differ from it by as much as two models do."
+        )
     for task, what in TRAINED_HERE.items():
         if seeds := _seeds(frame[frame["task"] == task]):
             found.append(f"{what} were trained and measured with {seeds}.")

@@ -9,6 +9,7 @@ from fwpkm_eval.ablations import SCORES
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
 from fwpkm_eval.reporting.measurements_ablation import (
+    BETTER,
     WITHIN,
     WORSE,
     Difference,
@@ -23,7 +24,6 @@ from fwpkm_eval.reporting.measurements_ablation import (
     needle_counts,
 )
 from fwpkm_eval.reporting.tables_ablation import difference_text
-from fwpkm_eval.runs.rows import FROZEN
 
 if TYPE_CHECKING:
     import pandas
@@ -54,10 +54,14 @@ def _of_measure(what: str, values: Values, results: Results, *, as_rate: bool, t
         found = {
             arm: against
             for arm, of_score in results
-            if of_score == score
-            and arm != FROZEN  # that writing matters at all is said elsewhere
-            and (against := against_reference(values, arm, score, as_rate=as_rate)) is not None
+            if of_score == score and (against := against_reference(values, arm, score, as_rate=as_rate)) is not None
         }
+        if found and all(against.neither for against in found.values()):
+            none = (
+                f"{wording.sentence(what)}, scoring {score}: neither the reference nor {wording.listing(list(found))} "
+            )
+            findings.append(Finding("unclear", f"{none}finds any, so that nothing can be told of these parts."))
+            continue
         told = {arm: against for arm, against in found.items() if against.low is not None}
         if found and not told:
             apart = sorted(found, key=lambda arm: -abs(found[arm].mean))
@@ -69,7 +73,8 @@ def _of_measure(what: str, values: Values, results: Results, *, as_rate: bool, t
         worse = sorted(
             (arm for arm, against in told.items() if against.verdict == WORSE), key=lambda arm: -abs(told[arm].mean)
         )
-        better = [arm for arm, against in told.items() if against.verdict not in (WORSE, WITHIN)]
+        better = [arm for arm, against in told.items() if against.verdict == BETTER]
+        neither = [arm for arm, against in told.items() if against.neither]
         within = [arm for arm, against in told.items() if against.verdict == WITHIN]
         parts = []
         if worse:
@@ -79,6 +84,8 @@ def _of_measure(what: str, values: Values, results: Results, *, as_rate: bool, t
             parts.append(f"better with {wording.listing([f'{arm} ({text(told[arm])})' for arm in better])}")
         if within:
             parts.append(f"within the seeds' spread: {wording.listing(within)}")
+        if neither:
+            parts.append(f"finding none, as the reference: {wording.listing(neither)}")
         sentence = f"{wording.sentence(what)}, scoring {score}: {'; '.join(parts)}."
         findings.append(Finding("found" if worse or better else "unclear", sentence))
     return findings

@@ -11,7 +11,7 @@ from fwpkm_eval.data import TextSet
 from fwpkm_eval.runs.cells import Cell
 from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.execute import COMPRESSED, GUESS
-from fwpkm_eval.sizes import format_size
+from fwpkm_eval.sizes import HAYSTACK, format_size
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,9 @@ def niah_jobs(model: ModelSource, text: TextSource, settings: NiahSettings) -> l
                 )
                 label = f"{model.name}  {needles} needles in {format_size(length)}"
                 if model.has_fast_weights:
-                    label += f", written every {write_chunks[0]}"
+                    label += (
+                        ", one write a reading" if write_chunks[0] == HAYSTACK else f", written every {write_chunks[0]}"
+                    )
                 work = settings.samples * (length * readings + 100 * len(settings.protocols))
                 jobs.append(job_on_text("niah", model, text, asdict(one), scoring_version(one), label, work))
     return jobs

@@ -65,7 +65,7 @@ class Lines:
     def start(self, cells: int, work: int, already_done: int) -> None:
         self.meter.start(cells, work)
         done = f", {already_done} found finished" if already_done else ""
-        self._print(f"{cells} cells to run{done}")
+        self._print(f"{cells} {'cell' if cells == 1 else 'cells'} to run{done}")
 
     def advance(self, tokens: int) -> None:
         self.meter.advance(tokens)
