@@ -34,10 +34,10 @@ def test_the_worst_arm_comes_first_and_what_the_seeds_hide_is_called_so() -> Non
     ]
     (needles, bits) = said(rows)
     assert needles[0] == "found"
-    assert "64 needles at 4K, scoring idw: hurt by no-lookahead (−61 points" in needles[1]
+    assert "64 needles at 4K, scoring idw: hurt by frozen (−61 points" in needles[1]
     assert needles[1].index("no-lookahead") < needles[1].index("no-gate") < needles[1].index("better with top32")
     assert "within the seeds' spread: no-entropy." in needles[1]
-    assert "frozen (−61 points" in needles[1]
+    assert "no-lookahead (−61 points" in needles[1]
     assert "hurt by top32 (+0.500" in bits[1]
     assert "better with no-entropy (−1.000" in bits[1]
 

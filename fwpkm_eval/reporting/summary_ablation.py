@@ -57,10 +57,9 @@ def _of_measure(what: str, values: Values, results: Results, *, as_rate: bool, t
             if of_score == score and (against := against_reference(values, arm, score, as_rate=as_rate)) is not None
         }
         if found and all(against.neither for against in found.values()):
-            none = (
-                f"{wording.sentence(what)}, scoring {score}: neither the reference nor {wording.listing(list(found))} "
-            )
-            findings.append(Finding("unclear", f"{none}finds any, so that nothing can be told of these parts."))
+            of_all = f"neither the reference nor {wording.listing(list(found))} finds any"
+            none = f"{wording.sentence(what)}, scoring {score}: {of_all}, so that nothing can be told of these parts."
+            findings.append(Finding("unclear", none))
             continue
         told = {arm: against for arm, against in found.items() if against.low is not None}
         if found and not told:
