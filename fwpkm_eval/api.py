@@ -99,14 +99,22 @@ def find_checkpoint(name_or_path: str | Path, scale: str = "micro", seed: int = 
             raise UserError(f"no checkpoint in {folder}: it holds no {DESCRIPTION}")
         return folder
     name = model_config(text, scale).name
-    folder = SHIPPED / scale / checkpoint_name(name, seed)
-    if not (folder / DESCRIPTION).is_file():
+    shipped = shipped_checkpoint(name, scale, seed)
+    if shipped is None:
         which = f" with seed {seed}" if seed else ""
         raise UserError(
             f"no trained {name} at scale {scale}{which} is shipped: train it with "
             f"'fwpkm-eval train --model {name} --scale {scale} --out DIR' and name DIR instead"
         )
-    return folder
+    return shipped
+
+
+def shipped_checkpoint(name: str, scale: str = "micro", seed: int = 0) -> Path | None:
+    """The folder of the trained weights that come with this package for a model's full name; None if there are none."""
+    from fwpkm_eval.reference_models.checkpoint import DESCRIPTION
+
+    folder = SHIPPED / scale / checkpoint_name(name, seed)
+    return folder if (folder / DESCRIPTION).is_file() else None
 
 
 def checkpoint_name(model: str, seed: int = 0) -> str:
@@ -149,6 +157,7 @@ def evaluate(
     """
     from fwpkm_eval.data import default_haystack, default_sets, load_set, skipped_note
     from fwpkm_eval.runs.rows import rows_to_frame
+    from fwpkm_eval.tasks.describe import check_measurable
 
     if task not in TASKS:
         raise unknown("task", task, TASKS)
@@ -158,6 +167,8 @@ def evaluate(
         model = load_model(model)
     elif not callable(model):
         raise UserError(f"model is a {type(model).__name__}; it must be one model, a model's name or a folder")
+    else:
+        check_measurable(model)
     if sets is not None and not sets:
         raise UserError("sets names none: name at least one, or leave it out for the usual ones")
     if (note := skipped_note(data)) is not None:

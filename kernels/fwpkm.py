@@ -33,6 +33,10 @@ def fwpkm_scan(
 ) -> ScanResult:
     """Reads and rewrites a product-key memory, chunk by chunk (Zhao & Jones, arXiv 2601.00671).
 
+    A token's query has two halves a head. Each half scores its S sub-keys, s_j = −log(1e-3 + ‖q − K_j‖²) (score "idw")
+    or q·K_j ("dot"); of the pairs of the k best of either half the k with the greatest sums s_i + s_j are the slots
+    read, i·S + j. The read v̂ is the sum of their values, weighted by w, one softmax over the H·k sums of a token.
+
     All reads of a chunk see the fast weights as they stood before it; the write comes after it:
 
         V_i ← V_i − η·(H·k·C/(C−L))/N_i · Σ_{t<C−L} w_{t,i}·g_t·(v̂_t − v_{t+L})

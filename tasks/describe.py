@@ -13,6 +13,30 @@ if TYPE_CHECKING:
     import torch
 
 
+NEEDED = ("config", "has_fast_weights", "weights_hash", "initial_state", "flush", "parameters", "eval")
+"""What a model has that can be measured, beside being called: `config` a ModelConfig (tokenizer and chunk size count),
+`weights_hash` what tells it from another, `initial_state(batch)` the state it starts from, `flush(state, inplace)` the
+state with all that is queued written; the last two, and being called, are those of a torch module."""
+NEEDED_OF_A_STATE = ("fresh_sequence", "assert_fresh")
+"""What a state has: itself before a new reading with the same memory, and a check that nothing was read yet."""
+
+
+def check_measurable(model: Any) -> None:
+    """Refuses what lacks something that every task asks of a model, or of its states. Raises UserError."""
+    from fwpkm_eval.errors import UserError
+
+    lacking = [name for name in NEEDED if not hasattr(model, name)]
+    what = f"a {type(model).__name__}"
+    if not lacking:
+        state = model.initial_state(1)
+        lacking = [name for name in NEEDED_OF_A_STATE if not hasattr(state, name)]
+        what = f"the initial_state of {what}, a {type(state).__name__},"
+    if lacking:
+        raise UserError(
+            f"{what} cannot be measured without {', '.join(lacking)}: README, “Add a model”, has an example"
+        )
+
+
 def model_tensor(model: torch.nn.Module) -> torch.Tensor:
     """A slow tensor of the model: its device and dtype are those that the model runs on and in.
 

@@ -132,7 +132,7 @@ def test_the_command_and_its_exit_codes(tmp_path: Path, capsys: pytest.CaptureFi
     assert "tokens_per_second" not in shown
     assert "equal: 1, different: 1, in A alone: 0, in B alone: 0" in shown
     assert cli.main(["compare", str(a), str(b), "--fail-if-worse", "1%"]) == 1
-    assert "1 value worse by more than 0.01" in capsys.readouterr().err
+    assert "1 value worse by more than 1%" in capsys.readouterr().err
     assert cli.main(["compare", str(a), str(b), "--fail-if-worse", "2%", "--timings"]) == 0
     assert "tokens_per_second" in capsys.readouterr().out
     assert cli.main(["compare", str(a), str(b), "--json"]) == 0
@@ -141,7 +141,7 @@ def test_the_command_and_its_exit_codes(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["changed"][0]["worse_by"] == pytest.approx(0.015)
     write_rows_csv([EXACT], b / "rows.csv")
     assert cli.main(["compare", str(a), str(b), "--fail-if-worse", "1%"]) == 1
-    assert "0 values worse by more than 0.01, 2 missing" in capsys.readouterr().err
+    assert "0 values worse by more than 1%, 2 missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

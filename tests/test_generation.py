@@ -138,6 +138,22 @@ def test_generate_recalls_what_it_memorised(note: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out != "483920\n"
 
 
+def test_generate_starts_from_a_state_that_was_saved(note: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = note.with_name("note.state")
+    model = ["--model", "gdn+swa:fwpkm"]
+    how = ["--passes", "2", "--write-chunk", "haystack", "--quiet"]
+    assert cli.main(["state", "save", *model, "--text", str(note), *how, "--out", str(saved)]) == 0
+    held = saved.read_bytes()
+    capsys.readouterr()
+    asked = ["generate", *model, "--prompt", NUMBER[:-7], "--tokens", "6"]
+    for further in ((), ("--write",)):
+        assert cli.main([*asked, "--from", str(saved), *further]) == 0
+        assert capsys.readouterr().out == "483920\n"
+    assert saved.read_bytes() == held
+    assert cli.main([*asked[:1], "--model", "gdn+swa:pkm@2+fwpkm", "--from", str(saved)]) == 2
+    assert "is a state of another model" in capsys.readouterr().err
+
+
 def test_generate_ends_before_a_stop_text_and_shows_only_what_it_keeps(
     note: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +176,9 @@ def test_generate_ends_before_a_stop_text_and_shows_only_what_it_keeps(
             "gdn+swa has no fast weights to write into: leave --memorise out",
         ),
         (["--model", "gdn+swa", "--write"], "leave --write out"),
+        (["--model", "gdn+swa", "--from", "NOTE"], "leave --from out"),
+        (["--model", "gdn+swa:fwpkm", "--from", "NOTE"], "note.txt"),
+        (["--model", "gdn+swa:fwpkm", "--from", "no/such.state"], "no/such.state"),
         (["--model", "gdn+swa:fwpkm", "--memorise", "no/such.txt"], "no/such.txt"),
         (["--model", "gdn+swa:fwpkm", "--memorise", "EMPTY"], "is empty"),
         (["--model", "gdn+swa:fwpkm", "--memorise", "BYTES"], "is not UTF-8 text (byte 1)"),

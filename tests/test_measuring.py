@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from measuring_cases import FWPKM, PLAIN, models, run, two_checkpoints_and_two_sets
 from tiny_models import tiny_checkpoint
 
@@ -205,7 +206,9 @@ def test_two_trainings_of_a_model_have_lines_of_their_own(
     assert run(*command, "--models", asked, "--data", str(folder / "data"), "--workers", "1") == 0
     shown = capsys.readouterr().out
     for one in (folder / "fwpkm", other):
-        assert f"{FWPKM} {read_source(one).weights_hash[:8]} " in shown
+        told_apart = f"{FWPKM} {read_source(one).weights_hash[:8]}"
+        assert f"{told_apart} " in shown
+        assert f"\n{told_apart}: {one}\n" in shown
     assert f"{PLAIN}  " in shown
 
 
@@ -254,7 +257,8 @@ def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert lines[1].split()[:3] == ["notes", FWPKM, "frozen"]
     assert "documents" in lines[0]
     assert re.search(r" [123] of 3 ", lines[1])
-    assert len(lines) == 2
+    assert lines[2].endswith(f": {folder / 'fwpkm'}"), "not the shipped one"
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
@@ -432,6 +436,14 @@ def test_what_cannot_be_loaded_or_evaluated(folder: Path, tmp_path: Path) -> Non
     for several in (None, ["gdn+swa"]):
         with pytest.raises(UserError, match="it must be one model"):
             fwpkm_eval.evaluate(several)
+    with pytest.raises(
+        UserError, match="a Linear cannot be measured without config, has_fast_weights, weights_hash, ini"
+    ):
+        fwpkm_eval.evaluate(torch.nn.Linear(2, 2))
+    own = fwpkm_eval.load_model(folder / "plain")
+    own.initial_state = lambda batch=1: ()
+    with pytest.raises(UserError, match="a tuple, cannot be measured without fresh_sequence, assert_fresh: README"):
+        fwpkm_eval.evaluate(own)
     with pytest.raises(UserError, match="sets names none"):
         fwpkm_eval.evaluate(folder / "plain", data=str(folder / "data"), sets=[])
     model = fwpkm_eval.load_model(folder / "plain")

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_lines import parse
@@ -32,6 +33,15 @@ def lines_of_code(block: str) -> int:
 def test_there_is_an_example_of_a_model_and_one_of_a_task() -> None:
     assert len(EXAMPLES) == 2
     assert all(lines_of_code(block) < 30 for block in EXAMPLES), [lines_of_code(block) for block in EXAMPLES]
+
+
+def test_what_is_shown_of_the_python_interface_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "fwpkm_scan" in block]
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert re.search(r"4096 +[124](?:\.0)? +1\.0", capsys.readouterr().out)
+    assert names["logits"].shape == (*names["tokens"].shape, 257)
+    assert names["result"].output.shape == (1, 1000, 32)
 
 
 def test_a_model_of_ones_own_finds_needles(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,13 +10,19 @@ from fwpkm_eval.ablations import ARMS, SCORES, AblationPlan
 from fwpkm_eval.commands import options, trained
 
 
-@click.command(name="ablate")
+def _arms_in_words() -> str:
+    """What each arm tests, a line each, as click leaves them."""
+    width = max(map(len, ARMS))
+    return "\n".join(["\b", "Arms:", *(f"  {arm.name:{width}}  {arm.tests}" for arm in ARMS.values())])
+
+
+@click.command(name="ablate", epilog=_arms_in_words())
 @click.option(
     "--arms",
     type=options.choices("arms", "arm", (*ARMS, *SCORES), may_be_none=True),
     default=None,
     metavar="NAMES",
-    help=f"What to take away: {', '.join(ARMS)}; idw or dot compare the scorings alone. "
+    help="What to take away, by the names below; idw or dot compare the scorings alone. "
     "[default: all that the scale's model has]",
 )
 @click.option(

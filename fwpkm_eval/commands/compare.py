@@ -65,7 +65,7 @@ def command(before: Path, after: Path, fail_if_worse: float | None, timings: boo
     if worse or found.only_before:
         missing = f", {len(found.only_before)} missing" if found.only_before else ""
         values = "value" if len(worse) == 1 else "values"
-        click.echo(f"{len(worse)} {values} worse by more than {fail_if_worse:.3g}{missing}", err=True)
+        click.echo(f"{len(worse)} {values} worse by more than {100 * fail_if_worse:g}%{missing}", err=True)
         raise click.exceptions.Exit(EXIT_WORSE)
 
 

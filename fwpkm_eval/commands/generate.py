@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,14 @@ def _one_model(text: str) -> str | Path:
     metavar="FILE",
     help="Read this text into the fast weights first; the prompt then starts a fresh sequence.",
 )
+@click.option(
+    "--from",
+    "origin",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Start from the memory in this file of `state save`. [default: as the model starts]",
+)
 @click.option("--passes", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Readings of that text.")
 @options.own_write_chunk
 @click.option("--write", is_flag=True, help="Write prompt and answer into the fast weights, too, as they come.")
@@ -73,6 +81,7 @@ def command(
     prompt: str,
     prompt_file: Path | None,
     memorise: Path | None,
+    origin: Path | None,
     passes: int,
     write_chunk: int | str | None,
     write: bool,
@@ -87,7 +96,8 @@ def command(
 ) -> None:
     """Go on from a prompt, token by token, until the end of the document, a stop text, or --tokens.
 
-    Nothing is written into the fast weights but the text of --memorise, unless --write is given.
+    Nothing is written into the fast weights but the text of --memorise, unless --write is given; files keep what they
+    hold (`state save` keeps what was read).
     """
     if prompt and prompt_file is not None:
         raise UserError("--prompt and --prompt-file are both given: one is enough")
@@ -98,7 +108,7 @@ def command(
         raise UserError(f"{memorise} is empty: there is nothing to memorise")
     if "" in stop:
         raise UserError("--stop is empty: give the text to end before, or leave it out")
-    from fwpkm_eval.api import load_model, tokenizer_of
+    from fwpkm_eval.api import load_model, load_state, tokenizer_of
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.generation import Sampling, decode
     from fwpkm_eval.malloc import tune_malloc
@@ -109,8 +119,8 @@ def command(
     where = resolve_device(device)
     loaded = load_model(model, scale, where, dtype=dtype)
     tokenizer = tokenizer_of(loaded.config)
-    if not loaded.has_fast_weights and (text is not None or write):
-        option = "--memorise" if text is not None else "--write"
+    if not loaded.has_fast_weights and (text is not None or write or origin is not None):
+        option = "--from" if origin is not None else "--memorise" if text is not None else "--write"
         raise UserError(f"{loaded.config.name} has no fast weights to write into: leave {option} out")
     every = write_chunk or loaded.config.chunk_size
     reader = Reader(loaded, every)
@@ -119,6 +129,8 @@ def command(
         shown = _ids(tokenizer, prompt, where)
         # The longest sequence to come says how full attention rotates (YaRN).
         memory = fresh_state(loaded, max(shown.shape[1] + tokens, 0 if read is None else read.shape[1]))
+        if origin is not None:
+            memory = replace(load_state(origin, loaded).fresh_sequence(), yarn=memory.yarn)
         if read is not None:
             memory = reader.memorise(read, memory, passes)
             if not quiet:

@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +35,16 @@ Show = Callable[["Sequence[Row]"], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows of a run in the order of its jobs, how it went, the most memory that a worker held, and the cells."""
+    """The rows of a run in the order of its jobs, how it went, the most memory that a worker held, and the cells.
+
+    ``folders``: where the weights of models are that are not shipped, by the model's name and its weights' in tables.
+    """
 
     rows: list[Row]
     outcome: Outcome
     peak_memory_bytes: int | None
     payloads: list[dict[str, Any]]
+    folders: dict[str, Path] = field(default_factory=dict)
 
 
 def models_config(
@@ -92,6 +96,7 @@ def run_cells(
     out = given.out
     where = resolve_device(device or (models[0].device if models else "cpu"))
     here = machine(str(where))
+    name_of = _told_apart((model.name, model.weights_hash) for model in models)
     if out is not None:
         check_or_create(
             out,
@@ -100,7 +105,7 @@ def run_cells(
             seeds=seeds or [given.seed],
             device=here,
             data={text.text_set.name: _described(text) for text in texts},
-            weights={model.name: model.weights_hash for model in models},
+            weights={name_of[model.name, model.weights_hash]: model.weights_hash for model in models},
         )
     mine = jobs if given.shard is None else [job for job in jobs if job.alone or given.shard.select([job])]
     if crew is not None:
@@ -135,7 +140,7 @@ def run_cells(
                 write_rows_csv(rows, out / "rows.csv")
                 # Also the machine: another one that joined this run meanwhile has its own there.
                 update_manifest(out, cells=outcome.keys, finished=len(outcome.keys) == len(keys), device=here)
-        return Measured(rows, outcome, _peak_memory(payloads), payloads)
+        return Measured(rows, outcome, _peak_memory(payloads), payloads, _folders(models))
 
 
 def conclude(measured: Measured, given: Given, show: Show, show_json: Show | None = None) -> None:
@@ -150,6 +155,8 @@ def conclude(measured: Measured, given: Given, show: Show, show_json: Show | Non
             (show_json or print_rows)(measured.rows)
         else:
             show(measured.rows)
+            for name, folder in measured.folders.items():
+                click.echo(f"{name}: {folder}")
     finally:
         if out is not None:
             from fwpkm_eval.reporting import build_report
@@ -205,9 +212,24 @@ def print_rows(rows: Sequence[Row]) -> None:
 
 def names_of(rows: Iterable[Row]) -> dict[tuple[str, str], str]:
     """What a table calls a row's model, by name and weights: its name, with the weights' where several share it."""
-    known = dict.fromkeys((row.model, row.weights_hash) for row in rows)
+    return _told_apart((row.model, row.weights_hash) for row in rows)
+
+
+def _told_apart(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    known = dict.fromkeys(models)
     alone = Counter(model for model, _ in known)
     return {(model, weights): model if alone[model] == 1 else f"{model} {weights[:8]}" for model, weights in known}
+
+
+def _folders(models: Sequence[ModelSource]) -> dict[str, Path]:
+    """The checkpoints that are not shipped, by name and weights: a table names a model, and not where it was found."""
+    from fwpkm_eval.api import shipped_checkpoint
+
+    return {
+        f"{model.name} {model.weights_hash[:8]}": model.checkpoint
+        for model in models
+        if model.checkpoint != shipped_checkpoint(model.name, model.config.scale)
+    }
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[object]], right: Sequence[str]) -> None:

@@ -31,8 +31,10 @@ def command(names: tuple[str, ...], scale: str, as_json: bool) -> None:
 
     MODEL is a name such as gdn+swa:pkm@6+fwpkm@2,10; without any, each backbone is shown alone and with each
     memory at the scale's default layers. "Active" counts the parameters that one token touches; FLOPs are those of
-    reading a token, in sequences of 4,096, with its share of the memory's writes.
+    reading a token, in sequences of 4,096, with its share of the memory's writes. Models whose trained weights
+    are shipped can be measured by their names; others are trained first (fwpkm-eval train).
     """
+    from fwpkm_eval.api import shipped_checkpoint
     from fwpkm_eval.commands.text_table import aligned
     from fwpkm_eval.reference_models import count_parameters
     from fwpkm_eval.reference_models.config import SCALES, model_config
@@ -44,7 +46,15 @@ def command(names: tuple[str, ...], scale: str, as_json: bool) -> None:
         config = model_config(name, scale)
         total, active = count_parameters(config)
         flops = flops_per_token(config).total
-        sizes.append({"model": config.name, "parameters": total, "active": active, "flops_per_token": round(flops)})
+        sizes.append(
+            {
+                "model": config.name,
+                "parameters": total,
+                "active": active,
+                "flops_per_token": round(flops),
+                "shipped": shipped_checkpoint(config.name, scale) is not None,
+            }
+        )
     if as_json:
         facts = {
             "backbones": BACKBONES,
@@ -58,11 +68,16 @@ def command(names: tuple[str, ...], scale: str, as_json: bool) -> None:
     click.echo(aligned(("backbone", ""), list(BACKBONES.items())))
     click.echo("\n" + aligned(("memory", ""), list(MEMORIES.items())))
     click.echo(f"\nscales: {', '.join(SCALES)}\n")
-    header = (f"model at scale {scale}", "parameters", "active", "FLOPs per token")
+    header = (f"model at scale {scale}", "parameters", "active", "FLOPs per token", "trained weights")
     rows = [
-        (size["model"], *(f"{size[name]:,}" for name in ("parameters", "active", "flops_per_token"))) for size in sizes
+        (
+            size["model"],
+            *(f"{size[name]:,}" for name in ("parameters", "active", "flops_per_token")),
+            "shipped" if size["shipped"] else "",
+        )
+        for size in sizes
     ]
-    click.echo(aligned(header, rows, right=header[1:]))
+    click.echo(aligned(header, rows, right=header[1:4]))
 
 
 def _with_memories(backbone: str) -> list[str]:
