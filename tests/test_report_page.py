@@ -20,7 +20,7 @@ import pytest
 from report_cases import FWMLP, FWPKM, PKM, PLAIN, bits, needle, realistic_rows
 
 from fwpkm_eval.reporting import build_report
-from fwpkm_eval.reporting.report import render, title
+from fwpkm_eval.reporting.report import breakable, render, title
 from fwpkm_eval.reporting.sets import SetFacts
 from fwpkm_eval.reporting.style import CARD, GRID, INK, MUTED, ON_DARK
 from fwpkm_eval.reporting.tables import build_tables
@@ -187,6 +187,12 @@ def test_plots_on_the_page_follow_its_colours(page: str) -> None:
     assert {"ink", "card"} < used
     defined = set(re.findall(r"--([a-z0-9]+):", page[: page.index("</style>")]))
     assert used <= defined
+
+
+def test_lines_may_end_within_a_models_name() -> None:
+    """In the tiles, which are narrower than some names."""
+    assert breakable("gdn+swa:pkm@2+fwpkm@1,3 <b>") == "gdn+<wbr>swa:<wbr>pkm@2+<wbr>fwpkm@1,3 &lt;b&gt;"
+    assert breakable("at 32K: +0.5%") == "at 32K: +0.5%"
 
 
 def test_names_are_inert_wherever_they_turn_up(tmp_path: Path) -> None:

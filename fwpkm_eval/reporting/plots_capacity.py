@@ -33,13 +33,15 @@ def _plot(way: Way, found: Found) -> Plot:
     ]
     figure, grid = style.new_figure(2, 1, 3.6, sharex=True)
     numbers = sorted({needles for line in found.values() for needles in line.pooled})
-    for (axes,), (what, chosen, name) in zip(grid, panels, strict=True):
+    titles = (f"Several numbers of slots, dv {usual.value_dim}", f"Several widths dv, {usual.subkeys**2:,} slots")
+    for (axes,), (what, chosen, name), title in zip(grid, panels, titles, strict=True):
         shifts = shifts_of(len(chosen), numbers)
         colours = style.steps(len(chosen))
         for size, shift, colour, marker in zip(chosen, shifts, colours, cycle(style.MARKERS), strict=False):
             _draw(axes, found[size], shift, colour, marker, name(size))
         scales.percent_axis(axes.yaxis)
         scales.size_axis(axes.xaxis, numbers, room=max(shifts))
+        axes.set_title(title, loc="left", fontweight="bold")
         axes.legend(title=what, title_fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
     figure.supylabel("needles found, closed book", fontsize=7.5)
     grid[-1][0].set_xlabel("needles in the haystack")
@@ -49,7 +51,7 @@ def _plot(way: Way, found: Found) -> Plot:
         figure,
         slug("capacity", wording.size(way.length), way.write_chunk),
         f"Needles held at {wording.size(way.length)}, {how}",
-        f"Above: numbers of slots, dv {usual.value_dim}. Below: widths of the values, {usual.subkeys**2:,} slots. Each "
+        f"Above: numbers of slots. Below: widths dv of the values; a colour is a number of slots or a width. Each "
         f"point: {some.n} haystacks{_seeds(some.seeds)} Points of one number of needles stand side by side.",
     )
 

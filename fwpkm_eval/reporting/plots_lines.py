@@ -28,8 +28,8 @@ def draw_line(
     marker: str = "o",
     opacity: float = 1.0,
 ) -> None:
-    """One line with an upright bar for each interval; ``shift`` moves it sideways, in octaves, and nothing moves it
-    up or down."""
+    """One line with an upright bar for each interval, left out along 0 and 100%; ``shift`` moves it sideways, in
+    octaves, and nothing moves it up or down."""
     if not chosen:
         return
     settings = sorted(chosen, key=x)
@@ -46,7 +46,12 @@ def draw_line(
         zorder=2,
     )
     values = [measurement.value * 100 for measurement in found]
-    axes.plot(places, values, color=colour, alpha=0.6 * opacity, linewidth=0.9, zorder=2.5, clip_on=False)
+    for (at, before), (then, after) in pairwise(zip(places, values, strict=True)):
+        # Along 0 and 100% the lines of many models would lie on each other, and hide the models'.
+        if before != after or 0 < before < 100:
+            axes.plot(
+                [at, then], [before, after], color=colour, alpha=0.6 * opacity, linewidth=0.9, zorder=2.5, clip_on=False
+            )
     axes.plot(
         places,
         values,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment
+
+
+def breakable(text: str) -> markupsafe.Markup:
+    """The text escaped, in which a line may end within a model's long name: before its memories."""
+    return markupsafe.Markup(re.sub("([+:])(?=[a-z])", r"\1<wbr>", str(markupsafe.escape(text))))
 
 
 def leading_plots(plots: Sequence[Plot]) -> list[Plot]:
