@@ -121,6 +121,9 @@ def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
     table = capsys.readouterr().out
     assert table.count("closed-book") == table.count("open-book") == 4
     assert re.search(r"exact match, 1 reading +2 readings +right digits", table)
+    asked = [re.findall("haystack|64 |open-book|closed-book", line) for line in table.splitlines() if "-book" in line]
+    books = ("open-book", "closed-book")
+    assert asked == [[chunk, book] for _ in range(2) for chunk in ("haystack", "64 ") for book in books], "as asked for"
     assert table.count("% (") == 8 * 2  # each rate of exact match with its interval
     rows = read_rows_csv(out / "rows.csv")
     assert {row.model for row in rows} == {FWPKM, PLAIN, "guess"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from fwpkm_eval.sizes import format_size, parse_write_chunk
 
 if TYPE_CHECKING:
     from fwpkm_eval.runs.rows import Row
+    from fwpkm_eval.tasks.niah import NiahSettings
 
 
 def _write_chunks(text: str) -> tuple[int | str, ...]:
@@ -141,26 +142,35 @@ def command(
     )
 
     def show(rows: Sequence[Row]) -> None:
-        _show(rows, [source.name for source in found], settings.passes)
+        _show(rows, [(source.name, source.weights_hash) for source in found], settings)
         if measured.peak_memory_bytes:
             click.echo(f"peak memory of a process: {measured.peak_memory_bytes / 2**30:.2f} GiB")
 
     conclude(measured, given, show)
 
 
-def _show(rows: Sequence[Row], models: Sequence[str], passes: Sequence[int]) -> None:
-    """A line for each way of reading: exact match with its interval and right digits by number of passes, and speed."""
+def _show(rows: Sequence[Row], models: Sequence[tuple[str, str]], settings: NiahSettings) -> None:
+    """A line for each way of reading: exact match with its interval and right digits by number of passes, and speed.
+
+    All in the order in which it was asked for; ``models``: name and weights.
+    """
     from fwpkm_eval.commands.measure import counted, names_of, print_table
 
     lines: dict[tuple[str, ...], dict[tuple[str, int], Row]] = {}
-    measured_ones = [row for row in rows if row.model in models and row.depth is None]
+    chunks, passes = list(map(str, settings.write_chunks)), settings.passes
+
+    def place(row: Row) -> tuple[Any, ...]:
+        chunk = chunks.index(row.write_chunk) if row.write_chunk in chunks else len(chunks)
+        model = models.index((row.model, row.weights_hash))
+        return model, row.length, row.needles, chunk, settings.protocols.index(row.protocol)
+
+    measured_ones = [row for row in rows if (row.model, row.weights_hash) in models and row.depth is None]
     names = names_of(measured_ones)
-    for row in sorted(measured_ones, key=lambda row: (models.index(row.model), row.length, row.needles)):
-        if row.passes is not None:
-            size = format_size(row.length or 0)
-            name = names[row.model, row.weights_hash]
-            reading: tuple[str, ...] = (name, size, str(row.needles), row.write_chunk, row.protocol)
-            lines.setdefault(reading, {})[row.metric, row.passes] = row
+    for row in sorted((row for row in measured_ones if row.passes is not None), key=place):
+        size = format_size(row.length or 0)
+        name = names[row.model, row.weights_hash]
+        reading: tuple[str, ...] = (name, size, str(row.needles), row.write_chunk, row.protocol)
+        lines.setdefault(reading, {})[row.metric, row.passes or 0] = row
     table = []
     for reading, measured in lines.items():
         cost = next(iter(measured.values()))

@@ -82,7 +82,7 @@ def _model_names(text: str) -> tuple[str, ...]:
 
 def refuse_no_models(text: str) -> None:
     """Raises UserError for a list of models that is empty."""
-    if not text.strip():
+    if not text.strip(", \t"):
         raise UserError("the list of models is empty: name at least one, such as gdn+swa:fwpkm")
 
 

@@ -60,8 +60,8 @@ def command(
 ) -> None:
     """Ask for a needle, and show for every digit which memory slots were read and what was last written there.
 
-    A slot is marked HIT where its last write holds the true next digit. With --out the traces are kept as
-    trace/*.json, and stand in the report.
+    A slot is marked HIT where its last write holds the true next digit, and HIT answer where that digit was written
+    from the very needle that is asked for. With --out the traces are kept as trace/*.json, and stand in the report.
     """
     from fwpkm_eval.api import tokenizer_of
     from fwpkm_eval.commands.measure import conclude, models_config, run_cells

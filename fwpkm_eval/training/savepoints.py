@@ -128,7 +128,8 @@ def remove_save_points(folder: Path) -> None:
 def first_difference(found: Any, wanted: Any, where: str = "") -> str | None:
     """Where two settings differ, as "recipe.steps is 6 there and 7 here"; None if they agree."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(set(found) | set(wanted)):
+        # Other numbers follow from that of the steps.
+        for key in sorted(set(found) | set(wanted), key=lambda key: (key != "steps", key)):
             difference = first_difference(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
             if difference is not None:
                 return difference
