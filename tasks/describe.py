@@ -24,7 +24,10 @@ NEEDED_OF_A_STATE = ("fresh_sequence", "assert_fresh")
 def check_measurable(model: Any) -> None:
     """Refuses what lacks something that every task asks of a model, or of its states. Raises UserError."""
     from fwpkm_eval.errors import UserError
+    from fwpkm_eval.reference_models.language_model import LanguageModel
 
+    if isinstance(model, LanguageModel):  # whose first state may take seconds to make
+        return
     lacking = [name for name in NEEDED if not hasattr(model, name)]
     what = f"a {type(model).__name__}"
     if not lacking:

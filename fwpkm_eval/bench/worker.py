@@ -97,7 +97,7 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
 
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
-    # Off unless the environment says otherwise; in TF32 the reference would find other sub-keys.
+    # Some environments switch it on; in TF32 the reference would find other sub-keys.
     torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(job.get("case", job["size"])["device"])
     if device.index is not None:
