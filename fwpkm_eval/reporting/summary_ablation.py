@@ -78,7 +78,7 @@ def _of_measure(what: str, values: Values, results: Results, *, as_rate: bool, t
         parts = []
         if worse:
             listed = [f"{arm} ({text(told[arm])})" for arm in worse]
-            parts.append(f"hurt by {wording.listing(listed)}, the most first")
+            parts.append(f"hurt by {wording.listing(listed)}{', the most first' if len(listed) > 1 else ''}")
         if better:
             parts.append(f"better with {wording.listing([f'{arm} ({text(told[arm])})' for arm in better])}")
         if within:
