@@ -140,7 +140,7 @@ def run_cells(
                 write_rows_csv(rows, out / "rows.csv")
                 # Also the machine: another one that joined this run meanwhile has its own there.
                 update_manifest(out, cells=outcome.keys, finished=len(outcome.keys) == len(keys), device=here)
-        return Measured(rows, outcome, _peak_memory(payloads), payloads, _folders(models))
+        return Measured(rows, outcome, _peak_memory(payloads), payloads, _folders(models, rows))
 
 
 def conclude(measured: Measured, given: Given, show: Show, show_json: Show | None = None) -> None:
@@ -221,14 +221,16 @@ def _told_apart(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]
     return {(model, weights): model if alone[model] == 1 else f"{model} {weights[:8]}" for model, weights in known}
 
 
-def _folders(models: Sequence[ModelSource]) -> dict[str, Path]:
-    """The checkpoints that are not shipped, by name and weights: a table names a model, and not where it was found."""
+def _folders(models: Sequence[ModelSource], rows: Sequence[Row]) -> dict[str, Path]:
+    """The checkpoints measured that are not shipped, by name and weights: tables do not say where a model was found."""
     from fwpkm_eval.api import shipped_checkpoint
 
+    measured = {(row.model, row.weights_hash) for row in rows}
     return {
         f"{model.name} {model.weights_hash[:8]}": model.checkpoint
         for model in models
-        if model.checkpoint != shipped_checkpoint(model.name, model.config.scale)
+        if (model.name, model.weights_hash) in measured
+        and model.checkpoint != shipped_checkpoint(model.name, model.config.scale)
     }
 
 

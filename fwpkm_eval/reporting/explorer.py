@@ -187,14 +187,13 @@ def _control(dimension: _Dimension, found: set[Any]) -> Control:
 
 
 def _start(measured: Iterable[tuple[str, Values]]) -> Values:
-    """What is shown first: the first measure and protocol, and there what most models were asked: of that the longest
-    haystacks, read most often."""
+    """What is shown first: the first measure and protocol, and there what most models were asked, read most often."""
     models = Counter(values for model, values in measured if model != GUESS) or Counter(v for _, v in measured)
 
     def rank(values: Values) -> tuple[Any, ...]:
         metric, protocol, _, _, length, needles, write_chunk, passes, depth = values
         first = (_place(metric, METRICS), _place(protocol, wording.PROTOCOL_NAMES), depth is not None)
-        return (*first, -models[values], needles, -length, -passes, chunk_order(write_chunk), values[2:4])
+        return (*first, -models[values], needles, length, -passes, chunk_order(write_chunk), values[2:4])
 
     return min(models, key=rank)
 
