@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import click
 
 from fwpkm_eval import __version__
-from fwpkm_eval.errors import UserError, did_you_mean, shown
+from fwpkm_eval.commands.groups import ListingGroup
+from fwpkm_eval.errors import UserError, shown
 from fwpkm_eval.memory_limit import is_out_of_memory
 
 # name -> what it does. Each stands in fwpkm_eval/commands/<name>.py (- becomes _) as a click command "command".
@@ -51,7 +52,7 @@ CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """What a write to an open file fails with for the user's reasons; the error does not name the file then."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(ListingGroup):
     """A group whose commands are listed from ``COMMANDS`` and imported when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -63,14 +64,6 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"fwpkm_eval.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], COMMANDS) or ";"
-            raise click.UsageError(f"no command {args[0]!r}{hint} valid: {', '.join(COMMANDS)}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

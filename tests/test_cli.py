@@ -111,6 +111,8 @@ def test_other_ways_to_start_it(arguments: list[str]) -> None:
         (["models", "gdn:pkm@2+fwpkm@2"], ["layer 2", "both pkm and fwpkm"]),
         (["models", "gdn:fwpkm@99"], ["layer 99", "out of range", "valid: 0 to"]),
         (["models", "--scale", "mikro"], ["unknown scale 'mikro'", "did you mean micro?"]),
+        (["state", "compare", "a", "b"], ["no command 'compare'", "valid: ", "save", "diff"]),
+        (["data", "prepar"], ["no command 'prepar'", "did you mean prepare?"]),
         (["data", "list", "--data", "no/such/folder"], ["no/such/folder"]),
         (
             ["data", "prepare", "--data", "hub", "--set", "lambda"],

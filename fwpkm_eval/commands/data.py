@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fwpkm_eval.commands import options
+from fwpkm_eval.commands.groups import ListingGroup
 
 if TYPE_CHECKING:
     from fwpkm_eval.data import TextSet
 
 
-@click.group(name="data")
+@click.group(name="data", cls=ListingGroup)
 def command() -> None:
     """Show the text sets there are, or prepare them."""
 

@@ -215,10 +215,15 @@ def names_of(rows: Iterable[Row]) -> dict[tuple[str, str], str]:
     return _told_apart((row.model, row.weights_hash) for row in rows)
 
 
+def _with_weights(model: str, weights_hash: str) -> str:
+    """What a model is called where others share its name."""
+    return f"{model} {weights_hash[:8]}"
+
+
 def _told_apart(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     known = dict.fromkeys(models)
     alone = Counter(model for model, _ in known)
-    return {(model, weights): model if alone[model] == 1 else f"{model} {weights[:8]}" for model, weights in known}
+    return {(model, weights): model if alone[model] == 1 else _with_weights(model, weights) for model, weights in known}
 
 
 def _folders(models: Sequence[ModelSource], rows: Sequence[Row]) -> dict[str, Path]:
@@ -227,7 +232,7 @@ def _folders(models: Sequence[ModelSource], rows: Sequence[Row]) -> dict[str, Pa
 
     measured = {(row.model, row.weights_hash) for row in rows}
     return {
-        f"{model.name} {model.weights_hash[:8]}": model.checkpoint
+        _with_weights(model.name, model.weights_hash): model.checkpoint
         for model in models
         if (model.name, model.weights_hash) in measured
         and model.checkpoint != shipped_checkpoint(model.name, model.config.scale)

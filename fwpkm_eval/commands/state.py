@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fwpkm_eval.commands import options
+from fwpkm_eval.commands.groups import ListingGroup
 from fwpkm_eval.commands.state_view import log_size_of, norm_of, print_layers, size_of
 from fwpkm_eval.commands.text_table import aligned
 from fwpkm_eval.errors import UserError
@@ -37,7 +38,7 @@ force_option = click.option("--force", is_flag=True, help="Replace the file, sho
 out_option = click.option("--out", type=FILE, required=True, metavar="FILE", help="The state file to write.")
 
 
-@click.group(name="state")
+@click.group(name="state", cls=ListingGroup)
 def command() -> None:
     """Keep what a memory has read in a file: see it, diff it, reset it, make it forget.
 

@@ -28,13 +28,22 @@ def _plot(way: Way, found: Found) -> Plot:
     sizes = list(found)
     usual = usual_size(found)
     panels = [
-        ("slots", [size for size in sizes if size.value_dim == usual.value_dim], lambda size: f"{size.subkeys**2:,}"),
-        ("dv", [size for size in sizes if size.subkeys == usual.subkeys], lambda size: str(size.value_dim)),
+        (
+            f"Several numbers of slots, dv {usual.value_dim}",
+            "slots",
+            [size for size in sizes if size.value_dim == usual.value_dim],
+            lambda size: f"{size.subkeys**2:,}",
+        ),
+        (
+            f"Several widths dv, {usual.subkeys**2:,} slots",
+            "dv",
+            [size for size in sizes if size.subkeys == usual.subkeys],
+            lambda size: str(size.value_dim),
+        ),
     ]
     figure, grid = style.new_figure(2, 1, 3.6, sharex=True)
     numbers = sorted({needles for line in found.values() for needles in line.pooled})
-    titles = (f"Several numbers of slots, dv {usual.value_dim}", f"Several widths dv, {usual.subkeys**2:,} slots")
-    for (axes,), (what, chosen, name), title in zip(grid, panels, titles, strict=True):
+    for (axes,), (title, what, chosen, name) in zip(grid, panels, strict=True):
         shifts = shifts_of(len(chosen), numbers)
         colours = style.steps(len(chosen))
         for size, shift, colour, marker in zip(chosen, shifts, colours, cycle(style.MARKERS), strict=False):
