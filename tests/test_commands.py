@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import json
 import re
 from pathlib import Path
@@ -30,7 +31,8 @@ def test_env_says_what_is_installed_and_what_the_machine_has(capsys: pytest.Capt
     assert cli.main(["env", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["fwpkm_eval"] == __version__
-    assert facts["packages"]["torch"] == torch.__version__
+    installed = importlib.metadata.version("torch")  # torch.__version__ of builds for CUDA adds which CUDA it is
+    assert facts["packages"]["torch"] == installed
     assert 1 <= facts["cpu"]["usable_cores"] <= facts["cpu"]["logical_cores"]
     assert 0 < facts["memory"]["available_bytes"] <= facts["memory"]["total_bytes"]
     assert len(facts["gpus"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)

@@ -249,6 +249,21 @@ def test_lines_say_what_is_done_how_fast_and_what_failed(tmp_path: Path) -> None
     assert shown.getvalue().splitlines()[3] == "0 cells to run, 1 found finished"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(2.0, "2.0K tokens/s  0:02 left"), (80.0, "51 tokens/s  1:20 left")], ids=["fast", "slow"]
+)
+def test_progress_has_a_rate_and_the_time_left(seconds: float, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    shown = io.StringIO()
+    lines = Lines(shown)
+    lines.start(2, 8192, 0)
+    now[0] = seconds
+    lines.advance(4096)
+    lines.finished("half of it", seconds)
+    assert told in shown.getvalue()
+
+
 @pytest.mark.parametrize("progress", [Quiet, Lines, Bar])
 def test_a_fault_of_the_program_is_told_of_with_its_traceback(
     tmp_path: Path, progress: Callable[[], Progress], capsys: pytest.CaptureFixture[str]

@@ -167,7 +167,7 @@ class _Meter:
         parts = [f"[{self.cells_done}/{self.cells}]"]
         if self.tokens and seconds > 1:
             rate = self.tokens / seconds
-            parts.append(f"{rate / 1000:.1f}K tokens/s")
+            parts.append(f"{rate / 1000:.1f}K tokens/s" if rate >= 1000 else f"{rate:.0f} tokens/s")
             left = max(self.work - self.tokens, 0) / rate
             if self.cells_done < self.cells:
                 parts.append(f"{clock(left)} left")
