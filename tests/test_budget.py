@@ -9,9 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fwpkm_eval import cli
+from fwpkm_eval.durations import parse_duration
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.config import model_config
-from fwpkm_eval.runs.budget import cut_to, parse_duration
+from fwpkm_eval.runs.budget import cut_to
 from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.jobs import ModelSource
 from fwpkm_eval.runs.plan import PLANS, estimated_total, plan_run

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fwpkm_eval.commands import options, sources
+from fwpkm_eval.durations import parse_duration
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.runs.budget import parse_duration
 
 if TYPE_CHECKING:
     from fwpkm_eval.runs.engine import Job

@@ -13,15 +13,13 @@ A group that no longer fits is left out, and cheaper ones after it are still tri
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from fwpkm_eval.errors import UserError, shown
+from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.plan import Plan, estimated_total
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _TASK_ORDER = {"niah": 0, "ppl": 1, "gates": 2, "addressing": 3, "cost": 4, "trace": 5}
 
 
@@ -31,14 +29,6 @@ class Cut:
 
     jobs: list[Job]
     left_out: int
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of ``90s``, ``20m`` or ``1.5h``. Raises UserError for anything else."""
-    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh])", text.strip().lower(), re.ASCII)
-    if match is None or float(match[1]) == 0:
-        raise UserError(f"{shown(text)} is no duration; give one such as 90s, 20m or 1.5h")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def cut_to(plan: Plan, jobs: Sequence[Job], seconds: float, workers: int) -> Cut:
