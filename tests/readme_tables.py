@@ -40,15 +40,15 @@ TRAININGS = {
 }
 """The folder of each training of the models that were trained more than once, by seed."""
 SETS = ("source", "docs", "manual")
-BOOK_MODELS = ("gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:fwpkm@1,3")
 BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
-BOOK_RUNS = (
-    ("books", "text and needles", (0, 1)),
-    ("books-fwpkm", "text and needles", (0, 1)),
-    ("books-text", "text alone", (0,)),
-    ("books-text-no-conv", "text alone, no query convolution", (0, 1)),
+BOOK_RUNS: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
+    ("books", "text and needles", {BACKBONE: (0, 1), "gdn+swa:pkm@1,3": (0, 1)}),
+    ("books-fwpkm", "text and needles", {WITH_MEMORY: (0, 1)}),
+    ("books-text", "text alone", {BACKBONE: (0,)}),
+    ("books-text-fwpkm", "text alone", {BACKBONE: (1,), WITH_MEMORY: (0, 1)}),
+    ("books-text-no-conv", "text alone, no query convolution", {WITH_MEMORY: (0, 1)}),
 )
-"""Folder, how its models were trained, and the seeds."""
+"""Folder, how its models were trained, and the seeds of each in the order measured."""
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
     (5, 4096, 20, ONE_WRITE),
@@ -157,17 +157,17 @@ def on_books() -> str:
     """A line for each training on books, and one for the same with writes off."""
     asked = _needles_asked()
     lines = []
-    for model in BOOK_MODELS:
-        for name, kind, seeds in BOOK_RUNS:
-            asks = "needles" in kind
-            for seed in seeds:
-                frame = of_training(rows_of(name), seed) if asks else in_order(rows_of(name), model, seed)
-                for arm, off in (("", ""), (FROZEN, ", writes off")):
-                    found = [bits(frame, model, one, arm) for one in BOOK_SETS]
-                    if set(found) == {"–"}:
-                        continue
-                    needles = [tell(frame, model) if asks and not off else "–" for _, tell in asked]
-                    lines.append([f"`{model}`", f"{kind}, {seed}{off}", *found, *needles])
+    trained_so = [(model, name, kind, seeds) for name, kind, models in BOOK_RUNS for model, seeds in models.items()]
+    for model, name, kind, seeds in sorted(trained_so, key=lambda one: MODELS.index(one[0])):
+        asks = "needles" in kind
+        for number, seed in enumerate(seeds):
+            frame = of_training(rows_of(name), seed) if asks else in_order(rows_of(name), model, number)
+            for arm, off in (("", ""), (FROZEN, ", writes off")):
+                found = [bits(frame, model, one, arm) for one in BOOK_SETS]
+                if set(found) == {"–"}:
+                    continue
+                needles = [tell(frame, model) if asks and not off else "–" for _, tell in asked]
+                lines.append([f"`{model}`", f"{kind}, {seed}{off}", *found, *needles])
     heads = ["model", "trained with, seed", *(f"`{one}`" for one in BOOK_SETS), *(label for label, _ in asked)]
     return table(heads, lines, words=2)
 

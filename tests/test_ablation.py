@@ -7,7 +7,7 @@ import math
 import random
 import shutil
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,21 @@ from fwpkm_eval.ablations import (
 from fwpkm_eval.api import SHIPPED
 from fwpkm_eval.commands import trained as trained_models
 from fwpkm_eval.data import load_set
+from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.reference_models.checkpoint import read_description
+from fwpkm_eval.reference_models.checkpoint import read_description, save_checkpoint
 from fwpkm_eval.reference_models.config import SCALES, FwPKMConfig, ModelConfig
+from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.yarn import YARN_VERSION
-from fwpkm_eval.runs.ablation import ablation_jobs, fit_to_data
+from fwpkm_eval.runs.ablation import LAST_STEPS, _training_rows, ablation_jobs, fit_to_data
 from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.execute import execute
 from fwpkm_eval.runs.jobs import TextSource
 from fwpkm_eval.runs.rows import Row, read_rows_csv
+from fwpkm_eval.training.batches import training_text
 from fwpkm_eval.training.finished import is_finished, recipe_computed_on
+from fwpkm_eval.training.loggers import METRICS
 from fwpkm_eval.training.recipe import RECIPES, Recipe
 from fwpkm_eval.training.savepoints import save_points
 from fwpkm_eval.training.trainer import Diverged, Trainer
@@ -250,6 +254,21 @@ def test_a_cells_key_holds_all_that_can_change_its_value(data: str, tmp_path: Pa
     assert jobs(data, tmp_path, [Trained(REFERENCE, "idw", True)])[0].cell.key != here
 
 
+def test_every_text_that_is_read_is_in_the_key(data: str, tmp_path: Path) -> None:
+    one = [Trained(REFERENCE, "idw")]
+    tales = TextSource(data, load_set(data, "tales", "test"))
+    other = replace(tales, text_set=replace(tales.text_set, sha256="0" * 64))
+    where: dict[str, Any] = {"model": PLAN.model, "scale": "micro", "checkpoints": tmp_path}
+    found = {
+        ablation_jobs(PLAN, one, (0,), haystack=haystack, text=text, **where)[0].cell.key
+        for haystack, text in product((tales, other), repeat=2)
+    }
+    assert len(found) == 4
+    shutil.copytree(Path(data) / "tales", tmp_path / "tales")
+    shutil.copy(tmp_path / "tales" / "test.jsonl", tmp_path / "tales" / "train.jsonl")
+    assert jobs(str(tmp_path), tmp_path, one)[0].cell.key not in found, "trained on another text"
+
+
 def test_full_attention_is_read_beyond_the_rows_that_an_ablation_trains_on(data: str, tmp_path: Path) -> None:
     job = jobs(data, tmp_path, [Trained(REFERENCE, "idw")], replace(PLAN, model="fa:fwpkm@0"))[0]
     assert job.cell.settings["yarn"] == [YARN_VERSION, RECIPE.tokens]
@@ -414,6 +433,28 @@ def test_what_is_left_to_do_counts_no_training_that_is_finished(
     assert again.work > 0
 
 
+def test_a_model_of_another_text_is_not_taken_for_this_one(data: str, tmp_path: Path) -> None:
+    trained = LanguageModel(config_of(REFERENCE).trained_on(RECIPE.tokens))
+    about = {"recipe": RECIPE.to_dict(), "data_hash": training_text(RECIPE, ByteTokenizer(), data).data_hash}
+    save_checkpoint(trained, tmp_path / "model", about)
+    assert is_finished(tmp_path / "model", trained.config, RECIPE, data)
+    shutil.copytree(Path(data) / "tales", tmp_path / "tales")
+    shutil.copy(tmp_path / "tales" / "test.jsonl", tmp_path / "tales" / "train.jsonl")
+    with pytest.raises(UserError, match="holds another model: data_hash"):
+        is_finished(tmp_path / "model", trained.config, RECIPE, str(tmp_path))
+
+
+def test_what_training_learned_is_told_of_its_end(tmp_path: Path) -> None:
+    model = LanguageModel(config_of(REFERENCE))
+    save_checkpoint(model, tmp_path, {"tokens": 9, "recipe": {"steps": 150}, "diverged_steps": 2})
+    right = [*[0.0] * 40, *[None] * 10, *[0.5] * LAST_STEPS]  # None: a step without needles
+    lines = [json.dumps({"answer_accuracy": share}) for share in right]
+    (tmp_path / METRICS).write_text("\n".join(lines), encoding="utf-8")
+    dropped, learned = _training_rows(model, tmp_path)
+    assert (dropped.metric, dropped.value, dropped.n) == ("dropped_steps", 2, 150)
+    assert (learned.metric, learned.value, learned.n) == ("train_answer_accuracy", 0.5, LAST_STEPS)
+
+
 def test_a_training_that_diverges_is_a_row(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fwpkm_eval.training.trainer.DIVERGED_IN_A_ROW", 2)
     plan = replace(PLAN, recipe=replace(RECIPE, steps=12, learning_rate=1e30, clip=1e30))
@@ -424,6 +465,7 @@ def test_a_training_that_diverges_is_a_row(data: str, tmp_path: Path, monkeypatc
         ("diverged", "step", FROZEN),
     ]
     assert 0 <= (rows[0].value or 0) < 12
+    assert rows[0].n == 12
     assert (rows[0].score, rows[0].seed, rows[0].model) == ("idw", 0, "fa:fwpkm@1")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,15 @@ def test_the_first_row_goes_on_through_a_document(data: str) -> None:
     assert runs[0] == 0, "the first batch starts a document"
     assert len(runs) > 40 / 3 - 1
     assert max(runs) == 3  # document_pieces
+
+
+def test_documents_are_drawn_by_their_length(tmp_path: Path) -> None:
+    (tmp_path / "words").mkdir()
+    lines = [json.dumps({"text": sign * length}) for sign, length in (("a", 1000), ("b", 9000))]
+    (tmp_path / "words" / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    made = maker(replace(TINY, steps=400, document_pieces=1), str(tmp_path))
+    short = [made.batch(step).tokens[0, 0] == ord("a") for step in range(400)]
+    assert 0.05 < np.mean(short) < 0.15
 
 
 def test_each_question_was_answered_before_and_only_its_digits_count(data: str) -> None:

@@ -80,6 +80,7 @@ def test_rows_of_one_run_alone_and_values_that_are_lost() -> None:
     assert found.changed[0].relative == math.inf
     assert found.worse(0.99) == found.changed
     back = compare_rows([change(BITS, value=math.nan)], [BITS])
+    assert [one.relative for one in back.changed] == [-math.inf]
     assert back.worse(0.0) == []
     assert compare_rows([change(BITS, value=math.nan)], [change(BITS, value=math.nan)]).same == 1
 
@@ -88,6 +89,18 @@ def test_a_rate_that_was_zero_gets_worse_by_any_rise() -> None:
     rate = Row(metric="distractor_rate", value=0.0)
     assert compare_rows([rate], [change(rate, value=0.1)]).worse(10.0)
     assert not compare_rows([change(EXACT, value=0.0)], [EXACT]).worse(0.0)
+
+
+def test_log_probabilities_get_worse_as_they_fall_further_below_zero() -> None:
+    logprob = Row(metric="answer_logprob", value=-10.0, unit="nats")
+    for value, relative in ((-12.0, 0.2), (-8.0, -0.2)):
+        [found] = compare_rows([logprob], [change(logprob, value=value)]).changed
+        assert found.relative == pytest.approx(relative)
+
+
+def test_what_got_worse_by_just_the_limit_is_allowed() -> None:
+    found = compare_rows([BITS], [change(BITS, value=2.5)])
+    assert (found.worse(0.25), found.worse(0.24)) == ([], found.changed)
 
 
 def test_time_never_fails_a_comparison() -> None:
@@ -177,3 +190,14 @@ def test_a_folder_without_results_and_one_with_cells_alone(tmp_path: Path, capsy
         assert said == f"error: {empty} holds no results: neither finished cells nor rows.csv\n"
     assert cli.main(["compare", str(there), str(cells)]) == 0
     assert "equal: 1, different: 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arm", ["", "yarn"])
+def test_a_memory_that_breaks_on_needles_in_one_run_alone_is_worse(arm: str) -> None:
+    """Its row is about all that is asked of the haystack, and has no protocol of its own."""
+    found = change(EXACT, protocol="open-book", passes=1, arm=arm)
+    harm = change(EXACT, metric="diverged_after@1", value=512, unit="tokens", ci_low=None, ci_high=None)
+    both = compare_rows([found], [found, harm])
+    assert [one.before.metric for one in both.worse(0.01)] == ["diverged_after@1"]
+    assert not both.only_after
+    assert compare_rows([found], [found, change(harm, length=8192)]).only_after  # of a haystack that A has not read

@@ -137,6 +137,14 @@ def test_rows_and_table() -> None:
     assert all(table.rows[stage][stage].text.startswith("−") for stage in (1, 2, 3))
 
 
+def test_the_table_tells_changes_since_the_start() -> None:
+    common: dict[str, Any] = {"model": "gdn", "task": "continual", "dataset": "fox", "metric": "bits_per_byte"}
+    stages = [("", 2.0), ("after fox", 1.0), ("after box", 1.5)]
+    found = [Row(**common, length=9, passes=n, protocol=name, value=bits) for n, (name, bits) in enumerate(stages)]
+    [table] = continual_tables(rows_to_frame(found))
+    assert [row[1].text for row in table.rows] == ["2.000 bits per byte", "−50.0%", "−25.0%"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two checkpoints, and a data folder with two of the Pile's domains and another set."""

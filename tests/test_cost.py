@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +11,25 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_config, tiny_model
+from tiny_models import tiny_checkpoint, tiny_config, tiny_model
 
 from fwpkm_eval.bench.memory import resident_bytes
-from fwpkm_eval.data import Document, TextSet, hash_documents
+from fwpkm_eval.data import Document, TextSet, hash_documents, load_set
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.malloc import is_glibc, release_freed_memory
 from fwpkm_eval.reference_models.flops import flops_per_token
 from fwpkm_eval.reference_models.parameters import count_parameters
 from fwpkm_eval.reporting.tables_cost import cost_tables
+from fwpkm_eval.runs import execute
 from fwpkm_eval.runs.engine import Job
-from fwpkm_eval.runs.jobs import ModelSource, TextSource
+from fwpkm_eval.runs.jobs import ModelSource, TextSource, guess_job
 from fwpkm_eval.runs.manifest import machine
 from fwpkm_eval.runs.measures import cost_job
 from fwpkm_eval.runs.rows import Row, rows_to_frame
 from fwpkm_eval.tasks import cost
 from fwpkm_eval.tasks.cost import CostResult, CostSettings, Timed, cost_rows, evaluate_cost
+from fwpkm_eval.tasks.niah import NiahSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DOCUMENTS = (Document("0", "How much wood would a woodchuck chuck? " * 20),)
@@ -142,6 +145,17 @@ def test_what_is_timed_is_timed_alone_and_is_of_one_machine(monkeypatch: pytest.
     assert CostSettings(**job().cell.settings["task"]) == SETTINGS
     assert job().cell.key == job(memory_gib=1.0).cell.key
     assert len({job().cell.key, job(processor="other").cell.key, job(cores=-1).cell.key}) == 3
+
+
+def test_no_other_model_is_held_while_something_is_timed(tmp_path: Path) -> None:
+    (tmp_path / "verses").mkdir()
+    (tmp_path / "verses" / "test.jsonl").write_text(json.dumps({"text": "Peter Piper"}), encoding="utf-8")
+    text = TextSource(str(tmp_path), load_set(str(tmp_path), "verses", "test"))
+    execute._load_model(str(tiny_checkpoint("gdn", tmp_path / "gdn")), "cpu", "float32")
+    guessing = guess_job(text, NiahSettings())
+    for alone in (False, True):
+        execute.execute(replace(guessing, alone=alone), lambda tokens: None)
+        assert (execute._load_model.cache_info().currsize == 0) is alone
 
 
 def test_on_a_gpu_that_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -334,3 +334,11 @@ def test_passages_below_the_limit_may_be_shared() -> None:
     short = secret[1 : SHARED_SQUEEZED_CHARACTERS // 2]
     assert not index.shared(f"aaa{short}bbb").any()
     assert index.shared(f"aaa{secret[7 : 7 + SHARED_SQUEEZED_CHARACTERS]}bbb").any()
+
+
+def test_a_text_that_is_mostly_a_copy_is_left_out_whole() -> None:
+    shared = "".join(f"line {number} of what is held out\n" for number in range(20))
+    own = "".join(f"{number} is a line of its own\n" for number in range(100))
+    mostly, little = Document("mostly", shared + own[:300]), Document("little", shared + own)
+    kept = embedded._without_shared([mostly, little], PassageIndex([shared]))
+    assert [document.id for document in kept] == ["little"]

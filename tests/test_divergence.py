@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas
@@ -69,6 +70,16 @@ def test_tokens_are_counted_from_where_the_memory_starts() -> None:
     assert diverged(rows) == {("diverged_after@0", "64"): (256, 4)}
 
 
+def test_tokens_of_documents_before_it_are_not_counted() -> None:
+    """The first document is too short for three writes; the second has its third in its first segment."""
+    documents = (Document("a", "A short one. " * 8), *DOCUMENTS)
+    text = TextSet("books", "test", documents, "path", None, "made here", hash_documents(documents))
+    settings = replace(PERPLEXITY, scope="document")
+    model = breaking(1, at=3, to=math.inf)
+    rows = perplexity_rows(model, text, settings, evaluate_perplexity(model, text, settings, TOKENIZER))
+    assert diverged(rows) == {("diverged_after@1", "64"): (256, 4)}
+
+
 def test_needles_tell_after_how_much_reading() -> None:
     model = breaking(1, at=2, to=math.nan)
     rows = niah_rows(model, TEXT, NEEDLES, evaluate_niah(model, TEXT, NEEDLES, TOKENIZER))
@@ -97,6 +108,8 @@ def test_the_published_protocol_alone_looks_at_its_last_memory() -> None:
     assert value is not None
     assert value > 512, "the question is read with the haystack"
     assert scoring_version(settings) == scoring_version(NEEDLES) + 1
+    both = replace(settings, protocols=("open-book", "published"))
+    assert scoring_version(both) == scoring_version(NEEDLES), "another protocol always looked"
 
 
 @pytest.mark.parametrize("memory", ["fwpkm", "fwmlp", "lact"])
@@ -113,6 +126,14 @@ def test_every_fast_weight_is_looked_at(memory: str) -> None:
         assert (watch.first, watch.affected, watch.looks) == ({0: 7}, {0: 1}, 2)
 
 
+@pytest.mark.parametrize(("size", "layers"), [(5e3, set()), (-5e3, set()), (2e4, {0}), (-2e4, {0})])
+def test_a_fast_weight_thousands_of_times_its_target_has_exploded(size: float, layers: set[int]) -> None:
+    state, watch = tiny_model("gdn+swa:fwpkm@0").initial_state(), DivergenceWatch()
+    state.fast_weights[0]["values"][0, 0] = size
+    watch.look(state, 1)
+    assert set(watch.first) == layers
+
+
 def test_looking_changes_nothing() -> None:
     model = tiny_model("gdn+swa:fwpkm@0,1")
     state = model.initial_state()
@@ -121,8 +142,9 @@ def test_looking_changes_nothing() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in state.fast_weights[0].items())
 
 
-def test_the_report_tells_the_earliest() -> None:
+@pytest.mark.parametrize("tokens", [(8192, 4096), (4096, 8192)])
+def test_the_report_tells_the_earliest(tokens: tuple[int, int]) -> None:
     common = {"model": "gdn:fwmlp@1", "task": "niah", "dataset": "books", "write_chunk": "haystack"}
-    rows = [Row(metric="diverged_after@1", value=value, n=1, **common) for value in (8192, 4096)]  # type: ignore[arg-type]
+    rows = [Row(metric="diverged_after@1", value=value, n=1, **common) for value in tokens]  # type: ignore[arg-type]
     frame: pandas.DataFrame = rows_to_frame(rows)
     assert broken_memories(frame) == [("gdn:fwmlp@1", "niah", "books", "haystack", 1, 4096)]

@@ -82,6 +82,14 @@ def test_parts_add_up_and_a_memory_costs_what_it_adds() -> None:
     assert with_memory.total == pytest.approx(memory + with_memory.mixers + with_memory.mlps + with_memory.head)
 
 
+@pytest.mark.parametrize("memory", ["fwpkm", "fwmlp"])
+def test_tokens_without_a_target_are_not_written(memory: str) -> None:
+    config = model_config(f"gdn:{memory}@2", "micro")
+    one, two, four = (flops_per_token(config, tokens).memory_writes for tokens in (1, 2, 4))
+    assert one == 0
+    assert two == pytest.approx(four * (1 / 2) / (3 / 4))
+
+
 def test_full_attention_grows_with_the_sequence_and_the_others_do_not() -> None:
     def mixers(name: str, tokens: int) -> float:
         return flops_per_token(model_config(name, "paper"), tokens).mixers

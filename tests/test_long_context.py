@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_cases import fast_weights, small_config, small_model, tokens
+from niah_cases import TEXT, TOKENIZER
+from tiny_models import tiny_config
 from tolerances import assert_close
 from torch import Tensor
 
+from fwpkm_eval.data.questions import Question, QuestionSet
 from fwpkm_eval.data.types import Document, TextSet
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.harness.contexts import Context, ContextReader
@@ -28,9 +32,17 @@ from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.state_files import load_state, save_state
 from fwpkm_eval.reference_models.yarn import YARN_VERSION, Yarn, yarn_for
 from fwpkm_eval.runs.jobs import ModelSource, TextSource, perplexity_job
+from fwpkm_eval.runs.rows import Row
+from fwpkm_eval.tasks.addressing import addressing_rows, evaluate_addressing
+from fwpkm_eval.tasks.continual import ContinualSettings, continual_rows, evaluate_continual
 from fwpkm_eval.tasks.describe import fresh_state, yarn_arm
-from fwpkm_eval.tasks.perplexity import PerplexitySettings
+from fwpkm_eval.tasks.gates import evaluate_gates, gate_rows
+from fwpkm_eval.tasks.longbench import LongBenchSettings, evaluate_longbench, longbench_rows
+from fwpkm_eval.tasks.niah import NiahSettings, evaluate_niah
+from fwpkm_eval.tasks.niah_rows import niah_rows
+from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity, perplexity_rows
 from fwpkm_eval.tasks.reading import CLOSED_BOOK, Exam, Reader, answer_without_memory, memorise_and_answer
+from fwpkm_eval.tasks.trace import TraceSettings, trace_needles
 from fwpkm_eval.training.recipe import RECIPES
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
@@ -134,6 +146,7 @@ def test_tasks_start_with_yarn_where_it_is_needed_and_say_so() -> None:
     long = long_model("gdn+fa")
     assert fresh_state(long, 8192).yarn == Yarn(2, 4096)
     assert fresh_state(long, 4096).yarn is None
+    assert fresh_state(long, 8192) != fresh_state(long, 4096), "another rotation"
     assert (yarn_arm(long, 4096), yarn_arm(long, 8192)) == ("", "yarn")
     assert (yarn_arm(long, 4096, "frozen"), yarn_arm(long, 8192, "frozen")) == ("frozen", "frozen+yarn")
     window = long_model("gdn+swa")
@@ -157,6 +170,63 @@ def test_a_question_alone_is_rotated_alike_with_and_without_a_memory(monkeypatch
     answer_without_memory(Reader(plain, 32), exam, [CLOSED_BOOK])
     memorise_and_answer(Reader(memory, 32), exam, fresh_state(memory, 100), [CLOSED_BOOK], [1])
     assert seen == [Yarn(2, 64), Yarn(2, 64)]
+
+
+TEXT_IN_SEGMENTS = PerplexitySettings(tokens=300, segment=256)
+QUESTIONS = QuestionSet(
+    "qa", "test", (), "path", None, "made for a test", "0" * 64, (Question("word " * 50, "Which?", ("word",)),)
+)
+
+
+def needles_asked(model: LanguageModel, scope: str) -> list[Row]:
+    settings = NiahSettings(lengths=(256,), needles=(2,), samples=1, passes=(1,), scope=scope)
+    return niah_rows(model, TEXT, settings, evaluate_niah(model, TEXT, settings, TOKENIZER))
+
+
+def traced(model: LanguageModel) -> list[Row]:
+    trace_needles(model, TEXT, TraceSettings(length=256, needles=2, passes=1), TOKENIZER)
+    return []  # which have no arm
+
+
+def continued(model: LanguageModel) -> list[Row]:
+    settings = ContinualSettings(adapt=256, test=64, segment=256)
+    return continual_rows(model, [TEXT], settings, evaluate_continual(model, [TEXT], settings, TOKENIZER))
+
+
+def asked(model: LanguageModel) -> list[Row]:
+    settings = LongBenchSettings(passes=(1,))
+    return longbench_rows(model, QUESTIONS, settings, evaluate_longbench(model, QUESTIONS, settings, TOKENIZER))
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda model: needles_asked(model, "sample"),
+        lambda model: needles_asked(model, "stream"),
+        traced,
+        continued,
+        asked,
+        *(
+            lambda model, rows=rows, measure=measure: rows(
+                model, TEXT, TEXT_IN_SEGMENTS, measure(model, TEXT, TEXT_IN_SEGMENTS, TOKENIZER)
+            )
+            for rows, measure in (
+                (perplexity_rows, evaluate_perplexity),
+                (gate_rows, evaluate_gates),
+                (addressing_rows, evaluate_addressing),
+            )
+        ),
+    ],
+    ids=["needles", "needles in a stream", "trace", "continual", "longbench", "perplexity", "gates", "addressing"],
+)
+def test_every_task_reads_with_the_yarn_of_its_length_and_says_so(task: Callable[[LanguageModel], list[Row]]) -> None:
+    model = LanguageModel(replace(tiny_config("fa:fwpkm@0"), row_tokens=64))
+    seen = set()
+    model.register_forward_pre_hook(lambda _, arguments: seen.add(arguments[1].yarn))
+    arms = {row.arm for row in task(model)}
+    assert seen == {Yarn(4, 64)}
+    assert arms <= {"yarn"}
+    assert arms or task is traced
 
 
 def test_a_users_own_model_need_not_know_of_lengths() -> None:
@@ -187,6 +257,7 @@ def test_pswa_is_window_attention_for_a_call() -> None:
     ours, _ = model(ids, None, training_window=5)
     assert_close("model.logits", ours, windowed(ids, None)[0])
     assert not torch.allclose(ours, model(ids, None)[0])
+    assert torch.equal(windowed(ids, None, training_window=3)[0], windowed(ids, None)[0]), "it has a window"
 
 
 def gradients(model: LanguageModel, ids: Tensor, **options: Any) -> tuple[dict[str, Tensor], dict[Any, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_every_read_of_a_write_is_counted_once(name: str) -> None:
         assert len(layer.counts) == 16**2
 
 
+def test_a_memory_that_starts_anew_is_counted_on() -> None:
+    [layer] = evaluate_addressing(
+        tiny_model("fa:fwpkm@0"), SET, replace(SETTINGS, scope="segment"), TOKENIZER
+    ).layers.values()
+    assert len(layer.writes) == 10
+    assert layer.counts.sum() == sum(write.reads for write in layer.writes)
+
+
 def test_the_slots_counted_are_those_that_the_write_reads() -> None:
     model = tiny_model("fa:fwpkm@0")
     short = PerplexitySettings(tokens=33, write_chunk=32)
@@ -117,6 +126,18 @@ def test_a_layer_made_without_a_gate_has_none() -> None:
     model = LanguageModel(model_config("fa:fwpkm@0+fwmlp@1", "micro", **{**SIZES, "fwpkm.gate": False}))
     assert gated_layers(model) == [1]
     assert set(evaluate_gates(model, SET, SETTINGS, TOKENIZER).layers) == {1}
+
+
+def test_without_a_gate_nothing_weighs_the_writes() -> None:
+    model = LanguageModel(model_config("fa:fwpkm@0", "micro", **{**SIZES, "fwpkm.gate": False}))
+    tokens = torch.tensor([[TOKENIZER.eos, *TEXT.encode()[:31]]])
+    values = []
+    for bias in (-3.0, 3.0):
+        torch.nn.init.constant_(memory_layer(model, 0).g_proj.bias, bias)
+        _, state = model(tokens, None, write_chunk=16)
+        assert state.memories[0].memory.writes == 1
+        values.append(state.fast_weights[0]["values"])
+    assert torch.equal(*values)
 
 
 def test_rows_and_tables() -> None:

@@ -29,7 +29,7 @@ from fwpkm_eval.reference_models.attention import Attention
 from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reference_models.gated_delta import GatedDeltaNet
 from fwpkm_eval.reference_models.lact_layer import LaCTLayer
-from fwpkm_eval.reference_models.language_model import LanguageModel, SwiGLU
+from fwpkm_eval.reference_models.language_model import LanguageModel, SwiGLU, values_seed
 from fwpkm_eval.reference_models.memory_layers import FwMLPLayer, FwPKMLayer, PKMLayer
 from fwpkm_eval.reference_models.notation import FAST_WEIGHTS
 from fwpkm_eval.reference_models.state import ModelState
@@ -246,6 +246,11 @@ def test_states_are_equal_where_a_model_goes_on_alike(spec: str) -> None:
         [weights, *_] = changed.fast_weights.values()
         next(iter(weights.values())).view(-1)[-1] += 1
         assert changed != state
+        for number, held in state.memories.items():
+            if held.past is not None:  # of the query convolution
+                other = state.copy()
+                other.memories[number].past = held.past + 1
+                assert other != state
 
 
 @every_model
@@ -329,6 +334,12 @@ def test_training_reaches_every_weight(spec: str) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("spec", WITH_FAST_WEIGHTS)
+def test_a_scan_counts_its_writes(spec: str) -> None:
+    _, state = small_model(spec)(tokens()[:, :12], None, updates="scan", write_chunk=5)
+    assert {held.memory.writes for held in state.memories.values()} == {3}, "of 5, 5 and 2 tokens"
 
 
 def test_layers_hold_what_the_name_says() -> None:
@@ -429,6 +440,11 @@ def test_weights_are_a_function_of_the_seed(spec: str) -> None:
     assert same(fast_weights(one.initial_state()), fast_weights(two.initial_state()))
     for name, x in fast_weights(other.initial_state()).items():
         assert not x.any() or not torch.equal(x, fast_weights(one.initial_state())[name])
+
+
+def test_every_layer_of_every_seed_draws_fast_weights_of_its_own() -> None:
+    assert len({values_seed(seed, layer) for seed in range(20) for layer in range(20)}) == 400
+    assert values_seed(3, 2) == 3002, "or stored results are of other models"
 
 
 @every_model

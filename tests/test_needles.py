@@ -32,6 +32,16 @@ def _raw(sample: NeedleSample) -> bytes:
     return sample.haystack.astype(np.uint8).tobytes()
 
 
+def test_every_window_and_every_place_may_be_drawn() -> None:
+    text, drawn = BYTES.encode("xyz"), set()
+    for seed in range(60):
+        sample = build_sample(sample_rng(seed, 0), text, BYTES, length=BLOCK + 2, needles=1)
+        start = round(sample.depths[0] * len(sample.haystack)) - 1
+        around = np.delete(sample.haystack, slice(start, start + BLOCK))
+        drawn.add((BYTES.decode(around), start))
+    assert drawn == {(window, start) for window in ("xy", "yz") for start in range(3)}
+
+
 def test_wording() -> None:
     needle = Needle("ab12", "012345")
     assert needle.sentence == "The secret number for ID-ab12 is 012345."

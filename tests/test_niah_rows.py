@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -117,19 +118,20 @@ def test_depths_put_the_asked_needle_where_they_say() -> None:
 
 
 def test_every_combination_of_lengths_needles_and_write_chunks_is_asked() -> None:
-    result = by_name(
-        ask(
-            HonestModel(),
-            samples=1,
-            passes=(1,),
-            lengths=(250, 300),
-            needles=(1, 4),
-            write_chunks=("haystack", 50),
-        )
+    result = ask(
+        HonestModel(),
+        samples=1,
+        passes=(1,),
+        lengths=(250, 300),
+        needles=(1, 4),
+        write_chunks=("haystack", 50),
     )
-    assert {name[:3] for name in result} == {
+    assert {name[:3] for name in by_name(result)} == {
         (length, needles, chunk) for length in (250, 300) for needles in (1, 4) for chunk in ("haystack", 50)
     }
+    for setting, (_, tokens) in result.cost.items():
+        longer = dataclasses.replace(setting, length=300)
+        assert result.cost[longer][1] - tokens == 2 * (300 - setting.length), "each haystack is read twice"
 
 
 def test_many_needles() -> None:
@@ -160,6 +162,14 @@ def test_a_model_that_diverges_gives_rows_that_say_so() -> None:
     assert math.isnan(rows["open-book", "answer_logprob"].value or 0)
     assert rows["open-book", "exact_match"].value == 0
     assert ("closed-book", "diverged") not in rows
+
+
+def test_one_sample_that_diverged_leaves_no_mean() -> None:
+    result = ask(HonestModel(), passes=(1,))
+    result.answers[0] = dataclasses.replace(result.answers[0], logprob=math.nan)
+    rows = {row.metric: row for row in niah_rows(HonestModel(), TEXT, settings(passes=(1,)), result)}
+    assert rows["diverged"].value == 0.5
+    assert math.isnan(rows["answer_logprob"].value or 0)
 
 
 @pytest.mark.parametrize(

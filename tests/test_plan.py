@@ -19,7 +19,7 @@ from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reporting.published import has_fast_weights
 from fwpkm_eval.reporting.summary_recall import CONTROL_LENGTH
 from fwpkm_eval.runs.execute import COMPRESSED, GUESS
-from fwpkm_eval.runs.jobs import ModelSource, TextSource, guess_job, niah_jobs, perplexity_job
+from fwpkm_eval.runs.jobs import ModelSource, TextSource, compressor_job, guess_job, niah_jobs, perplexity_job
 from fwpkm_eval.runs.plan import PLANS, TASKS, Plan, estimated_total, models_of, plan_of, plan_run
 from fwpkm_eval.tasks.niah import NiahSettings
 from fwpkm_eval.tasks.perplexity import PerplexitySettings
@@ -104,10 +104,28 @@ def test_a_cells_key_holds_all_that_can_change_its_value() -> None:
     assert guess_job(text(), niah).cell.key not in found
 
 
+def test_compressors_have_a_cell_for_each_tokenizer_and_budget() -> None:
+    ppl = PerplexitySettings()
+    first = compressor_job(text(), ppl, "bytes").cell
+    others = [
+        compressor_job(text(), ppl, "mistral"),
+        compressor_job(text("other text"), ppl, "bytes"),
+        compressor_job(text(), replace(ppl, tokens=99), "bytes"),
+    ]
+    assert len({first.key, *(job.cell.key for job in others)}) == 4
+    assert compressor_job(text(), replace(ppl, segment=99), "bytes").cell == first
+
+
 def sources(plan: Plan) -> list[ModelSource]:
     from fwpkm_eval.reference_models.config import model_config
 
     return [ModelSource(Path(name), model_config(name, "micro"), name) for name in models_of(plan, everything=True)]
+
+
+def test_the_seed_of_a_run_is_that_of_every_cell() -> None:
+    plan = plan_of("micro")
+    cells = [job.cell for job in plan_run(plan, sources(plan), seed=3).jobs]
+    assert {cell.settings["task"]["seed"] for cell in cells if cell.model != COMPRESSED} == {3}
 
 
 def test_the_micro_plan_asks_all_that_it_should() -> None:

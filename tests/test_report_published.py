@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 from report_cases import FWPKM, bench_rows, bits, lines_of, needle, realistic_rows, tables_of
 
-from fwpkm_eval.reporting import published
+from fwpkm_eval.reporting import published, tables_longbench
 from fwpkm_eval.runs.rows import Row
 
 
@@ -55,6 +55,15 @@ def test_published_numbers_are_those_of_the_paper() -> None:
     best = {p.length: p.value for p in published.PUBLISHED if p.task == "niah" and p.length}
     assert best == {4096: 0.886, 131072: 0.758}
     assert all(number.source == published.SECONDARY for number in published.SECONDARY_REPORT)
+    assert [number.value for number in published.SECONDARY_REPORT] == [
+        *(18.7, 17.9, 15.2),
+        *(21.4, 20.6, 18.1),
+        *(0.0012, 0.0031, 0.028),
+    ]
+    assert tables_longbench.PUBLISHED == {
+        "2wikimqa": "gdn 19.50, gdn:fwpkm@2,6,10 13.38",
+        "hotpotqa": "gdn 36.25, gdn:fwpkm@2,6,10 21.38",
+    }
     change = published.published_loss_change("gdn:fwpkm@2,6,10", "LC64")
     assert change == pytest.approx(math.log(8.89) / math.log(10.12) - 1)
     assert published.published_loss_change("gdn", "LC64") is None

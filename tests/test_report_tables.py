@@ -119,6 +119,11 @@ def test_a_run_that_diverged_is_in_the_table_and_in_the_words() -> None:
     assert build_plots(rows_to_frame(rows))
 
 
+def test_of_several_runs_that_diverged_the_worst_is_told() -> None:
+    lost = [dataclasses.replace(bits(FWPKM, value, seed=s)[0], metric="diverged") for s, value in enumerate((0.5, 0.1))]
+    assert f"{FWPKM} diverged: 50% of the tokens on source" in said([*bits(PLAIN, 2.0), *lost], "not found")
+
+
 def test_a_users_own_set_is_no_stand_in() -> None:
     rows = [*bits(PLAIN, 2.0), *bits(FWPKM, 1.7)]
     own = SetFacts.from_manifest({"config": {"data": "books"}, "data": {"source": {"stands_in_for": None}}})

@@ -9,7 +9,7 @@ from report_cases import FWPKM, PKM, PLAIN, bench_rows, bits, guess_rows, line_o
 
 from fwpkm_eval.reporting.contrasts import above_chance, contrast, relative_change
 from fwpkm_eval.reporting.highlights import highlights
-from fwpkm_eval.reporting.measurements import Measurement
+from fwpkm_eval.reporting.measurements import Measurement, niah_results
 from fwpkm_eval.reporting.report import facts, question
 from fwpkm_eval.reporting.summary import rules
 from fwpkm_eval.runs.rows import Row, rows_to_frame
@@ -63,6 +63,8 @@ def test_changes_are_paired_by_training_and_one_training_has_no_direction() -> N
     assert crossed.direction == 0
     same_seed = Measurement(2.0, by_training=((1, 1.6), (1, 2.4)))
     assert relative_change(same_seed, same_seed).by_training == ()
+    three = Measurement(1.8, by_training=((1, 1.7), (1, 1.8), (2, 1.9)))
+    assert relative_change(three, other).by_training == relative_change(other, three).by_training == ()
 
 
 def trained(model: str, values: tuple[float, ...], **fields: Any) -> list[Row]:
@@ -87,6 +89,15 @@ def test_bits_per_byte_are_judged_by_the_trainings_of_the_run(
 ) -> None:
     rows = [*trained(PLAIN, (2.0, 2.0)[: len(ours)]), *trained(FWPKM, ours)]
     assert words in said(rows, verdict)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "verdict"), [((1.90, 1.92), "found"), ((1.60, 1.81), "unclear"), ((1.60, 1.61), "worse")]
+)
+def test_both_comparisons_of_a_model_are_judged(frozen: tuple[float, ...], verdict: str) -> None:
+    """It clearly needs less than its baseline; with its writes off more, now more and now less, or less."""
+    rows = [*trained(PLAIN, (2.0, 2.0)), *trained(FWPKM, (1.70, 1.72)), *trained(FWPKM, frozen, arm="frozen")]
+    assert f"{FWPKM} needs 1.710 bits per byte" in said(rows, verdict)
 
 
 def test_one_training_is_said_to_be_one() -> None:
@@ -126,6 +137,14 @@ def test_rates_of_several_trainings_are_pooled_and_shown_apart() -> None:
     (shown,) = highlights(rows_to_frame(rows))
     assert shown.detail.endswith("38 of 40; 95% interval 83–99%; by training 90% to 100%")
     assert "40 samples, those of 2 trainings taken together" in said(rows, "note")
+
+
+def test_seeds_weigh_by_their_samples() -> None:
+    """At one depth each seed has as many samples as happened to be asked there."""
+    rows = [needle(FWPKM, 1, n=1, depth=0.05), needle(FWPKM, 0, n=3, depth=0.05, seed=1)]
+    [by_model] = niah_results(rows_to_frame(rows)).depths.values()
+    [pooled] = by_model[FWPKM].values()
+    assert (pooled.value, pooled.n, pooled.seeds) == (0.25, 4, 2)
 
 
 def test_samples_that_several_trainings_were_asked_count_once() -> None:

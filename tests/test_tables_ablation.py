@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 import pytest
 
-from fwpkm_eval.reporting.measurements_ablation import Difference, difference
+from fwpkm_eval.reporting.measurements_ablation import ArmResult, Difference, difference
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables import build_tables
 from fwpkm_eval.reporting.tables_ablation import ablation_tables, difference_text
@@ -55,6 +55,11 @@ def test_differences_are_paired_over_the_seeds() -> None:
     assert found["no-gate"] == ["50% (0–100)", "−20 points (−22 to −18)", "worse"]
     bits = table(tables, "ablation-bits")
     assert bits["no-gate"][1:] == ["0.000 (−0.248 to +0.248)", "within the seeds' spread"]
+
+
+def test_ways_of_asking_are_averaged_over_the_seeds_that_have_all_of_them() -> None:
+    found = {(5, "64", 1): {0: 0.25, 1: 0.9}, (5, "64", 2): {0: 0.75}, (8, "64", 1): {2: 1.0}}
+    assert ArmResult(found=found).found_of(5) == {0: 0.5}
 
 
 def test_words_say_which_way_is_better() -> None:

@@ -98,6 +98,12 @@ def test_another_text_or_tokenizer_has_other_shards(cache: Path, data: str) -> N
     assert len(list((cache / "tokens").iterdir())) == 3
 
 
+def test_texts_joined_are_named_by_all_of_them() -> None:
+    one, two = (TokenText((np.arange(3),), (np.array([2]),), name) for name in ("aa", "bb"))
+    names = {TokenText.joined(texts).data_hash for texts in ([one], [two], [one, two], [two, one])}
+    assert len(names) == 4
+
+
 @pytest.mark.parametrize("name", ["tokens-00001.bin", "ends-00000.bin", "index.json"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_cache_is_refused_in_one_line(cache: Path, data: str, name: str, damage: str) -> None:

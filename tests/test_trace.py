@@ -140,6 +140,21 @@ def haystack_of(trace: Trace) -> tuple[list[str], int]:
     return signs, "".join(chr(t) if t < 128 else "?" for t in sample.haystack).index(sentence) + len(sentence)
 
 
+def test_the_answers_place_is_exact_at_any_length() -> None:
+    """Of this length the needle's depth times the length is a little less than its place."""
+    trace = trace_of(tiny_model("fa:fwpkm@0"), replace(SETTINGS, length=314, passes=1, write_chunk="haystack"))
+    _, answer_place = haystack_of(trace)
+    pairs = [
+        (pair.target_position == answer_place + place, pair.is_answer)
+        for place, digit in enumerate(trace.digits)
+        for layer in digit.layers
+        for slot in layer.slots
+        for pair in slot.pairs
+    ]
+    assert (True, True) in pairs
+    assert all(there == said for there, said in pairs)
+
+
 def slot(number: int, weight: float, *targets: str, answer: bool = False, true: str = "7") -> SlotRead:
     pairs = tuple(Pair("q", target, 3, 4, 0.5, "b", "", "a", target == true, answer) for target in targets)
     return SlotRead(number, weight, 1 if pairs else None, 1 if pairs else None, len(pairs), pairs)

@@ -25,7 +25,7 @@ from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.training.loggers import as_row
 from fwpkm_eval.training.optimizer import learning_rate, make_optimizer
 from fwpkm_eval.training.recipe import Recipe
-from fwpkm_eval.training.trainer import Trainer
+from fwpkm_eval.training.trainer import Diverged, StepReport, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,6 +54,7 @@ def test_learning_rate() -> None:
 def test_weight_decay_is_for_matrices_alone() -> None:
     model = LanguageModel(model_config("gdn+swa:pkm@2+fwpkm@0", "micro", **SIZES))
     decayed, kept = make_optimizer(model, replace(TINY, weight_decay=0.3)).param_groups
+    assert decayed["betas"] == kept["betas"] == (0.9, 0.95)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0)
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
@@ -131,6 +132,26 @@ def test_weights_that_are_not_finite_end_the_run(saved: bool, data: str, tmp_pat
     assert ("step-00000002" in message) == saved
     assert "no memory diverged" in message or "memory of layer 1 diverged" in message
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("dropped", "ends"), [((1, 3, 5), False), ((3, 4), True)])
+def test_only_steps_dropped_in_a_row_end_a_run(
+    dropped: tuple[int, ...], ends: bool, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fwpkm_eval.training.trainer.DIVERGED_IN_A_ROW", 2)
+    trainer = Trainer(config("gdn"), TINY, tmp_path, data)
+    make_step = trainer._train_step
+
+    def step(*batch_and_start: Any) -> StepReport:
+        report = make_step(*batch_and_start)
+        return replace(report, loss=math.nan) if report.step in dropped else report
+
+    monkeypatch.setattr(trainer, "_train_step", step)
+    if ends:
+        with pytest.raises(Diverged, match="not finite since step 3"):
+            run(trainer, None, NEVER)
+    else:
+        assert len(run(trainer, None, NEVER)) == TINY.steps
 
 
 @pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "fa:fwmlp@1", "fa:lact@1"])

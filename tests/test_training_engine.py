@@ -397,6 +397,8 @@ def test_windowed_steps_are_as_many_as_the_recipe_says() -> None:
     share = np.mean([is_windowed(replace(TINY, pswa=0.9), step) for step in range(1000)])
     assert 0.87 < share < 0.93
     assert not any(is_windowed(TINY, step) for step in range(100))
+    seeds = [replace(TINY, pswa=0.5, seed=seed) for seed in range(3)]
+    assert len({tuple(is_windowed(recipe, step) for step in range(40)) for recipe in seeds}) == 3
 
 
 class WordTokenizer:

@@ -64,7 +64,7 @@ class Comparison:
 
 def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
     """The rows of two runs, matched by what they measure; several trainings of a model as `_pairs` does."""
-    measured_there, measured_here = ({_measurement(row) for row in rows} for rows in (after, before))
+    measured_there, measured_here = ({key for row in rows for key in _measurements(row)} for rows in (after, before))
     result = Comparison()
     for row, other in _pairs(before, after):
         if row is not None and other is not None:
@@ -127,6 +127,14 @@ def _by_key(rows: Sequence[Row]) -> dict[Key, dict[str, Row]]:
 def _measurement(row: Row) -> Key:
     """What the rows of one measurement share. A row of harm belongs to one that wrote other rows, too."""
     return tuple(getattr(row, name) for name in SAME_MEASUREMENT if name not in _WITHIN_A_MEASUREMENT)
+
+
+def _measurements(row: Row) -> Iterator[Key]:
+    """The measurement of a row and, where a model is asked in several ways, that of what it read before: a memory that
+    diverges then does so for all of them, and its row has neither their protocol nor what they add to its arm."""
+    yield _measurement(row)
+    if row.protocol:
+        yield from (_measurement(replace(row, protocol="", arm=arm)) for arm in {row.arm, ""})
 
 
 def _equal(one: float | None, other: float | None) -> bool:
