@@ -47,7 +47,8 @@ def niah_rows(model: Any, text_set: TextSet, settings: NiahSettings, result: Nia
         rows += _depth_rows(answers, common)
     for setting, watch in result.divergence.items():
         # What a reading does to the memory does not depend on what is asked after it.
-        rows += watch.rows({**of_model, **_setting_fields(settings, text_set, setting, "", None)})
+        of_reading = _setting_fields(settings, text_set, setting, "", None)
+        rows += watch.rows({**of_model, **of_reading, "arm": yarn_arm(model, setting.length)})
     return rows
 
 

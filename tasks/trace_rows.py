@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fwpkm_eval.tasks.describe import describe_model
+from fwpkm_eval.tasks.describe import describe_model, yarn_arm
 
 if TYPE_CHECKING:
     from fwpkm_eval.data import TextSet
@@ -35,6 +35,7 @@ def trace_rows(model: Any, text_set: TextSet, settings: TraceSettings, result: T
         "needles": settings.needles,
         "scope": "sample",
         "protocol": settings.protocol,
+        "arm": yarn_arm(model, settings.length),
         "seed": settings.seed,
         "seconds": result.seconds,
         "tokens": result.tokens,

@@ -43,6 +43,7 @@ from fwpkm_eval.tasks.niah_rows import niah_rows
 from fwpkm_eval.tasks.perplexity import PerplexitySettings, evaluate_perplexity, perplexity_rows
 from fwpkm_eval.tasks.reading import CLOSED_BOOK, Exam, Reader, answer_without_memory, memorise_and_answer
 from fwpkm_eval.tasks.trace import TraceSettings, trace_needles
+from fwpkm_eval.tasks.trace_rows import trace_rows
 from fwpkm_eval.training.recipe import RECIPES
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
@@ -180,12 +181,15 @@ QUESTIONS = QuestionSet(
 
 def needles_asked(model: LanguageModel, scope: str) -> list[Row]:
     settings = NiahSettings(lengths=(256,), needles=(2,), samples=1, passes=(1,), scope=scope)
-    return niah_rows(model, TEXT, settings, evaluate_niah(model, TEXT, settings, TOKENIZER))
+    result = evaluate_niah(model, TEXT, settings, TOKENIZER)
+    for watch in result.divergence.values():  # as if it had: such rows say it, too
+        watch.first[0] = watch.affected[0] = 1
+    return niah_rows(model, TEXT, settings, result)
 
 
 def traced(model: LanguageModel) -> list[Row]:
-    trace_needles(model, TEXT, TraceSettings(length=256, needles=2, passes=1), TOKENIZER)
-    return []  # which have no arm
+    settings = TraceSettings(length=256, needles=2, passes=1)
+    return trace_rows(model, TEXT, settings, trace_needles(model, TEXT, settings, TOKENIZER))
 
 
 def continued(model: LanguageModel) -> list[Row]:
@@ -225,8 +229,7 @@ def test_every_task_reads_with_the_yarn_of_its_length_and_says_so(task: Callable
     model.register_forward_pre_hook(lambda _, arguments: seen.add(arguments[1].yarn))
     arms = {row.arm for row in task(model)}
     assert seen == {Yarn(4, 64)}
-    assert arms <= {"yarn"}
-    assert arms or task is traced
+    assert arms == {"yarn"}
 
 
 def test_a_users_own_model_need_not_know_of_lengths() -> None:
