@@ -201,3 +201,9 @@ def test_a_memory_that_breaks_on_needles_in_one_run_alone_is_worse(arm: str) -> 
     assert [one.before.metric for one in both.worse(0.01)] == ["diverged_after@1"]
     assert not both.only_after
     assert compare_rows([found], [found, change(harm, length=8192)]).only_after  # of a haystack that A has not read
+
+
+def test_rows_that_say_yarn_are_held_against_rows_that_do_not_say_it_yet() -> None:
+    assert compare_rows([EXACT], [change(EXACT, arm="yarn")]).same == 1
+    assert compare_rows([change(BITS, arm="frozen")], [change(BITS, arm="frozen+yarn")]).same == 1
+    assert compare_rows([BITS], [change(BITS, arm="frozen")]).same == 0

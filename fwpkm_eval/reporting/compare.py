@@ -10,7 +10,7 @@ from typing import Any
 
 from fwpkm_eval.reporting.directions import Direction, direction, is_timing, sense, tells_of_harm
 from fwpkm_eval.runs.manifest import differences
-from fwpkm_eval.runs.rows import Row
+from fwpkm_eval.runs.rows import Row, arm_without_yarn
 
 SAME_MEASUREMENT = (
     *("model", "scale", "task", "dataset", "metric", "length", "passes", "write_chunk", "needles", "depth"),
@@ -120,21 +120,26 @@ def _by_key(rows: Sequence[Row]) -> dict[Key, dict[str, Row]]:
     """The rows of each quantity, by the weights that they are of."""
     found: dict[Key, dict[str, Row]] = {}
     for row in rows:
-        found.setdefault(tuple(getattr(row, name) for name in SAME_MEASUREMENT), {})[row.weights_hash] = row
+        found.setdefault(tuple(_quantity(row).values()), {})[row.weights_hash] = row
     return found
+
+
+def _quantity(row: Row) -> dict[str, Any]:
+    """What two rows must share; whether YaRN was needed follows from model and length."""
+    return {name: getattr(row, name) for name in SAME_MEASUREMENT} | {"arm": arm_without_yarn(row.arm)}
 
 
 def _measurement(row: Row) -> Key:
     """What the rows of one measurement share. A row of harm belongs to one that wrote other rows, too."""
-    return tuple(getattr(row, name) for name in SAME_MEASUREMENT if name not in _WITHIN_A_MEASUREMENT)
+    return tuple(value for name, value in _quantity(row).items() if name not in _WITHIN_A_MEASUREMENT)
 
 
 def _measurements(row: Row) -> Iterator[Key]:
-    """The measurement of a row and, where a model is asked in several ways, that of what it read before: a memory that
-    diverges then does so for all of them, and its row has neither their protocol nor what they add to its arm."""
+    """The measurement of a row and, where a model is asked by some protocol, that of what it read before: a memory that
+    diverges then does so whatever is asked, and its row has no protocol."""
     yield _measurement(row)
     if row.protocol:
-        yield from (_measurement(replace(row, protocol="", arm=arm)) for arm in {row.arm, ""})
+        yield _measurement(replace(row, protocol=""))
 
 
 def _equal(one: float | None, other: float | None) -> bool:
