@@ -22,10 +22,12 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.checkpoint import load_checkpoint
 from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.reference_models.state import ModelState
 from fwpkm_eval.training.loggers import as_row
 from fwpkm_eval.training.optimizer import learning_rate, make_optimizer
 from fwpkm_eval.training.recipe import Recipe
-from fwpkm_eval.training.trainer import Diverged, StepReport, Trainer
+from fwpkm_eval.training.savepoints import save_points
+from fwpkm_eval.training.trainer import Diverged, Settings, StepReport, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -154,6 +156,47 @@ def test_only_steps_dropped_in_a_row_end_a_run(
         assert len(run(trainer, None, NEVER)) == TINY.steps
 
 
+def test_each_step_has_the_learning_rate_of_its_place(data: str, tmp_path: Path) -> None:
+    """The first that of step 0; a run that was killed goes on where it was on the curve."""
+    taken: list[float] = []
+
+    def noting(trainer: Trainer) -> Trainer:
+        trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: taken.append(optimizer.param_groups[0]["lr"]))
+        return trainer
+
+    run(noting(Trainer(config("gdn"), TINY, tmp_path, data)), 3, ALWAYS)
+    resumed = noting(Trainer(config("gdn"), TINY, tmp_path, data))
+    assert resumed.resume()
+    run(resumed)
+    assert taken == [learning_rate(TINY, step) for step in range(TINY.steps)]
+
+
+def test_dropped_steps_are_counted_on_over_a_kill(data: str, tmp_path: Path) -> None:
+    trainer = Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data)
+    running = trainer.run(ALWAYS)
+    next(running)
+    trainer.state.fast_weights[1]["values"].fill_(math.nan)
+    assert [math.isnan(next(running).loss) for _ in range(2)] == [True, False]
+    resumed = Trainer(config("gdn:fwpkm@1"), TINY, tmp_path, data)
+    assert resumed.resume()
+    run(resumed)
+    assert json.loads((tmp_path / "model.json").read_text())["training"]["diverged_steps"] == 1
+
+
+def test_a_dropped_step_is_not_saved(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the newest save point is of a step that went well, and one to go back to."""
+    trainer = Trainer(config("gdn"), TINY, tmp_path, data, Settings(keep=10))
+    make_step = trainer._train_step
+
+    def step(*batch_and_start: Any) -> StepReport:
+        report = make_step(*batch_and_start)
+        return replace(report, loss=math.nan) if report.step in (2, 3) else report
+
+    monkeypatch.setattr(trainer, "_train_step", step)
+    run(trainer, 5, ALWAYS)
+    assert [path.name for path in save_points(tmp_path)] == [f"step-{step:08d}" for step in (1, 4, 5)]
+
+
 @pytest.mark.parametrize("spec", ["gdn:fwpkm@1", "fa:fwmlp@1", "fa:lact@1"])
 def test_a_memory_that_diverged_costs_its_step_and_no_more(spec: str, data: str, tmp_path: Path) -> None:
     """The step is dropped and counted, no weight is touched by it, and the next one starts from a fresh memory."""
@@ -175,6 +218,32 @@ def test_a_memory_that_diverged_costs_its_step_and_no_more(spec: str, data: str,
 
 def keys_of(trainer: Trainer) -> dict[int, torch.Tensor]:
     return {number: weights["keys"].clone() for number, weights in trainer.state.fast_weights.items()}
+
+
+def test_full_attention_sees_a_window_in_the_batches_that_have_one(data: str, tmp_path: Path) -> None:
+    trainer = Trainer(config("fa"), replace(TINY, pswa=0.5), tmp_path, data)
+    given: list[int | None] = []
+    trainer.wrapped.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].training_window))
+    run(trainer)
+    windowed = [trainer.batches.batch(step).windowed for step in range(TINY.steps)]
+    assert set(windowed) == {True, False}
+    assert given == [trainer.config.backbone.window if one else None for one in windowed]
+
+
+def test_a_new_document_clears_the_values_and_keeps_the_learned_keys(data: str, tmp_path: Path) -> None:
+    trainer = Trainer(config("gdn:fwpkm@0,1"), replace(TINY, document_pieces=1), tmp_path, data)
+    first = trainer.model.initial_state().fast_weights
+    running = trainer.run(NEVER)
+    next(running)
+    learned = keys_of(trainer)
+    assert trainer.batches.batch(1).new_document
+    given: list[ModelState] = []
+    trainer.wrapped.register_forward_pre_hook(lambda module, inputs: given.append(inputs[1].copy()))
+    next(running)
+    for number, weights in given[0].fast_weights.items():
+        assert torch.equal(weights["keys"], learned[number])
+        assert not torch.equal(weights["keys"], first[number]["keys"])
+        assert torch.equal(weights["values"], first[number]["values"])
 
 
 @pytest.mark.parametrize("spoilt", ["gradient", "values", "keys"])
@@ -210,3 +279,5 @@ def test_a_dropped_step_leaves_the_learned_keys_as_they_were(spoilt: str, data: 
     for number, weights in stored.items():
         assert torch.equal(weights["keys"], last[number].half().float())
         assert not torch.equal(weights["keys"], first[number]["keys"].half().float())
+        # Training cleared the values at each document, so that a checkpoint begins with cleared ones, too.
+        assert torch.equal(weights["values"], first[number]["values"])
