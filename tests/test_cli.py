@@ -119,6 +119,9 @@ def test_other_ways_to_start_it(arguments: list[str]) -> None:
             ["unknown corpus 'lambda'", "did you mean lambada?"],
         ),
         (["data", "prepare", "--set", "sorce"], ["unknown set 'sorce'", "did you mean source?"]),
+        (["data", "prepare", "--sets", "docs,sorce"], ["unknown set 'sorce'", "did you mean source?"]),
+        (["bench", "--scale", "mikro"], ["'mikro'", "did you mean micro?"]),
+        (["ppl", "--model", "gdn+swa", "--set", "sorce"], ["'sorce'", "did you mean source?"]),
         (["report", "no/such/folder"], ["no such folder", "no/such/folder"]),
         # Bytes that are not UTF-8, as Python shows them.
         (["generate", "--model", "gdn+swa", "--prompt", "a\udcff"], [r"argument 'a\udcff' is not UTF-8 text"]),
@@ -395,3 +398,10 @@ def test_ray_where_it_is_not_installed_is_one_line(
     error = capsys.readouterr().err
     assert "engine 'ray' needs the package ray: pip install 'fwpkm-eval[cluster]'" in error
     assert error.count("\n") == 1
+
+
+def test_sets_to_prepare_may_be_listed_or_repeated() -> None:
+    done = run("data", "prepare", "--set", "docs", "--sets", "manual,docs")
+    assert done.returncode == 0
+    shown = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert shown == ["docs/train", "docs/valid", "docs/test", "manual/test"]

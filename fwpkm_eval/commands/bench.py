@@ -37,6 +37,8 @@ MODELS = {
 )
 @click.option(
     "--size",
+    "--scale",
+    "size",
     type=str,
     default="micro",
     show_default=True,

@@ -72,7 +72,15 @@ def list_sets(data: str, as_json: bool) -> None:
 
 @command.command(name="prepare", short_help="Check every set, write them as files, or fetch published corpora.")
 @options.data
-@click.option("--set", "only", multiple=True, metavar="NAME", help="Only this set; may be repeated. [default: all]")
+@click.option(
+    "--set",
+    "--sets",
+    "only",
+    type=options.NAMES,
+    multiple=True,
+    metavar="NAMES",
+    help="Only these sets, separated by commas; may be repeated. [default: all]",
+)
 @click.option(
     "--out",
     type=options.Folder(),
@@ -88,7 +96,7 @@ def list_sets(data: str, as_json: bool) -> None:
 @options.quiet
 def prepare_sets(
     data: str,
-    only: tuple[str, ...],
+    only: tuple[tuple[str, ...], ...],
     out: Path | None,
     splits: str | None,
     tokens: int | None,
@@ -105,19 +113,20 @@ def prepare_sets(
     from fwpkm_eval.data import available_sets, load_set
     from fwpkm_eval.errors import UserError, unknown
 
+    wanted = tuple(dict.fromkeys(name for names in only for name in names))
     if data == "hub":
         from fwpkm_eval.commands.data_hub import prepare_corpora
 
-        prepare_corpora(only, splits, out, tokens, text_bytes, source, dry_run=dry_run, quiet=quiet)
+        prepare_corpora(wanted, splits, out, tokens, text_bytes, source, dry_run=dry_run, quiet=quiet)
         return
     given = {"--splits": splits, "--tokens": tokens, "--bytes": text_bytes, "--source": source, "--dry-run": dry_run}
     if without := [option for option, value in given.items() if value]:
         raise UserError(f"{without[0]} goes with --data hub alone")
     sets = {info.name: info for info in available_sets(data)}
-    for name in only:
+    for name in wanted:
         if name not in sets:
             raise unknown("set", name, sets)
-    for name in only or sets:
+    for name in wanted or sets:
         for split in sets[name].splits:
             text_set = load_set(data, name, split)
             facts = [

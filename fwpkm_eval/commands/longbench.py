@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @options.scale
 @click.option(
     "--sets",
+    "--set",
     type=options.NAMES,
     default=None,
     metavar="NAMES",

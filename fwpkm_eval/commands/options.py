@@ -191,6 +191,7 @@ def tokens_or(default: str) -> Callable[[Command], Command]:
 tokens = tokens_or("by scale")
 sets = click.option(
     "--sets",
+    "--set",
     type=NAMES,
     default=None,
     metavar="NAMES",
