@@ -14,13 +14,13 @@ from fwpkm_eval.commands import options, reading
 @options.tokens
 @click.option("--segment", type=options.SIZE, default="4K", show_default=True, help="Tokens of a sample.")
 @click.option(
-    "--steps", type=click.IntRange(0), default=3, show_default=True, help="Training steps to time; 0: only reading."
+    "--steps", type=click.IntRange(0), default=8, show_default=True, help="Training steps to time; 0: only reading."
 )
 def command(tokens: int | None, segment: int, steps: int, common: reading.Common) -> None:
     """Count parameters and FLOPs per token, and time reading and training.
 
-    FLOPs are from the models' sizes; speeds are of this machine, one model at a time in each process. The first of
-    --sets is read, without --tokens 16K tokens of it.
+    FLOPs are from the models' sizes; speeds are of this machine, one model at a time in each process, by turns with
+    the same backbone without memory. The first of --sets is read, without --tokens 32K tokens of it.
     """
     from fwpkm_eval.commands.measure import shown_as
     from fwpkm_eval.reporting.tables_cost import cost_tables

@@ -80,6 +80,7 @@ METRICS: Mapping[str, Sense] = {
     "memory_flops_per_token": _NEITHER,
     "tokens_per_second": _SPEED,
     "samples_per_second": _SPEED,
+    "share_of_backbone_speed": _SPEED,
     "peak_memory": _COST,
     # benchmark
     **{name.format(what): sense for name, sense in _OF_A_PASS.items() for what in _BENCH_PASSES},

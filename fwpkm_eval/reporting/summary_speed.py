@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.finding import Finding
 from fwpkm_eval.reporting.tables_bench import OPERATIONS, PASSES_IN_WORDS
-from fwpkm_eval.reporting.tables_cost import cost_ratios
+from fwpkm_eval.reporting.tables_cost import cost_ratios, share_in_words
 from fwpkm_eval.reporting.tables_speed import ratio_text, speedups
 
 if TYPE_CHECKING:
@@ -57,12 +57,14 @@ def _cost_findings(frame: pandas.DataFrame) -> list[Finding]:
     for model, ratios in cost_ratios(frame).items():
         parts = []
         if {"parameters", "active parameters"} <= set(ratios):
-            active = wording.change(ratios["active parameters"] - 1)
-            parts.append(f"{ratio_text(ratios['parameters'])} the parameters (those active for a token: {active})")
+            active = wording.change(ratios["active parameters"].value - 1)
+            parts.append(
+                f"{ratio_text(ratios['parameters'].value)} the parameters (those active for a token: {active})"
+            )
         if "FLOPs per token" in ratios:
-            parts.append(f"{wording.change(ratios['FLOPs per token'] - 1)} FLOPs per token")
+            parts.append(f"{wording.change(ratios['FLOPs per token'].value - 1)} FLOPs per token")
         speeds = [
-            f"{verb} at {1 / ratios[name]:.0%}"
+            f"{verb} at {share_in_words(ratios[name])}"
             for name, verb in (("time, reading", "reads"), ("time, training", "trains"))
             if name in ratios
         ]

@@ -54,9 +54,9 @@ def addressing_job(model: ModelSource, text: TextSource, settings: PerplexitySet
 
 def cost_job(model: ModelSource, text: TextSource, settings: CostSettings) -> Job:
     """Reading and training, timed: alone, and its key names the machine, whose speed and memory are measured."""
-    from fwpkm_eval.tasks.cost import COST_VERSION
+    from fwpkm_eval.tasks.cost import COST_VERSION, timed_tokens
 
-    work = tokens_of(model, text, settings.tokens) + settings.steps * settings.rows * settings.row_tokens
+    work = timed_tokens(settings, tokens_of(model, text, settings.tokens), bool(model.config.spec.memories))
     job = job_on_text("cost", model, text, asdict(settings), COST_VERSION, f"{model.name}  cost", work)
     values = {**job.cell.settings, "machine": _timed_on(job.device)}
     return replace(job, cell=replace(job.cell, settings=values), alone=True)

@@ -56,8 +56,9 @@ class Plan:
     """A scale's plan.
 
     ``further``: models that are measured only where all are asked for. ``tokens`` is the budget of perplexity for each
-    set, by name, "" for any other; ``tokens_inside`` that of gates and addressing, for every set, and of the cost of
-    reading; ``tokens_per_second`` what one core reads, by memory, "" for none (only to estimate how long it takes).
+    set, by name, "" for any other; ``tokens_inside`` that of gates and addressing, for every set; ``tokens_timed`` that
+    of the cost of reading; ``tokens_per_second`` what one core reads, by memory, "" for none (only to estimate how long
+    it takes).
     """
 
     models: tuple[str, ...]
@@ -65,6 +66,7 @@ class Plan:
     needles: tuple[NeedlePlan, ...]
     tokens_per_second: Mapping[str, float]
     tokens_inside: int = 16 * 1024
+    tokens_timed: int = 32 * 1024
     further: tuple[str, ...] = ()
 
 
@@ -149,7 +151,7 @@ def plan_of(scale: str) -> Plan:
 
 def with_tokens(plan: Plan, tokens: int | None) -> Plan:
     """The plan with so many tokens of each set in place of its own budgets of text; None: as it is."""
-    return plan if tokens is None else replace(plan, tokens={"": tokens}, tokens_inside=tokens)
+    return plan if tokens is None else replace(plan, tokens={"": tokens}, tokens_inside=tokens, tokens_timed=tokens)
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def _inside(plan: Plan, model: ModelSource, texts: Sequence[TextSource], only: s
     if "addressing" in only and model.config.spec.layers("fwpkm"):
         jobs += [addressing_job(model, text, settings) for text in texts]
     if "cost" in only:
-        jobs.append(cost_job(model, texts[0], CostSettings(tokens=plan.tokens_inside, seed=seed)))
+        jobs.append(cost_job(model, texts[0], CostSettings(tokens=plan.tokens_timed, seed=seed)))
     return jobs
 
 

@@ -36,11 +36,11 @@ def arm_without_yarn(arm: str) -> str:
 class Row:
     """One measured number. Text that is missing is ``""`` (None is taken for it), a missing number None.
 
-    ``value`` is in ``unit`` and comes from ``n`` samples (or tokens); ``ci_low`` and ``ci_high`` bound its
-    95% interval. ``length`` counts tokens; ``passes`` are readings before the question; ``write_chunk`` is
-    ``"haystack"`` or a number of tokens; ``depth`` is a fraction of the haystack; ``seconds`` and ``tokens``
-    say what the measurement cost; the hashes name the weights and the text it was made with, and ``version``
-    the code.
+    ``value`` is in ``unit`` and comes from ``n`` samples (or tokens); ``ci_low`` and ``ci_high`` bound its 95%
+    interval (of timings: 10th and 90th percentile). ``length`` counts tokens; ``passes`` are readings before the
+    question; ``write_chunk`` is ``"haystack"`` or a number of tokens; ``depth`` is a fraction of the haystack;
+    ``seconds`` and ``tokens`` say what the measurement cost; the hashes name the weights and the text it was made
+    with, and ``version`` the code.
 
     Raises:
         TypeError: a field is given something of another type (a whole number may stand for a float).
