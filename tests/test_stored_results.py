@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from readme_tables import BACKBONE, PAGES, TABLES, TRAININGS, WITH_MEMORY, block, page_of, trained
+from readme_tables import BACKBONE, LACT, PAGES, PKM, TABLES, TRAININGS, WITH_MEMORY, block, page_of, rows_of, trained
 
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import read_rows_csv
@@ -84,13 +84,63 @@ def test_readme_tells_what_the_memory_is_worth_on_text() -> None:
     assert f"{docs}% on `docs`, {source}% on `source` and {manual}% on `manual`" in told
 
 
+def test_readme_tells_the_speed_beside_the_backbone() -> None:
+    """The middle of the turns with it, between 10th and 90th percentile, in reading and in training."""
+    for page, model, words in (
+        (PAGES[0], WITH_MEMORY, "reads at {} and trains at {} of its backbone's speed"),
+        (PAGES[1], WITH_MEMORY, "reads at {} of its speed and trains at {},"),
+        (PAGES[1], LACT, "LaCT at {} and {}."),
+    ):
+        told = " ".join(page.read_text(encoding="utf-8").split())
+        assert words.format(_share(model, "reading"), _share(model, "training")) in told
+
+
+def _share(model: str, protocol: str) -> str:
+    frame = rows_of("micro")
+    frame = frame[(frame["model"] == model) & (frame["metric"] == "share_of_backbone_speed")]
+    (row,) = frame[frame["protocol"] == protocol].to_dict("records")
+    return f"{row['value']:.0%} ({row['ci_low']:.0%} to {row['ci_high']:.0%})".replace("% to", " to").replace("%)", ")")
+
+
+def test_readme_tells_what_other_memories_are_worth_in_each_training() -> None:
+    told = " ".join(PAGES[1].read_text(encoding="utf-8").split())
+    fewer = {model: [_worth(seed, model) for seed in TRAININGS[model]] for model in (LACT, PKM)}
+    docs, source, manual = (_listed(f"{abs(one[place]):.1f}" for one in fewer[LACT]) for place in range(3))
+    assert f"{source}% fewer bits than the backbone of the same seed on `source`, {manual}% fewer on `manual`" in told
+    assert f"and {docs}% more on `docs`" in told
+    (first, second, third) = ([f"{-one[place]:.1f}" for place in (1, 0, 2)] for one in fewer[PKM])
+    assert f"{first[0]}% more on `source`, {first[1]}% more on `docs` and {first[2]}% more on `manual`" in told
+    assert f"then {_listed(one.removeprefix('-') for one in second)}% fewer, then {_listed(third)}% more" in told
+
+
+def test_readme_tells_how_many_of_64_needles_each_training_finds() -> None:
+    short, long = (" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES[:2])
+    ours, theirs = ({passes: _listed(_of_64(model, passes)) for passes in (1, 2, 4)} for model in (WITH_MEMORY, LACT))
+    assert f"find {ours[1]} of 20 after one reading, three of LaCT {theirs[1]}, and {theirs[4]} after four" in short
+    assert f"{theirs[1]} of 20 after one reading, {theirs[2]} after two and {theirs[4]} after four" in long
+    assert f"three of FwPKM {ours[1]} after one, and all after more" in long
+    assert ours[2] == ours[4] == "20, 20 and 20"
+
+
+def _of_64(model: str, passes: int) -> list[str]:
+    asked = {"metric": "exact_match", "length": 4096, "needles": 64, "protocol": "closed-book", "passes": passes}
+    counts = []
+    for seed in TRAININGS[model]:
+        frame = trained(model, seed)
+        frame = frame[(frame["write_chunk"] == "haystack") & frame["depth"].isna()]
+        for column, value in asked.items():
+            frame = frame[frame[column] == value]
+        counts.append(f"{20 * frame['value'].item():.0f}")
+    return counts
+
+
 def _listed(words: Iterable[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _worth(seed: int) -> list[float]:
-    backbone, with_memory = (_bits(trained(model, seed)) for model in (BACKBONE, WITH_MEMORY))
+def _worth(seed: int, model: str = WITH_MEMORY) -> list[float]:
+    backbone, with_memory = (_bits(trained(one, seed)) for one in (BACKBONE, model))
     return [100 * (1 - with_memory[name] / backbone[name]) for name in ("docs", "source", "manual")]
 
 
