@@ -54,6 +54,10 @@ TOLERANCES: dict[tuple[str, torch.dtype], Tolerance] = {
         1e-4,
         "float32 rounding through four layers and through writes (idw slopes reach 1e3)",
     ),
+    ("model.lact", torch.float32): Tolerance(
+        1e-3,
+        "Newton-Schulz lengthens what is near zero 485 times, and of a write of three tokens most is: 3e-5 a write",
+    ),
     ("model.logits", torch.bfloat16): Tolerance(
         0.3, "activations of 8 bits, and with them now and then another slot in a top-k of three"
     ),
