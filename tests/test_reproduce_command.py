@@ -54,6 +54,15 @@ def test_a_dry_run_shows_what_would_be_trained_first(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_tells_which_models_were_never_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ("reproduce", "--only", "cost", "--dry-run", "--models")
+    assert run(*plan, "gdn+swa,gdn:fwpkm@2,gdn:pkm@1") == 0
+    assert "no trained gdn:fwpkm@2, gdn:pkm@1 at scale micro is shipped" in capsys.readouterr().err
+    for further in (("gdn+swa",), ("gdn:fwpkm@2", "--retrain")):
+        assert run(*plan, *further) == 0
+        assert "shipped" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["reproduce", "ablate", "capacity"])
 def test_a_dry_run_as_json_is_a_list_of_cells(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--dry-run", "--json") == 0

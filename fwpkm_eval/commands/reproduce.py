@@ -124,6 +124,8 @@ def command(
             click.echo(
                 f"{counted(len(trainings), 'model')} to train first; a token of theirs counts as {TRAINED_TOKEN}"
             )
+        if not retrain:
+            _tell_what_is_missing(names, scale)
         return
     check_free(out, config)
     by_seed = [names] * seeds
@@ -277,6 +279,19 @@ def _as_configured(names: Sequence[str | Path], scale: str) -> list[ModelSource]
         read_source(name) if isinstance(name, Path) else ModelSource(Path(name), model_config(name, scale), "")
         for name in names
     ]
+
+
+def _tell_what_is_missing(names: Sequence[str | Path], scale: str) -> None:
+    """What the run itself would refuse: names of models whose trained weights are not there."""
+    from fwpkm_eval.api import shipped_checkpoint
+
+    missing = [str(name) for name in names if not isinstance(name, Path) and shipped_checkpoint(name, scale) is None]
+    if missing:
+        click.echo(
+            f"no trained {', '.join(missing)} at scale {scale} is shipped: the run would need --retrain, or folders of "
+            "checkpoints in place of names",
+            err=True,
+        )
 
 
 def _print_summary(out: Path, rows: Sequence[Any]) -> None:
