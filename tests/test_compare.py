@@ -157,12 +157,34 @@ def test_the_command_and_its_exit_codes(tmp_path: Path, capsys: pytest.CaptureFi
     assert "0 values worse by more than 1%, 2 missing" in capsys.readouterr().err
 
 
+def test_what_lies_near_is_counted_and_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Better or worse, also where no way is better; a value that was lost, or was zero, is never near."""
+    rows = [EXACT, BITS, SHARE, change(EXACT, length=512, value=0.0), change(EXACT, length=256)]
+    near = [EXACT, change(BITS, value=1.992), change(SHARE, value=0.2515)]
+    far = [change(EXACT, length=512, value=0.01), change(EXACT, length=256, value=None)]
+    a, b = tmp_path / "a", tmp_path / "b"
+    write_rows_csv(rows, a / "rows.csv")
+    write_rows_csv([*near, *far], b / "rows.csv")
+    for share, counts in (("0.7%", "within 0.7%: 2, different: 2"), ("0.5%", "within 0.5%: 1, different: 3")):
+        assert cli.main(["compare", str(a), str(b), "--within", share]) == 0
+        assert f"equal: 1, {counts}, in A alone: 0" in capsys.readouterr().out
+    assert cli.main(["compare", str(a), str(b), "--within", "50%", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["within"], [one["before"]["length"] for one in found["changed"]]) == (2, [256, 512])
+    # What is not listed can still be too much worse.
+    write_rows_csv([change(BITS, value=2.03)], b / "rows.csv")
+    write_rows_csv([BITS], a / "rows.csv")
+    assert cli.main(["compare", str(a), str(b), "--within", "2%", "--fail-if-worse", "1%"]) == 1
+    assert "within 2%: 1, different: 0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere", "nowhere"], "no such folder: 'nowhere'"),
         ([".", "."], ". holds no results"),
         ([".", ".", "--fail-if-worse", "a bit"], "'a bit' is no share"),
+        ([".", ".", "--within", "-1%"], "'-1%' is no share"),
     ],
 )
 def test_bad_input_is_one_line(

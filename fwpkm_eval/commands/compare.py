@@ -40,10 +40,25 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     metavar="P%",
     help="End with exit code 1 if a value of B is worse by more than this, or missing; time and memory do not count.",
 )
+@click.option(
+    "--within",
+    type=options.Parsed("share", _share),
+    default=None,
+    metavar="P%",
+    help="Only count, and do not list, values that lie no further apart: another processor rounds otherwise.",
+)
 @click.option("--timings", is_flag=True, help="Show times, speeds and memory too: they differ between any two runs.")
 @click.option("--most", type=click.IntRange(1), default=30, show_default=True, help="Lines shown at most.")
 @options.as_json
-def command(before: Path, after: Path, fail_if_worse: float | None, timings: bool, most: int, as_json: bool) -> None:
+def command(
+    before: Path,
+    after: Path,
+    fail_if_worse: float | None,
+    within: float | None,
+    timings: bool,
+    most: int,
+    as_json: bool,
+) -> None:
     """Compare the rows of two runs: their --out folders A (before) and B (after).
 
     Rows are matched by what they measure: model, task, set, metric, length, passes, write chunk, needles, depth, scope,
@@ -54,11 +69,13 @@ def command(before: Path, after: Path, fail_if_worse: float | None, timings: boo
 
     found = compare_rows(_rows(before), _rows(after))
     found.setup = setup_differences(load_manifest(before), load_manifest(after))
-    shown = [change for change in found.changed if timings or not change.timing]
+    different = [change for change in found.changed if timings or not change.timing]
+    shown = [change for change in different if within is None or not change.within(within)]
+    near = len(different) - len(shown)
     if as_json:
-        click.echo(json.dumps(_as_json(found, shown), indent=1))
+        click.echo(json.dumps(_as_json(found, shown) | ({} if within is None else {"within": near}), indent=1))
     else:
-        _show(found, shown, most)
+        _show(found, shown, most, "" if within is None else f", within {100 * within:g}%: {near}")
     if fail_if_worse is None:
         return
     worse = found.worse(fail_if_worse)
@@ -79,7 +96,7 @@ def _rows(folder: Path) -> list[Row]:
     return read_rows_csv(folder / ROWS) if (folder / ROWS).exists() else gather(folder).rows
 
 
-def _show(found: Comparison, shown: list[Change], most: int) -> None:
+def _show(found: Comparison, shown: list[Change], most: int, near: str) -> None:
     from fwpkm_eval.commands.measure import print_table
 
     for line in found.setup:
@@ -93,7 +110,7 @@ def _show(found: Comparison, shown: list[Change], most: int) -> None:
     if found.unknown:
         click.echo(f"not known which way is better, and so never worse: {', '.join(found.unknown)}")
     alone = f"in A alone: {len(found.only_before)}, in B alone: {len(found.only_after)}"
-    click.echo(f"equal: {found.same}, different: {len(shown)}, {alone}")
+    click.echo(f"equal: {found.same}{near}, different: {len(shown)}, {alone}")
 
 
 def _line(change: Change) -> tuple[str, ...]:

@@ -41,6 +41,13 @@ class Change:
     def timing(self) -> bool:
         return is_timing(self.before.metric)
 
+    def within(self, share: float) -> bool:
+        """Whether the values lie no further apart than that share of A's (0.01: 1%), whichever way is better."""
+        here, there = self.before.value, self.after.value
+        if here is None or there is None or not (math.isfinite(here) and math.isfinite(there)):
+            return False
+        return abs(there - here) <= share * abs(here)
+
 
 @dataclass
 class Comparison:
