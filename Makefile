@@ -29,8 +29,8 @@ small: $(INSTALLED_GPU)
 	$(BIN)/fwpkm-eval reproduce --scale small --retrain --device cuda --workers 4 --out $(OUT) \
 	  $(if $(MODELS),--models '$(MODELS)') $(if $(DATA),--data '$(DATA)')
 
-# Files are whole to a process, so that what a file makes once is made once.
-test: lint
+# Files are whole to a process, so that what a file makes once is made once. Beside a GPU its kernels are tested, too.
+test: $(if $(shell command -v nvidia-smi),$(INSTALLED_GPU)) lint
 	$(BIN)/python -P -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)

@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import math
 import re
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +36,25 @@ def delta_rule_backend(device: torch.device, dtype: torch.dtype) -> str:
 
     The kernels round their products to few bits; activations of 32 bits are worth the torch form's full ones.
     """
-    low = dtype in (torch.bfloat16, torch.float16)
-    usable = device.type == "cuda" and low and fla_is_installed() and not is_miscompiled(device)
-    return "fla" if usable else "torch"
+    return "fla" if _is_for_fla(device, dtype) and fla_trouble(device) is None else "torch"
+
+
+def _is_for_fla(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+
+
+def fla_trouble(device: torch.device) -> str | None:
+    """Why flash-linear-attention's kernels cannot run on this GPU, or None."""
+    if not fla_is_installed():
+        return "flash-linear-attention is not installed (pip install 'fwpkm-eval[gpu]')"
+    if is_miscompiled(device):
+        return "this Triton gets its kernels wrong on this GPU (3.7.1 does not)"
+    return None
+
+
+@functools.cache  # once
+def _warn_of(trouble: str) -> None:
+    warnings.warn(f"Gated DeltaNet runs on its torch form, slowly: {trouble}", stacklevel=3)
 
 
 @functools.cache
@@ -81,7 +98,10 @@ class GatedDeltaNet(nn.Module):
         a, b = at_least_float32(self.ab_proj(x).view(batch, tokens, 2, self.heads).permute(2, 0, 3, 1))
         rate, bias = (at_least_float32(one).view(1, -1, 1) for one in (self.a_log, self.dt_bias))
         log_decay = -rate.exp() * F.softplus(a + bias)
-        rule = fla_delta_rule if tokens > 1 and delta_rule_backend(v.device, v.dtype) == "fla" else gated_delta_rule
+        by_fla = tokens > 1 and delta_rule_backend(v.device, v.dtype) == "fla"
+        if tokens > 1 and not by_fla and _is_for_fla(v.device, v.dtype):
+            _warn_of(str(fla_trouble(v.device)))
+        rule = fla_delta_rule if by_fla else gated_delta_rule
         with full_precision(x.device):
             out, matrix = rule(
                 q * self.width**-0.5, k, v, log_decay, torch.sigmoid(b), None if state is None else state["s"]

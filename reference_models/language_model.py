@@ -218,6 +218,12 @@ class LanguageModel(nn.Module):
         yarn = None if length is None else yarn_for(self.config, length)
         return ModelState(0, [None] * len(self.layers), memories, yarn=yarn)
 
+    def forget_drawn(self) -> None:
+        """Frees the first fast weights that memories keep on a GPU for the next `initial_state`: training needs one."""
+        for layer in self.blocks:
+            if layer.memory is not None:
+                layer.memory.forget_drawn()
+
     def check_state(self, state: ModelState) -> None:
         """Refuses a state of another model, by the kind and sizes of each layer's memory, recurrence and cache.
 

@@ -163,6 +163,10 @@ class FastWeightLayer(nn.Module):
             self._drawn = (values_seed, device), {n: w.to(device) for n, w in self.draw(values_seed).items()}
         return {name: weight.clone() for name, weight in self._drawn[1].items()}
 
+    def forget_drawn(self) -> None:
+        """Frees what `first_weights` keeps on a GPU; it is drawn again where it is needed again."""
+        self._drawn = None
+
     def write_weight(self, x: Tensor, gate: Tensor) -> Tensor | None:
         """How much each token weighs in the write; None: all the same."""
         return gate

@@ -15,6 +15,7 @@ from fwpkm_eval.api import load_model
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.memory_layers import FwPKMLayer
 from fwpkm_eval.reference_models.state_files import load_state, read_state, save_state, write_state
+from fwpkm_eval.training.text_step import TextStep
 from fwpkm_eval.training.trainer import STORED_DTYPES, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -112,3 +113,15 @@ def test_beside_a_gpu_values_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert first.device.type == "meta"
     assert layer.first_weights(4)["values"].shape == first.shape
     assert drawn == [3, 4]
+    model.forget_drawn()
+    assert layer.first_weights(4)["values"].shape == first.shape
+    assert drawn == [3, 4, 4]
+
+
+def test_training_keeps_no_drawn_values_beside_those_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("gdn:fwpkm@1")
+    layer = model.blocks[1].memory
+    assert isinstance(layer, FwPKMLayer)
+    layer._drawn = (0, torch.device("cuda")), {"values": torch.zeros(1)}
+    TextStep(model)
+    assert layer._drawn is None

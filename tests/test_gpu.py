@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from tolerances import assert_close
 from training_cases import TINY, tiny_training_config, write_words
 
 from fwpkm_eval import cli
 from fwpkm_eval.bench.ops import PASSES, TRITON, TRITON_IN_PLACE, OpSize, draw, scan
 from fwpkm_eval.kernels.stream import ProductKeyMemory
 from fwpkm_eval.kernels.types import MemoryRule
+from fwpkm_eval.reference_models.gated_delta import (
+    fla_delta_rule,
+    fla_is_installed,
+    gated_delta_rule,
+    is_miscompiled,
+)
 from fwpkm_eval.runs.rows import read_rows_csv
 from fwpkm_eval.training.parallel import Ranks
 from fwpkm_eval.training.trainer import Settings, Trainer
@@ -52,6 +60,34 @@ def test_a_model_is_trained_goes_on_and_is_measured(spec: str, bf16: bool, tmp_p
     rows = read_rows_csv(tmp_path / "run" / "rows.csv")
     assert rows
     assert {row.device for row in rows} == {DEVICE}
+
+
+@pytest.mark.skipif(not fla_is_installed(), reason="needs the extra gpu: pip install 'fwpkm-eval[gpu]'")
+@pytest.mark.parametrize("started", [False, True])
+def test_the_cuda_form_of_gated_deltanet_agrees_with_the_torch_form(started: bool) -> None:
+    """Outputs, the last matrix and every gradient, at the width and length that models have."""
+    if is_miscompiled(torch.device(DEVICE)):
+        pytest.skip("this Triton gets the kernels wrong on this GPU")
+    draws = torch.Generator(DEVICE).manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draws, device=DEVICE)
+
+    q, k = (F.normalize(normal(2, 8, 300, 64), dim=-1) for _ in range(2))
+    decay, beta = -F.softplus(normal(2, 8, 300)), torch.sigmoid(normal(2, 8, 300))
+    given = [(q * 64**-0.5).bfloat16(), k.bfloat16(), normal(2, 8, 300, 64).bfloat16(), decay, beta]
+    given += [normal(2, 8, 64, 64)] if started else []
+    cotangents = normal(2, 8, 300, 64), normal(2, 8, 64, 64)
+    found = []
+    for rule in (fla_delta_rule, gated_delta_rule):
+        inputs = [x.detach().clone().requires_grad_() for x in given]
+        start = inputs[5] if started else None
+        results = rule(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], start)
+        loss = (results[0].float() * cotangents[0]).sum() + (results[1] * cotangents[1]).sum()
+        found.append([*results, *torch.autograd.grad(loss, inputs)])
+    names = ("output", "matrix", "q", "k", "v", "decay", "beta", "start")
+    for name, ours, expected in zip(names, *found, strict=False):
+        assert_close("mixer.fla", ours.float(), expected.float(), name)
 
 
 def test_the_benchmark_finds_that_all_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -369,8 +369,21 @@ def test_the_cuda_form_runs_where_it_can_and_only_there(monkeypatch: pytest.Monk
     assert delta_rule_backend(cuda, torch.bfloat16) == "fla"
     assert delta_rule_backend(cuda, torch.float32) == "torch"
     assert delta_rule_backend(cpu, torch.bfloat16) == "torch"
+    assert gated_delta.fla_trouble(cuda) is None
     monkeypatch.setattr(gated_delta, "fla_is_installed", lambda: False)
     assert delta_rule_backend(cuda, torch.bfloat16) == "torch"
+    assert "is not installed" in str(gated_delta.fla_trouble(cuda))
+
+
+def test_who_runs_the_slow_form_where_the_cuda_form_could_run_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gated_delta, "_is_for_fla", lambda device, dtype: True)
+    monkeypatch.setattr(gated_delta, "fla_trouble", lambda device: "it is not there")
+    gated_delta._warn_of.cache_clear()
+    model, ids = small_model("gdn"), tokens()
+    with pytest.warns(UserWarning, match="runs on its torch form, slowly: it is not there") as told:
+        model(ids, model(ids, None)[1])
+    gated_delta._warn_of.cache_clear()
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(

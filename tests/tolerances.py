@@ -50,6 +50,10 @@ TOLERANCES: dict[tuple[str, torch.dtype], Tolerance] = {
         1e-11, "the chunked form inverts a well conditioned triangle per chunk"
     ),
     ("mixer.forward", torch.float32): Tolerance(2e-5, "float32 roundings of a softmax or a triangular solve"),
+    ("mixer.fla", torch.float32): Tolerance(
+        3e-2,
+        "kernels multiply numbers of 8 bits (4e-3 each) through five chunks; a wrong gradient is off by its own size",
+    ),
     ("model.logits", torch.float32): Tolerance(
         1e-4,
         "float32 rounding through four layers and through writes (idw slopes reach 1e3)",

@@ -25,6 +25,7 @@ class TextStep:
         self._objective = Objective(model, self.recipe.answer_weight)
         self._optimizer = make_optimizer(model, self.recipe)
         self._state = model.initial_state()
+        model.forget_drawn()
 
     def __call__(self, rows: Tensor) -> None:
         """rows [B,T+1] int64, on the model's device: a step on its T tokens, written every `chunk_size` of them."""

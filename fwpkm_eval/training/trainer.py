@@ -299,6 +299,7 @@ class Trainer:
         """
         if self._first_state is None:
             self._first_state = self.model.initial_state()
+            self.model.forget_drawn()
         fresh = self._first_state.copy()
         for number, held in self.state.memories.items():
             memory = fresh.memories[number].memory
