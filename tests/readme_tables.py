@@ -33,10 +33,12 @@ WRITERS = (
     "gdn+swa:pkm@2+fwpkm@1,3",
     "gdn+fa:fwpkm@1,3",
 )
-BACKBONE, PKM, LACT, WITH_MEMORY = "gdn+swa", "gdn+swa:pkm@1,3", "gdn+swa:lact@1,3", "gdn+swa:fwpkm@1,3"
+BACKBONE, WITH_MEMORY = "gdn+swa", "gdn+swa:fwpkm@1,3"
+PKM, FWMLP, LACT = "gdn+swa:pkm@1,3", "gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3"
 TRAININGS = {
     BACKBONE: {0: "micro", 1: "micro-backbone-seeds", 2: "micro-backbone-seeds"},
     PKM: {0: "micro", 1: "micro-pkm-seeds", 2: "micro-pkm-seeds"},
+    FWMLP: {0: "micro", 1: "micro-fwmlp-seeds", 2: "micro-fwmlp-seeds"},
     LACT: {0: "micro", 1: "micro-lact-seeds", 2: "micro-lact-seeds"},
     WITH_MEMORY: {0: "micro", 1: "micro-seeds", 2: "micro-seeds"},
 }

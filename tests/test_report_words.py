@@ -74,12 +74,12 @@ def test_the_tile_of_text_is_of_the_model_with_the_fewest_bits_and_tells_the_oth
         (
             0,
             512,
-            "base and base:pkm@2 find none at 512 tokens with the haystack in sight either: in this training they did",
+            "base and base:pkm@2 find none at 512 tokens with the haystack in sight either: as trained here they did",
         ),
         (
             3,
             512,
-            "base:pkm@2 finds none at 512 tokens with the haystack in sight either: in this training it did not learn",
+            "base:pkm@2 finds none at 512 tokens with the haystack in sight either: as trained here it did not learn",
         ),
         (0, 4096, "No haystack shorter than 4K tokens was asked: base and base:pkm@2 may not have learned to answer"),
     ],

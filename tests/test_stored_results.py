@@ -12,7 +12,23 @@ from pathlib import Path
 
 import pandas
 import pytest
-from readme_tables import BACKBONE, LACT, PAGES, PKM, TABLES, TRAININGS, WITH_MEMORY, block, page_of, rows_of, trained
+from readme_tables import (
+    BACKBONE,
+    FROZEN,
+    FWMLP,
+    LACT,
+    PAGES,
+    PKM,
+    SETS,
+    TABLES,
+    TRAININGS,
+    WITH_MEMORY,
+    bits,
+    block,
+    page_of,
+    rows_of,
+    trained,
+)
 
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import read_rows_csv
@@ -104,13 +120,26 @@ def _share(model: str, protocol: str) -> str:
 
 def test_readme_tells_what_other_memories_are_worth_in_each_training() -> None:
     told = " ".join(PAGES[1].read_text(encoding="utf-8").split())
-    fewer = {model: [_worth(seed, model) for seed in TRAININGS[model]] for model in (LACT, PKM)}
+    fewer = {model: [_worth(seed, model) for seed in TRAININGS[model]] for model in (LACT, PKM, FWMLP)}
     docs, source, manual = (_listed(f"{abs(one[place]):.1f}" for one in fewer[LACT]) for place in range(3))
     assert f"{source}% fewer bits than the backbone of the same seed on `source`, {manual}% fewer on `manual`" in told
     assert f"and {docs}% more on `docs`" in told
     (first, second, third) = ([f"{-one[place]:.1f}" for place in (1, 0, 2)] for one in fewer[PKM])
     assert f"{first[0]}% more on `source`, {first[1]}% more on `docs` and {first[2]}% more on `manual`" in told
     assert f"then {_listed(one.removeprefix('-') for one in second)}% fewer, then {_listed(third)}% more" in told
+    (first, second, third) = ([f"{-one[place]:.1f}" for place in (1, 0, 2)] for one in fewer[FWMLP])
+    more = [f"{one.removeprefix('-')}% {'fewer' if one.startswith('-') else 'more'}" for one in (*first, *second)]
+    assert f"{more[0]} on `source`, {more[1]} on `docs` and {more[2]} on `manual`, then {_listed(more[3:])}" in told
+    assert f"then {_listed(third)}% more. Its writes" in told
+    off = [_off_worth(seed, name) for seed in TRAININGS[FWMLP] for name in SETS]
+    assert f"without them it takes {-min(off):.1f}% fewer to {max(off):.1f}% more" in told
+
+
+def _off_worth(seed: int, name: str) -> float:
+    """How many percent more bits FwMLP takes with its writes off."""
+    frame = trained(FWMLP, seed)
+    written, frozen = (float(bits(frame, FWMLP, name, arm)) for arm in ("", FROZEN))
+    return 100 * (frozen / written - 1)
 
 
 def test_readme_tells_how_many_of_64_needles_each_training_finds() -> None:

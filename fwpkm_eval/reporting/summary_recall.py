@@ -157,7 +157,7 @@ def control_findings(results: NiahResults) -> list[Finding]:
         return [Finding("note", text)]
     one = len(none) == 1
     text = (
-        f"{who} find{'s' if one else ''} none at {length} tokens with the haystack in sight either: in this training "
+        f"{who} find{'s' if one else ''} none at {length} tokens with the haystack in sight either: as trained here "
         f"{'it' if one else 'they'} did not learn to answer, so that 0% at other lengths says nothing of how far "
         f"{'it remembers' if one else 'they remember'}."
     )
