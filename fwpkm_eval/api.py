@@ -13,6 +13,7 @@ state = load_state("memory.state", model).fresh_sequence()
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -115,6 +116,13 @@ def shipped_checkpoint(name: str, scale: str = "micro", seed: int = 0) -> Path |
 
     folder = SHIPPED / scale / checkpoint_name(name, seed)
     return folder if (folder / DESCRIPTION).is_file() else None
+
+
+def shipped_weights(name: str, scale: str) -> str | None:
+    """The hash of the trained weights that come with this package for a model's full name; None if there are none."""
+    # Not by the module of checkpoints: it imports torch, and a report does without.
+    description = SHIPPED / scale / checkpoint_name(name) / "model.json"
+    return str(json.loads(description.read_bytes())["weights_hash"]) if description.is_file() else None
 
 
 def checkpoint_name(model: str, seed: int = 0) -> str:

@@ -80,8 +80,8 @@ class LazyGroup(ListingGroup):
 def group() -> None:
     """Evaluate language models with fast-weight product-key memory beside their baselines.
 
-    Models are named BACKBONE[:MEMORY@LAYERS[+MEMORY@LAYERS]], such as gdn, fa:pkm@2,6,10 or
-    gdn+swa:pkm@6+fwpkm@2,10.
+    Models are named BACKBONE[:MEMORY[@LAYERS][+MEMORY[@LAYERS]]], such as gdn+swa, gdn+swa:fwpkm or, of 12 layers at
+    scale paper, gdn+swa:pkm@6+fwpkm@2,10. Layers count from 0.
     """
 
 

@@ -98,7 +98,7 @@ class ModelSpec:
                 if layer >= n_layers:
                     raise UserError(
                         f"layer {layer} of memory {kind!r} is out of range: "
-                        f"the model has {n_layers} layers, valid: 0 to {n_layers - 1}"
+                        f"the model has {n_layers} layers at this scale, valid: 0 to {n_layers - 1}"
                     )
 
 
@@ -160,7 +160,7 @@ def _unknown_backbone(backbone: str) -> UserError:
         return UserError(f"layers without a memory in {shown(backbone)}: name one, as in {base}:fwpkm@2")
     if base in MEMORIES:
         return UserError(f"no backbone in {shown(backbone)}: a memory needs one, as in gdn:{base}@2")
-    return unknown("backbone", backbone, BACKBONES)
+    return UserError(f"{unknown('backbone', backbone, BACKBONES)} (a checkpoint's folder is named with a /: ./mine)")
 
 
 def _unknown_memory(kind: str, at: str, text: str) -> UserError:

@@ -405,3 +405,18 @@ def test_sets_to_prepare_may_be_listed_or_repeated() -> None:
     assert done.returncode == 0
     shown = [line.split(":")[0] for line in done.stdout.splitlines()]
     assert shown == ["docs/train", "docs/valid", "docs/test", "manual/test"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ppl --model gdn+swa --models gdn+swa:fwpkm", "--models is given 2 times: give it once, with a list"),
+        ("niah --lengths 512 --passes 1 --lengths 1K --lengths 2K", "--lengths is given 3 times"),
+        ("reproduce --only ppl --only niah --dry-run", "--only is given 2 times"),
+    ],
+)
+def test_a_list_given_twice_is_refused_as_the_last_would_drop_the_first(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words.split()) == 2
+    assert said in capsys.readouterr().err

@@ -157,6 +157,28 @@ def test_the_command_and_its_exit_codes(tmp_path: Path, capsys: pytest.CaptureFi
     assert "0 values worse by more than 1%, 2 missing" in capsys.readouterr().err
 
 
+def test_values_of_other_text_are_neither_better_nor_worse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read = change(BITS, data_hash="aa", tokens=16384)
+    for other in ({"data_hash": "bb"}, {"tokens": 8192}):
+        [found] = compare_rows([read], [change(read, value=3.0, **other)]).changed
+        assert found.other_text
+    unknown = change(BITS, value=3.0)
+    asked = change(EXACT, value=0.1, tokens=9)  # what needles took to read is no text of theirs
+    for one, same in ((read, unknown), (change(EXACT, tokens=8), asked), (read, change(read, value=3.0))):
+        [found] = compare_rows([one], [same]).changed
+        assert not found.other_text
+    a, b = tmp_path / "a", tmp_path / "b"
+    write_rows_csv([read], a / "rows.csv")
+    write_rows_csv([change(read, value=3.0, data_hash="bb")], b / "rows.csv")
+    assert cli.main(["compare", str(a), str(b), "--fail-if-worse", "1%"]) == 1
+    said = capsys.readouterr()
+    assert "of other text" in said.out
+    assert "worse by" not in said.out
+    assert said.err == "0 values worse by more than 1%, 1 of other text\n"
+    assert cli.main(["compare", str(a), str(b), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changed"][0]["other_text"]
+
+
 def test_what_lies_near_is_counted_and_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Better or worse, also where no way is better; a value that was lost, or was zero, is never near."""
     rows = [EXACT, BITS, SHARE, change(EXACT, length=512, value=0.0), change(EXACT, length=256)]

@@ -185,6 +185,7 @@ def test_generate_ends_before_a_stop_text_and_shows_only_what_it_keeps(
         (["--model", "gdn+swa:fwpkm", "--prompt", "a", "--prompt-file", "NOTE"], "one is enough"),
         (["--model", "gdn+swa,gdn+swa:fwpkm"], "names 2 models; one is needed"),
         (["--model", "gdn+swa:fwpkm", "--write-chunk", "haystak"], "haystak"),
+        (["--model", "gdn+swa:fwpkm", "--passes", "3"], "--passes counts readings of the text of --memorise"),
     ],
 )
 def test_generate_says_in_one_line_what_is_wrong(

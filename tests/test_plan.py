@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import SIZES, tiny_checkpoint, tiny_config
+from tiny_models import SIZES, tiny_checkpoint, tiny_config, tiny_model
 
 from fwpkm_eval.commands import sources as sources_of
 from fwpkm_eval.commands.options import Given
@@ -252,3 +252,29 @@ def test_models_of_one_name_with_other_settings_are_not_measured_together(tmp_pa
     assert len(sources_of.find_sources(folders[:2], "micro", given)) == 2
     with pytest.raises(UserError, match=r"fwpkm\.query_conv is 16 there and 3 here: measure them one by one"):
         sources_of.find_sources(folders, "micro", given)
+
+
+@pytest.mark.parametrize(
+    ("training", "difference"),
+    [
+        ({"recipe": {"steps": 9, "seed": 5}, "data_hash": "aa"}, None),
+        ({"recipe": {"steps": 9, "seed": 0, "of_today": 1}, "data_hash": "aa"}, None),
+        ({}, None),
+        ({"recipe": {"steps": 8, "seed": 0}, "data_hash": "aa"}, "recipe.steps is 9 there and 8 here"),
+        ({"recipe": {"steps": 9, "seed": 0}, "data_hash": "bb"}, 'data_hash is "aa" there and "bb" here'),
+    ],
+)
+def test_models_of_one_name_and_another_training_are_not_measured_together(
+    training: dict[str, Any], difference: str | None, tmp_path: Path
+) -> None:
+    """Seeds may differ, and so may what one of them does not tell."""
+    folders = [tmp_path / "one", tmp_path / "other"]
+    first = {"recipe": {"steps": 9, "seed": 0}, "data_hash": "aa"}
+    for seed, (folder, kind) in enumerate(zip(folders, (first, training), strict=True)):
+        save_checkpoint(tiny_model("gdn", seed), folder, kind)
+    given = Given(data="embedded", seed=0, device="cpu", dtype="float32", out=None, quiet=True, as_json=False)
+    if difference is None:
+        assert len(sources_of.find_sources(folders, "micro", given)) == 2
+    else:
+        with pytest.raises(UserError, match=f"{difference}: measure them one by one"):
+            sources_of.find_sources(folders, "micro", given)

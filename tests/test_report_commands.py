@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from command_lines import parse
 
+from fwpkm_eval.api import shipped_weights
 from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
@@ -45,6 +46,23 @@ def test_commands_of_the_stored_runs_parse_and_none_is_missing(name: str) -> Non
     shown = {fact.value.split()[1] for fact in found[1:]}
     names = {"ablation": "ablate"}
     assert {names.get(task, task) for task in set(frame["task"])} <= shown
+
+
+def test_a_name_stands_for_the_weights_that_are_shipped_and_a_folder_for_others() -> None:
+    shipped = str(shipped_weights(FWPKM, "micro"))
+    for hashes, asked in (
+        ([shipped], FWPKM),
+        (["991d6cc8cc679f96"], Path("CHECKPOINTS/gdn-swa-fwpkm-1-3")),
+        ([""], FWPKM),
+    ):
+        (found,) = made([needle(FWPKM, "1024", weights_hash=one) for one in hashes]).values()
+        assert found["models"] == (asked,)
+    two = [needle(FWPKM, "1024", weights_hash=one) for one in (shipped, "991d6cc8cc679f96")]
+    (found,) = made(two).values()
+    folder = "CHECKPOINTS/gdn-swa-fwpkm-1-3"
+    assert found["models"] == (Path(f"{folder}-{shipped[:8]}"), Path(f"{folder}-991d6cc8"))
+    (found,) = made([needle("gdn:pkm@2", "1024", weights_hash="aa")]).values()
+    assert found["models"] == (Path("CHECKPOINTS/gdn-pkm-2"),)
 
 
 def test_models_that_were_asked_otherwise_have_a_command_of_their_own() -> None:

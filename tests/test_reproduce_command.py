@@ -58,7 +58,7 @@ def test_a_dry_run_tells_which_models_were_never_trained(capsys: pytest.CaptureF
     plan = ("reproduce", "--only", "cost", "--dry-run", "--models")
     assert run(*plan, "gdn+swa,gdn:fwpkm@2,gdn:pkm@1") == 0
     assert "no trained gdn:fwpkm@2, gdn:pkm@1 at scale micro is shipped" in capsys.readouterr().err
-    for further in (("gdn+swa",), ("gdn:fwpkm@2", "--retrain")):
+    for further in (("gdn+swa",), ("gdn+swa:pkm",), ("gdn:fwpkm@2", "--retrain")):
         assert run(*plan, *further) == 0
         assert "shipped" not in capsys.readouterr().err
 

@@ -38,7 +38,8 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     type=options.Parsed("share", _share),
     default=None,
     metavar="P%",
-    help="End with exit code 1 if a value of B is worse by more than this, or missing; time and memory do not count.",
+    help="End with exit code 1 if a value of B is worse by more than this, of other text, or missing; time and memory "
+    "do not count.",
 )
 @click.option(
     "--within",
@@ -78,9 +79,10 @@ def command(
         _show(found, shown, most, "" if within is None else f", within {100 * within:g}%: {near}")
     if fail_if_worse is None:
         return
-    worse = found.worse(fail_if_worse)
-    if worse or found.only_before:
-        missing = f", {len(found.only_before)} missing" if found.only_before else ""
+    worse, others = found.worse(fail_if_worse), sum(change.other_text for change in found.changed)
+    if worse or others or found.only_before:
+        missing = f", {others} of other text" if others else ""
+        missing += f", {len(found.only_before)} missing" if found.only_before else ""
         values = "value" if len(worse) == 1 else "values"
         click.echo(f"{len(worse)} {values} worse by more than {100 * fail_if_worse:g}%{missing}", err=True)
         raise click.exceptions.Exit(EXIT_WORSE)
@@ -116,7 +118,9 @@ def _show(found: Comparison, shown: list[Change], most: int, near: str) -> None:
 def _line(change: Change) -> tuple[str, ...]:
     before, after = change.before, change.after
     way = ""
-    if change.relative is not None:
+    if change.other_text:
+        way = "of other text"
+    elif change.relative is not None:
         share = abs(change.relative)
         size = f" by {share:.2%}" if math.isfinite(share) else ""
         way = ("worse" if change.relative > 0 else "better") + size
@@ -145,6 +149,7 @@ def _as_json(found: Comparison, shown: list[Change]) -> dict[str, object]:
                 "before": change.before.to_json(),
                 "after": change.after.to_json(),
                 "better": change.better,
+                "other_text": change.other_text,
                 "worse_by": change.relative if change.relative is None or math.isfinite(change.relative) else None,
                 "beyond_intervals": change.beyond_intervals,
             }

@@ -58,7 +58,7 @@ def _one_model(text: str) -> str | Path:
     metavar="FILE",
     help="Start from the memory in this file of `state save`. [default: as the model starts]",
 )
-@click.option("--passes", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Readings of that text.")
+@click.option("--passes", type=click.IntRange(1, 10_000), default=None, help="Readings of that text.  [default: 1]")
 @options.own_write_chunk
 @click.option("--write", is_flag=True, help="Write prompt and answer into the fast weights, too, as they come.")
 @click.option("--tokens", type=options.SIZE, default="256", show_default=True, help="Tokens to generate at most.")
@@ -82,7 +82,7 @@ def command(
     prompt_file: Path | None,
     memorise: Path | None,
     origin: Path | None,
-    passes: int,
+    passes: int | None,
     write_chunk: int | str | None,
     write: bool,
     tokens: int,
@@ -106,6 +106,8 @@ def command(
     text = None if memorise is None else _read(memorise)
     if text == "":
         raise UserError(f"{memorise} is empty: there is nothing to memorise")
+    if passes is not None and text is None:
+        raise UserError("--passes counts readings of the text of --memorise: give that, too, or leave it out")
     if "" in stop:
         raise UserError("--stop is empty: give the text to end before, or leave it out")
     from fwpkm_eval.api import load_model, load_state, tokenizer_of
@@ -132,9 +134,9 @@ def command(
         if origin is not None:
             memory = replace(load_state(origin, loaded).fresh_sequence(), yarn=memory.yarn)
         if read is not None:
-            memory = reader.memorise(read, memory, passes)
+            memory = reader.memorise(read, memory, passes or 1)
             if not quiet:
-                times = "once" if passes == 1 else f"{passes} times"
+                times = "once" if (passes or 1) == 1 else f"{passes} times"
                 click.echo(f"memorised {read.shape[1]:,} tokens, read {times}", err=True)
         logits, state = reader.predict(shown, memory.fresh_sequence(), write=write)
         steps = decode(

@@ -59,7 +59,13 @@ def _task_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     help="Arguments of an lm-eval model, such as pretrained=gpt2: its results become one more row.",
 )
 @options.scale
-@click.option("--tasks", type=options.Parsed("tasks", _names), required=True, metavar="NAMES", help="Tasks of lm-eval.")
+@click.option(
+    "--tasks",
+    type=options.Parsed("tasks", _names, lists=True),
+    required=True,
+    metavar="NAMES",
+    help="Tasks of lm-eval.",
+)
 @click.option(
     "--include-path",
     "include_paths",

@@ -64,7 +64,7 @@ def _depths(text: str) -> tuple[float, ...]:
 @click.option(
     "--closed-book",
     is_flag=True,
-    help="Ask with the question alone, too: the same as --protocol closed-book.",
+    help="Ask with the question alone, too, as --protocol closed-book beside the other protocols does.",
 )
 @click.option(
     "--scope",
@@ -76,7 +76,7 @@ def _depths(text: str) -> tuple[float, ...]:
 @options.haystack
 @click.option(
     "--depths",
-    type=options.Parsed("depths", _depths),
+    type=options.Parsed("depths", _depths, lists=True),
     default=None,
     help="Where the needle asked for lies (0 start, 1 end), by turns. [default: drawn]",
 )

@@ -27,10 +27,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Parsed(click.ParamType):
-    """An option type that is read by a function of the text; its UserError becomes the option's error."""
+    """An option type that is read by a function of the text; its UserError becomes the option's error.
 
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+    lists: the text is a list, all of it: an option given again would drop the first one, and is refused.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Any], *, lists: bool = False) -> None:
         self.name = name
+        self.lists = lists
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -106,7 +110,7 @@ def numbers(name: str, wanted: str, digits: int) -> Parsed:
             raise UserError(f"{name} {text!r} are not {wanted}")
         return tuple(dict.fromkeys(map(int, parts)))
 
-    return Parsed(name, parse)
+    return Parsed(name, parse, lists=True)
 
 
 def choices(name: str, one: str, valid: Sequence[str], *, may_be_none: bool = False) -> Parsed:
@@ -122,7 +126,7 @@ def choices(name: str, one: str, valid: Sequence[str], *, may_be_none: bool = Fa
                 raise unknown(one, part, valid)
         return parts
 
-    return Parsed(name, parse)
+    return Parsed(name, parse, lists=True)
 
 
 def _engine(text: str) -> str:
@@ -144,17 +148,17 @@ def _memory_limit(text: str) -> int:
 
 SIZE = Parsed("size", parse_size)
 """One size, ``4K`` or ``4096`` -> 4096."""
-SIZES = Parsed("sizes", parse_sizes)
+SIZES = Parsed("sizes", parse_sizes, lists=True)
 """A list of sizes or counts, ``4K,32K`` or ``1,2,4`` -> a tuple of int."""
 WRITE_CHUNK = Parsed("write chunk", parse_write_chunk)
 """How often a reading is written: ``512`` -> 512, or ``haystack`` (once, at its end)."""
 PASSES = numbers("passes", "numbers of readings, such as 1,2,4", 5)
 """Numbers of readings, ``0,1,2`` -> a tuple of int."""
-NAMES = Parsed("names", _names)
+NAMES = Parsed("names", _names, lists=True)
 """Names separated by commas -> a tuple of str, at least one."""
 MODEL = Parsed("model", _model_name)
 """A model's name, checked -> its canonical name."""
-MODELS = Parsed("models", _model_names)
+MODELS = Parsed("models", _model_names, lists=True)
 """Names separated by commas (commas within layers are understood) -> a tuple of canonical names."""
 
 

@@ -284,8 +284,10 @@ def _as_configured(names: Sequence[str | Path], scale: str) -> list[ModelSource]
 def _tell_what_is_missing(names: Sequence[str | Path], scale: str) -> None:
     """What the run itself would refuse: names of models whose trained weights are not there."""
     from fwpkm_eval.api import shipped_checkpoint
+    from fwpkm_eval.reference_models.config import model_config
 
-    missing = [str(name) for name in names if not isinstance(name, Path) and shipped_checkpoint(name, scale) is None]
+    full = [model_config(name, scale).name for name in names if not isinstance(name, Path)]
+    missing = [name for name in full if shipped_checkpoint(name, scale) is None]
     if missing:
         click.echo(
             f"no trained {', '.join(missing)} at scale {scale} is shipped: the run would need --retrain, or folders of "

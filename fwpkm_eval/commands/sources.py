@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,7 +37,7 @@ models = click.option(
     "--models",
     "--model",
     "models",
-    type=Parsed("models", names_or_folders),
+    type=Parsed("models", names_or_folders, lists=True),
     default=None,
     metavar="NAMES",
     help="Models, separated by commas: names, or folders that hold a checkpoint; all: every one of the scale's plan. "
@@ -91,8 +91,21 @@ def _refuse_two_of_one_name(sources: Sequence[ModelSource]) -> None:
     for source in sources:
         other = first.setdefault(source.name, source)
         difference = first_difference(other.config.to_dict(), source.config.to_dict())
+        if difference is None:
+            there, here = _trained_by(other), _trained_by(source)
+            both = there.keys() & here.keys()  # older checkpoints and those made elsewhere tell less
+            difference = first_difference({name: there[name] for name in both}, {name: here[name] for name in both})
         if difference is not None:
             raise UserError(
                 f"{source.checkpoint} is {source.name} as {other.checkpoint} is, but {difference}: measure them one by "
                 "one, each into an --out folder of its own"
             )
+
+
+def _trained_by(source: ModelSource) -> dict[str, Any]:
+    """What a checkpoint says of its training, without what differs between trainings of one kind."""
+    from fwpkm_eval.reference_models.checkpoint import read_description
+
+    training = read_description(source.checkpoint).get("training") or {}
+    recipe = {f"recipe.{name}": value for name, value in (training.get("recipe") or {}).items() if name != "seed"}
+    return recipe | ({"data_hash": training["data_hash"]} if "data_hash" in training else {})

@@ -134,7 +134,7 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
 )
 @click.option(
     "--log",
-    type=options.Parsed("loggers", options.listed),
+    type=options.Parsed("loggers", options.listed, lists=True),
     default=(),
     metavar="tensorboard,wandb",
     help="Loggers beside metrics.jsonl; each needs its package.",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PLACE = "DIR"
 """Where a command puts its results: a new folder for each."""
+CHECKPOINTS = "CHECKPOINTS"
+"""Where the checkpoints of a run are that measured others than the shipped ones."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def fact_of(run: Run, name: str, command: str, models: Iterable[str], task: str,
     line = line_of(
         command,
         {
-            "models": ",".join(named),
+            "models": ",".join(_asked_for(rows, model) for model in named),
             "scale": scales[0] if len(scales) == 1 else "",
             **options,
             "data": unless(data, "embedded"),
@@ -57,6 +59,20 @@ def fact_of(run: Run, name: str, command: str, models: Iterable[str], task: str,
     if len(seeds) > 1 and "seeds" not in options:
         name += f" (again with --seed {wording.listing([str(seed) for seed in seeds[1:]])})"
     return Fact(name, line)
+
+
+def _asked_for(rows: pandas.DataFrame, model: str) -> str:
+    """How a command names the model whose rows these are: a name stands for the weights that are shipped, and any
+    others for a checkpoint's folder."""
+    from fwpkm_eval.api import checkpoint_name, shipped_weights
+
+    of_model = rows[rows["model"] == model]
+    weights = sorted(set(of_model["weights_hash"].fillna("")) - {""})
+    scales = set(of_model["scale"]) - {""}
+    if not weights or (len(scales) == 1 and weights == [shipped_weights(model, *scales)]):
+        return model
+    folder = f"{CHECKPOINTS}/{checkpoint_name(model)}"
+    return folder if len(weights) == 1 else ",".join(f"{folder}-{one[:8]}" for one in weights)
 
 
 def line_of(command: str, options: Mapping[str, Any]) -> str:

@@ -38,6 +38,15 @@ class Change:
     beyond_intervals: bool
 
     @property
+    def other_text(self) -> bool:
+        """Whether the values are of different text, or of more of it: then none of them is the better one."""
+        here, there = self.before, self.after
+        texts = here.data_hash, there.data_hash
+        if all(texts) and texts[0] != texts[1]:
+            return True
+        return here.task == "ppl" and None not in (here.tokens, there.tokens) and here.tokens != there.tokens
+
+    @property
     def timing(self) -> bool:
         return is_timing(self.before.metric)
 
@@ -60,8 +69,10 @@ class Comparison:
     setup: list[str] = field(default_factory=list)
 
     def worse(self, limit: float) -> list[Change]:
-        """What got worse by more than ``limit`` (0.01: by 1%). Time and memory, which always differ, are left out."""
-        return [c for c in self.changed if not c.timing and c.relative is not None and c.relative > limit]
+        """What got worse by more than ``limit`` (0.01: by 1%). Time and memory, which always differ, are left out, and
+        values of different text."""
+        judged = [c for c in self.changed if not c.timing and not c.other_text]
+        return [c for c in judged if c.relative is not None and c.relative > limit]
 
     @property
     def unknown(self) -> list[str]:

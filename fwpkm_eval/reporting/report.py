@@ -11,6 +11,7 @@ import jinja2
 import markupsafe
 
 from fwpkm_eval.reporting import wording
+from fwpkm_eval.reporting.command_text import CHECKPOINTS
 from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.reporting.explorer import explorer
 from fwpkm_eval.reporting.fact import Fact
@@ -53,7 +54,7 @@ def render(
         (plot, markupsafe.Markup(inline_svg(plot, f"p{number}")))
         for number, plot in enumerate(plots)
     ]
-    leading = leading_plots(plots)
+    leading, again = leading_plots(plots), commands(frame, manifest)
     scripts = [load_script(name) for name in SCRIPTS]
     return template.render(
         title=title(frame),
@@ -74,7 +75,8 @@ def render(
         texts=text_facts(manifest, sets),
         weights=sorted(dict((manifest or {}).get("weights") or {}).items()),
         manifest=json.dumps(manifest, indent=1, ensure_ascii=False) if manifest else "",
-        commands=commands(frame, manifest),
+        commands=again,
+        other_checkpoints=any(f"{CHECKPOINTS}/" in fact.value for fact in again),
         traces=trace_section(traces),
         on_dark=ON_DARK,
         light={"ink": INK, "muted": MUTED, "grid": GRID, "card": CARD},
