@@ -35,12 +35,15 @@ WRITERS = (
 )
 BACKBONE, WITH_MEMORY = "gdn+swa", "gdn+swa:fwpkm@1,3"
 PKM, FWMLP, LACT = "gdn+swa:pkm@1,3", "gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3"
+FULL, FULL_WITH_MEMORY = "gdn+fa", "gdn+fa:fwpkm@1,3"
 TRAININGS = {
     BACKBONE: {0: "micro", 1: "micro-backbone-seeds", 2: "micro-backbone-seeds"},
     PKM: {0: "micro", 1: "micro-pkm-seeds", 2: "micro-pkm-seeds"},
     FWMLP: {0: "micro", 1: "micro-fwmlp-seeds", 2: "micro-fwmlp-seeds"},
     LACT: {0: "micro", 1: "micro-lact-seeds", 2: "micro-lact-seeds"},
     WITH_MEMORY: {0: "micro", 1: "micro-seeds", 2: "micro-seeds"},
+    FULL: {0: "micro", 1: "micro-fa-seeds"},
+    FULL_WITH_MEMORY: {0: "micro", 1: "micro-fa-seeds"},
 }
 """The folder of each training of the models that were trained more than once, by seed."""
 SETS = ("source", "docs", "manual")

@@ -15,6 +15,8 @@ import pytest
 from readme_tables import (
     BACKBONE,
     FROZEN,
+    FULL,
+    FULL_WITH_MEMORY,
     FWMLP,
     LACT,
     PAGES,
@@ -31,7 +33,7 @@ from readme_tables import (
 )
 
 from fwpkm_eval.runs.manifest import load_manifest
-from fwpkm_eval.runs.rows import read_rows_csv
+from fwpkm_eval.runs.rows import YARN, read_rows_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -168,11 +170,21 @@ def _listed(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _worth(seed: int, model: str = WITH_MEMORY) -> list[float]:
-    backbone, with_memory = (_bits(trained(one, seed)) for one in (BACKBONE, model))
-    return [100 * (1 - with_memory[name] / backbone[name]) for name in ("docs", "source", "manual")]
+def test_readme_tells_what_fwpkm_is_worth_beside_full_attention() -> None:
+    short, long = (" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES[:2])
+    worth = [_worth(seed, FULL_WITH_MEMORY, FULL) for seed in TRAININGS[FULL]]
+    docs, source, manual = (_listed(f"{one[place]:.1f}" for one in worth) for place in range(3))
+    assert f"{source}% fewer bits on `source`, {docs}% on `docs` and {manual}% on `manual`" in long
+    low, high = ([f"{least(one[place] for one in worth):.0f}" for place in (1, 2, 0)] for least in (min, max))
+    assert low[0] == high[0]
+    assert f"beside `gdn+fa` {low[0]}, {low[1]} to {high[1]} and {low[2]} to {high[2]}%, in two" in short
+
+
+def _worth(seed: int, model: str = WITH_MEMORY, backbone: str = BACKBONE) -> list[float]:
+    alone, with_memory = (_bits(trained(one, seed)) for one in (backbone, model))
+    return [100 * (1 - with_memory[name] / alone[name]) for name in ("docs", "source", "manual")]
 
 
 def _bits(frame: pandas.DataFrame) -> dict[str, float]:
-    frame = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & (frame["arm"] == "")]
+    frame = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & frame["arm"].isin(("", YARN))]
     return dict(zip(frame["dataset"], frame["value"], strict=True))
