@@ -11,12 +11,12 @@ from fwpkm_eval.commands import options, reading
 
 @click.command(name="addressing")
 @reading.common_options
-@options.tokens
+@options.tokens_or("64K of each set")
 @options.tokens_of_a_write
 def command(tokens: int | None, write_chunk: int | None, common: reading.Common) -> None:
     """Count which slots are read and written: collisions, coverage and distance to even use, per chunk and in all.
 
-    For models with FwPKM. Without --tokens 64K tokens of each set are read.
+    For models with FwPKM.
     """
     from fwpkm_eval.commands.measure import shown_as
     from fwpkm_eval.reporting.tables_memory import addressing_tables

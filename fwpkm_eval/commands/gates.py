@@ -11,13 +11,12 @@ from fwpkm_eval.commands import options, reading
 
 @click.command(name="gates")
 @reading.common_options
-@options.tokens
+@options.tokens_or("64K of each set")
 @options.tokens_of_a_write
 def command(tokens: int | None, write_chunk: int | None, common: reading.Common) -> None:
     """Count the gates of every memory layer while text is read: histogram, mean, and how many are shut or open.
 
-    A gate mixes what the memory recalls (1) with the token's own value (0). Without --tokens 64K tokens of each
-    set are read.
+    A gate mixes what the memory recalls (1) with the token's own value (0).
     """
     from fwpkm_eval.commands.measure import shown_as
     from fwpkm_eval.reporting.tables_memory import gate_tables

@@ -131,7 +131,7 @@ def save(
     click.echo(f"{out}: {size_of(out.stat().st_size)}{log_size_of(read_state(out))}")
 
 
-@command.command(name="show")
+@command.command(name="show", short_help="Show what a state holds, and what reading changed.")
 @click.argument("state", type=EXISTING)
 @options.as_json
 def show(state: Path, as_json: bool) -> None:
@@ -176,7 +176,7 @@ def show(state: Path, as_json: bool) -> None:
     print_layers(layers, {layer.layer: writes[layer.layer] for layer in layers}, "changed since the start")
 
 
-@command.command(name="diff")
+@command.command(name="diff", short_help="Show which slots differ between two states of one model.")
 @click.argument("a", type=EXISTING)
 @click.argument("b", type=EXISTING)
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Slots to list for each layer.")
@@ -217,7 +217,7 @@ def reset(state: Path, out: Path, force: bool) -> None:
     click.echo(f"{out}: {size_of(out.stat().st_size)}")
 
 
-@command.command(name="forget")
+@command.command(name="forget", short_help="Undo exactly what a span of tokens wrote.")
 @click.argument("state", type=EXISTING)
 @click.option(
     "--span", type=options.Parsed("span", _span), default=None, metavar="A:B", help="Tokens A to B−1 of what was read."
