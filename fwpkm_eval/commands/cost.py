@@ -11,7 +11,7 @@ from fwpkm_eval.commands import options, reading
 
 @click.command(name="cost")
 @reading.common_options
-@options.tokens
+@options.tokens_or("32K")
 @click.option("--segment", type=options.SIZE, default="4K", show_default=True, help="Tokens of a sample.")
 @click.option(
     "--steps", type=click.IntRange(0), default=8, show_default=True, help="Training steps to time; 0: only reading."
@@ -20,7 +20,7 @@ def command(tokens: int | None, segment: int, steps: int, common: reading.Common
     """Count parameters and FLOPs per token, and time reading and training.
 
     FLOPs are from the models' sizes; speeds are of this machine, one model at a time in each process, by turns with
-    the same backbone without memory. The first of --sets is read, without --tokens 32K tokens of it.
+    the same backbone without memory. The first of --sets is read.
     """
     from fwpkm_eval.commands.measure import shown_as
     from fwpkm_eval.reporting.tables_cost import cost_tables

@@ -134,9 +134,10 @@ def command(
         if origin is not None:
             memory = replace(load_state(origin, loaded).fresh_sequence(), yarn=memory.yarn)
         if read is not None:
-            memory = reader.memorise(read, memory, passes or 1)
+            readings = passes or 1
+            memory = reader.memorise(read, memory, readings)
             if not quiet:
-                times = "once" if (passes or 1) == 1 else f"{passes} times"
+                times = "once" if readings == 1 else f"{readings} times"
                 click.echo(f"memorised {read.shape[1]:,} tokens, read {times}", err=True)
         logits, state = reader.predict(shown, memory.fresh_sequence(), write=write)
         steps = decode(

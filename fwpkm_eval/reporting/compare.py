@@ -17,6 +17,8 @@ SAME_MEASUREMENT = (
     *("scope", "protocol", "arm", "score", "seed"),
 )
 """What two rows must share to be two values of one quantity. Device, type, backend, weights and version may differ."""
+READING = ("ppl", "gates", "addressing")
+"""Tasks whose rows say in `tokens` how much of a set they are of."""
 Key = tuple[Any, ...]
 _WITHIN_A_MEASUREMENT = ("metric", "passes", "depth")
 """In what the rows of one measurement differ among themselves."""
@@ -26,7 +28,8 @@ _WITHIN_A_MEASUREMENT = ("metric", "passes", "depth")
 class Change:
     """One quantity in both runs.
 
-    relative: (there − here)/|here| as a loss of quality, positive where B is worse, None where no way is better.
+    relative: (there − here)/|here| as a loss of quality, positive where B is worse, None where no way is better
+    or the text is another.
     beyond_intervals: the 95% intervals of both are known and do not meet. A run that has no such row as nothing went
     wrong in it has one without a value here.
     """
@@ -40,11 +43,7 @@ class Change:
     @property
     def other_text(self) -> bool:
         """Whether the values are of different text, or of more of it: then none of them is the better one."""
-        here, there = self.before, self.after
-        texts = here.data_hash, there.data_hash
-        if all(texts) and texts[0] != texts[1]:
-            return True
-        return here.task == "ppl" and None not in (here.tokens, there.tokens) and here.tokens != there.tokens
+        return _of_other_text(self.before, self.after)
 
     @property
     def timing(self) -> bool:
@@ -69,10 +68,8 @@ class Comparison:
     setup: list[str] = field(default_factory=list)
 
     def worse(self, limit: float) -> list[Change]:
-        """What got worse by more than ``limit`` (0.01: by 1%). Time and memory, which always differ, are left out, and
-        values of different text."""
-        judged = [c for c in self.changed if not c.timing and not c.other_text]
-        return [c for c in judged if c.relative is not None and c.relative > limit]
+        """What got worse by more than ``limit`` (0.01: by 1%). Time and memory, which always differ, are left out."""
+        return [c for c in self.changed if not c.timing and c.relative is not None and c.relative > limit]
 
     @property
     def unknown(self) -> list[str]:
@@ -166,7 +163,15 @@ def _equal(one: float | None, other: float | None) -> bool:
 
 def _change(before: Row, after: Row) -> Change:
     better = direction(before.metric, before.unit)
-    return Change(before, after, better, _worse_by(before.value, after.value, better), _apart(before, after))
+    relative = None if _of_other_text(before, after) else _worse_by(before.value, after.value, better)
+    return Change(before, after, better, relative, _apart(before, after))
+
+
+def _of_other_text(before: Row, after: Row) -> bool:
+    if before.data_hash and after.data_hash and before.data_hash != after.data_hash:
+        return True
+    read = before.tokens, after.tokens
+    return before.task in READING and None not in read and read[0] != read[1]
 
 
 def _gone_or_new(before: Row, after: Row) -> Change:

@@ -112,6 +112,7 @@ class Trainer:
             for layer in self.model.blocks:
                 layer.mix = torch.compile(layer.mix)  # type: ignore[method-assign]
         self.state = self.model.initial_state()
+        self.model.forget_drawn()
         self.wrapped = self.ranks.wrap(
             Objective(self.model, recipe.answer_weight, self.settings.recompute or recipe.recompute)
         )
