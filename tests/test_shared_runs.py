@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cell_executors import run_cell
@@ -277,6 +278,14 @@ class _Crew:
 def numbered(count: int) -> list[Job]:
     """Jobs whose keys, and so their parts, are the same in every folder."""
     return [Job(Cell("niah", "gdn", {"number": n}), f"cell {n}", 1) for n in range(count)]
+
+
+def run_as(
+    config: dict[str, Any], out: Path, everything: list[Job], meanwhile: Callable[[], object] = lambda: None
+) -> Measured:
+    """The whole of a run, as one that measures in this process."""
+    given = Given("embedded", 0, "cpu", "float32", out, True, False)
+    return run_cells(everything, given, config=config, models=[], texts=[], crew=_Crew(meanwhile))
 
 
 def run_part(

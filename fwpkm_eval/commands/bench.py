@@ -110,7 +110,10 @@ def command(
             config |= {"models": names, "length": cases[0].length}
         if "training" in what:
             config |= {"trained": names[-1]}
-        check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], device={"device": where})
+        command_line = ["fwpkm-eval", *sys.argv[1:]]
+        check_or_create(
+            out, config, command=command_line, device={"device": where}, grows=False
+        )  # ratios are of one run
 
     def say(line: str) -> None:
         if not quiet:

@@ -137,9 +137,11 @@ def run_cells(
             outcome.missing = sum(key not in found and key not in failed for key in keys)
             rows = rows_of(payloads)
             if out is not None:
-                write_rows_csv(rows, out / "rows.csv")
+                more = [key for key in _of_a_larger_run(out, config) if key not in keys]
+                write_rows_csv([*rows, *rows_of(store.load_all(more).values())], out / "rows.csv")
+                finished = not more and len(outcome.keys) == len(keys)
                 # Also the machine: another one that joined this run meanwhile has its own there.
-                update_manifest(out, cells=outcome.keys, finished=len(outcome.keys) == len(keys), device=here)
+                update_manifest(out, cells=[*outcome.keys, *more], finished=finished, device=here)
         return Measured(rows, outcome, _peak_memory(payloads), payloads, _folders(models, rows))
 
 
@@ -168,6 +170,15 @@ def conclude(measured: Measured, given: Given, show: Show, show_json: Show | Non
     if out is not None:
         click.echo(f"report: {out / 'report.html'}", err=given.as_json)
     _end(measured)
+
+
+def _of_a_larger_run(out: Path, config: Mapping[str, Any]) -> list[str]:
+    """The keys of the cells in ``out`` if, since this run began, one that asks for more has taken the folder on."""
+    from fwpkm_eval.runs.growth import is_more_of
+    from fwpkm_eval.runs.manifest import as_stored, load_manifest
+
+    manifest = load_manifest(out) or {}
+    return list(map(str, manifest["cells"])) if manifest and is_more_of(as_stored(config), manifest["config"]) else []
 
 
 def _with_those_of_other_parts(out: Path, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

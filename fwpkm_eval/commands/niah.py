@@ -105,6 +105,9 @@ def command(
     "passes" readings, each written into the fast weights, come before the question. Then the model sees
     haystack and question (open book) or the question alone (closed book), and nothing is written while it
     answers.
+
+    A run with --out that was stopped goes on where it was; more lengths, models, needles or ways of writing, named
+    beside those that are there, are added to it.
     """
     from fwpkm_eval.api import tokenizer_of
     from fwpkm_eval.commands.measure import conclude, models_config, run_cells

@@ -76,7 +76,8 @@ def command(
     """Measure every model on every task, and write tables, plots and a report.
 
     Uses the checkpoints that are shipped, or trains them with --retrain. Without --out the results go to
-    runs/SCALE. A run that was stopped goes on where it was; what is finished is not measured again.
+    runs/SCALE. A run that was stopped, or is given more models, tasks or seeds, goes on where it was; what is finished
+    is not measured again.
     """
     from fwpkm_eval.commands.measure import conclude, counted, print_plan, run_cells
     from fwpkm_eval.runs.ablation import TRAINED_TOKEN

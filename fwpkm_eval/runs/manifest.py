@@ -19,6 +19,7 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.files import create_whole, write_whole
 from fwpkm_eval.runs.cells import canonical_json
 from fwpkm_eval.runs.claims import Claims
+from fwpkm_eval.runs.growth import is_beside, is_more_of
 
 MANIFEST = "manifest.json"
 RESULT_NAMES = ("cells", "rows.csv", "tables.md", "tables", "plots", "report.html")
@@ -39,10 +40,12 @@ def check_or_create(
     device: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     weights: Mapping[str, str] | None = None,
+    grows: bool = True,
 ) -> dict[str, Any]:
     """Claim the folder ``out`` for the run of ``config``, or join that run again; returns its manifest.
 
-    ``config`` is what makes two runs the same run (JSON values). The rest is for the record: ``command`` the
+    ``config`` is what makes two runs the same run (JSON values); one that asks for more of the same (``grows``, see
+    `is_more_of`) takes the place of the one that is there. The rest is for the record: ``command`` the
     arguments of the command line, ``device`` what it runs on, ``data`` each text set with its hash (and
     ``stands_in_for``), ``weights`` the hash of each model's weights. Paths below the working or home folder
     are shortened, secrets left out.
@@ -53,7 +56,7 @@ def check_or_create(
     """
     out = Path(out)
     path = out / MANIFEST
-    wanted = _as_stored(config)
+    wanted = as_stored(config)
     facts: dict[str, Any] = {
         "command": tidy(shlex.join(_without_secrets(command))),
         "seeds": sorted(set(seeds)),
@@ -72,7 +75,8 @@ def check_or_create(
         manifest = load_manifest(out)
         if manifest is None:
             raise UserError(f"{path} came and went while this run started: try again")
-        _refuse_another(out, manifest, wanted)
+        _refuse_another(out, manifest, wanted, grows)
+        manifest["config"] = wanted
         manifest |= {name: fact or manifest.get(name) for name, fact in facts.items()}
         manifest |= {"resumed": [*manifest.get("resumed", []), _now()], "finished": None}
         write_whole(path, _to_text(manifest))
@@ -85,19 +89,39 @@ def check_free(out: Path | None, config: Mapping[str, Any]) -> None:
         _check_folder(out)
         manifest = load_manifest(out)
         if manifest is not None:
-            _refuse_another(out, manifest, _as_stored(config))
+            _refuse_another(out, manifest, as_stored(config))
 
 
-def _as_stored(config: Mapping[str, Any]) -> Any:
+def as_stored(config: Mapping[str, Any]) -> Any:
+    """The config as a manifest holds it."""
     return json.loads(canonical_json(tidy(config)))
 
 
-def _refuse_another(out: Path, manifest: Mapping[str, Any], wanted: Any) -> None:
-    found = differences(manifest.get("config"), wanted)
-    if found:
-        found.sort(key=lambda line: not line.startswith("command "))  # it explains all the others
-        named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        raise UserError(f"{out} holds another run: {named}; choose another --out or the same settings")
+def _refuse_another(out: Path, manifest: Mapping[str, Any], wanted: Any, grows: bool = True) -> None:
+    there, here = _on_the_same_device(manifest["config"], wanted)
+    found = differences(there, here)
+    if not found or (grows and is_more_of(there, here)):
+        return
+    found.sort(key=lambda line: not line.startswith("command "))  # it explains all the others
+    named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    instead = "choose another --out or the same settings"
+    if grows and is_beside(there, here):
+        instead += ", or name what is there beside what is new"
+    raise UserError(f"{out} holds another run: {named}; {instead}")
+
+
+def _on_the_same_device(there: dict[str, Any], here: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both configs with the device that "auto" means, where one of them names it."""
+    devices = [there.get("device"), here.get("device")]
+    if devices[0] == devices[1] or "auto" not in devices:
+        return there, here
+    from fwpkm_eval.devices import resolve_device
+
+    auto = resolve_device("auto").type
+    first, second = (
+        {**config, "device": auto} if config.get("device") == "auto" else config for config in (there, here)
+    )
+    return first, second
 
 
 def update_manifest(out: Path, *, finished: bool = False, **entries: Any) -> dict[str, Any]:
