@@ -45,8 +45,9 @@ def fwpkm_scan(
     Args:
         query: [B,T,H·dk]. target: [B,T,dv], before the lookahead shift. gate: [B,T] or None (g = 1).
         keys: [H,2,S,dk/2]. values: [S²,dv]. One memory serves all B rows. float32 (float64 for tests).
-        topk: k slots read per head and token. score: "idw" or "dot". lookahead: L tokens. addressing: "entropy" or
-            "none" (the memorisation loss moves the keys). chunk_size: C tokens. learning_rate: η. addressing_weight: λ.
+        topk: k slots read per head and token. score: "idw" or "dot". lookahead: L tokens; a chunk of no more than L
+            writes no values. addressing: "entropy" or "none" (the memorisation loss moves the keys). chunk_size: C
+            tokens. learning_rate: η. addressing_weight: λ.
         backend: "auto", "reference" (dense autograd, the equations as written), "torch" (sparse closed form) or
             "triton" (the same in fused kernels).
         inplace: lets a sparse backend write into keys and values instead of copies of them. With a gradient the

@@ -71,12 +71,20 @@ def test_reproduce_can_measure_these_alone(folder: Path, tmp_path: Path) -> None
     assert {row.task for row in read_rows_csv(tmp_path / "run" / "rows.csv")} == {"gates", "cost", "addressing"}
 
 
+def test_reproduce_shows_tables_where_it_has_no_sentence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, "reproduce", "fwpkm", "--only", "gates", "--tokens", "200", "--out", str(tmp_path / "run")) == 0
+    assert "mean gate" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "models", "arguments", "message"),
     [
         ("gates", "plain", (), "no model here has a gate"),
         ("addressing", "fwmlp,lact,plain", (), "no model here has slots that are written"),
         ("gates", "fwpkm", ("--sets", "tails"), "did you mean tales"),
+        ("gates", "fwpkm", ("--scale", "paper"), "fwpkm is of scale micro, not paper: leave out --scale"),
         ("cost", "fwpkm", ("--segment", "0"), "above zero"),
         ("addressing", "fwpkm", ("--write-chunk", "none"), "none"),
     ],

@@ -239,14 +239,14 @@ def _told_apart(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]
 
 def _folders(models: Sequence[ModelSource], rows: Sequence[Row]) -> dict[str, Path]:
     """The checkpoints measured that are not shipped, by name and weights: tables do not say where a model was found."""
-    from fwpkm_eval.api import shipped_checkpoint
+    from fwpkm_eval.api import shipped_weights
 
     measured = {(row.model, row.weights_hash) for row in rows}
     return {
         _with_weights(model.name, model.weights_hash): model.checkpoint
         for model in models
         if (model.name, model.weights_hash) in measured
-        and model.checkpoint != shipped_checkpoint(model.name, model.config.scale)
+        and model.weights_hash != shipped_weights(model.name, model.config.scale)
     }
 
 

@@ -145,14 +145,14 @@ def command(
     )
 
     def show(rows: Sequence[Row]) -> None:
-        _show(rows, [(source.name, source.weights_hash) for source in found], settings)
+        _show(rows, [(source.name, source.weights_hash) for source in found], settings, haystack)
         if measured.peak_memory_bytes:
             click.echo(f"peak memory of a process: {measured.peak_memory_bytes / 2**30:.2f} GiB")
 
     conclude(measured, given, show)
 
 
-def _show(rows: Sequence[Row], models: Sequence[tuple[str, str]], settings: NiahSettings) -> None:
+def _show(rows: Sequence[Row], models: Sequence[tuple[str, str]], settings: NiahSettings, haystack: str) -> None:
     """A line for each way of reading: exact match with its interval and right digits by number of passes, and speed.
 
     All in the order in which it was asked for; ``models``: name and weights.
@@ -188,7 +188,9 @@ def _show(rows: Sequence[Row], models: Sequence[tuple[str, str]], settings: Niah
     )
     print_table(header, table, right=("length", "needles", *header[5:]))
     if table:
-        click.echo("exact match with its 95% interval over n haystacks; right digits after the same readings")
+        click.echo(
+            f"exact match with its 95% interval over n haystacks of {haystack}; right digits after as many readings"
+        )
 
 
 def _with_interval(row: Row | None) -> str:

@@ -299,14 +299,19 @@ def _tell_what_is_missing(names: Sequence[str | Path], scale: str) -> None:
 
 def _print_summary(out: Path, rows: Sequence[Any]) -> None:
     """What was found, in a few sentences."""
+    from fwpkm_eval.commands.measure import print_tables
     from fwpkm_eval.reporting.sets import SetFacts
     from fwpkm_eval.reporting.summary import summarise
+    from fwpkm_eval.reporting.tables import build_tables
     from fwpkm_eval.runs.manifest import load_manifest
     from fwpkm_eval.runs.rows import rows_to_frame
 
     if not rows:
         return
-    findings = summarise(rows_to_frame(rows), SetFacts.from_manifest(load_manifest(out)))
+    frame, sets = rows_to_frame(rows), SetFacts.from_manifest(load_manifest(out))
+    findings = summarise(frame, sets)
+    if not findings:  # gates, slots and traces: there is no sentence on them, only tables
+        print_tables(build_tables(frame, sets), details=True)
     for question, answers in findings.items():
         click.echo(f"\n{question}")
         for finding in answers:

@@ -57,7 +57,8 @@ def chosen(models: Sequence[str | Path] | None, scale: str) -> tuple[str | Path,
 def find_sources(models: Sequence[str | Path] | None, scale: str, given: Given) -> list[ModelSource]:
     """The checkpoints of ``models``; of those in the scale's plan that are shipped, if they are not named.
 
-    Raises UserError for one that is not there or damaged, for none at all, and for one that is given twice.
+    Raises UserError for one that is not there or damaged, for none at all, for one that is given twice, and for a
+    folder of another scale than the one asked for.
     """
     from fwpkm_eval.api import find_checkpoint
     from fwpkm_eval.reference_models.checkpoint import load_checkpoint
@@ -77,10 +78,21 @@ def find_sources(models: Sequence[str | Path] | None, scale: str, given: Given) 
     for folder in folders:
         load_checkpoint(folder)  # so that one that is damaged is refused now, and not cell by cell
     sources = [read_source(folder, given.device, given.dtype) for folder in folders]
+    _refuse_another_scale(sources, scale)
     if len({(source.name, source.weights_hash) for source in sources}) < len(sources):
         raise UserError("the same model is given twice")
     _refuse_two_of_one_name(sources)
     return sources
+
+
+def _refuse_another_scale(sources: Sequence[ModelSource], scale: str) -> None:
+    """A folder says itself of which scale it is; ``--scale`` beside it, where it was typed, must not say another."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.get_parameter_source("scale") is not click.core.ParameterSource.COMMANDLINE:
+        return
+    for source in sources:
+        if source.config.scale != scale:
+            raise UserError(f"{source.checkpoint} is of scale {source.config.scale}, not {scale}: leave out --scale")
 
 
 def _refuse_two_of_one_name(sources: Sequence[ModelSource]) -> None:
