@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import math
 import types
 import typing
@@ -131,7 +132,7 @@ class Trace:
     @property
     def name(self) -> str:
         """A name for its file: what was asked of which model."""
-        model = "".join(sign if sign.isalnum() else "-" for sign in self.model)
+        model = re.sub(r"[^0-9A-Za-z]+", "-", self.model)
         asked = f"{self.length}-n{self.needles}-p{self.passes}-w{self.write_chunk}-{self.protocol}"
         return f"{model}-{asked}-s{self.seed}-{self.sample}"
 

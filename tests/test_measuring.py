@@ -142,6 +142,49 @@ def test_niah_prints_a_table_and_keeps_a_run_that_can_be_gone_on_with(
 
 
 @pytest.mark.usefixtures("without_workers")
+def test_a_checkpoint_with_a_label_stands_beside_another_of_its_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In rows, tables, traces and the commands of the report; what was measured is the same."""
+    other, out = tiny_checkpoint(FWPKM, tmp_path / "other", seed=1, **{"fwpkm.topk": 2}), tmp_path / "out"
+    names = f"{folder / 'plain'},{folder / 'fwpkm'},top2={other}"
+    asked = ["--data", str(folder / "data"), "--only", "ppl,gates,trace", "--tokens", "300"]
+    assert run("reproduce", "--models", names, *asked, "--out", str(out)) == 0
+    labelled = f"{FWPKM} · top2"
+    rows = read_rows_csv(out / "rows.csv")
+    hashes = {row.model: row.weights_hash for row in rows if row.weights_hash}
+    assert hashes[labelled] == read_source(other).weights_hash != hashes[FWPKM]
+    assert {row.task for row in rows if row.model == labelled} == {"ppl", "gates", "trace"}
+    frozen = [row for row in rows if row.model == labelled and row.arm == "frozen"]
+    assert frozen, "what tells a reading without writes stands where it stood"
+    assert f"| {labelled} |" in (out / "tables.md").read_text()
+    assert "top2=CHECKPOINTS/top2" in (out / "report.html").read_text()
+    assert {path.name.partition("-4096")[0] for path in (out / "trace").iterdir()} == {
+        "gdn-swa-fwpkm-1",
+        "gdn-swa-fwpkm-1-top2",
+    }
+    assert f"{labelled} {hashes[labelled][:8]}: {other}" in capsys.readouterr().out
+    alone = fwpkm_eval.evaluate(other, "ppl", str(folder / "data"), sets="tales", tokens=300)
+    mine = [row.value for row in rows if (row.model, row.task, row.arm, row.dataset) == (labelled, "ppl", "", "tales")]
+    assert mine == pytest.approx(alone["value"].tolist())
+    assert run("generate", "--model", f"top2={other}", "--prompt", "x") == 2
+    assert "has a label, which is for tables" in capsys.readouterr().err
+    assert run("reproduce", "--models", f"x={FWPKM}", "--retrain", "--out", str(tmp_path / "retrained")) == 2
+    assert f"x={FWPKM} is a labelled model" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_traces_of_two_trainings_are_both_kept(folder: Path, tmp_path: Path) -> None:
+    other = tiny_checkpoint(FWPKM, tmp_path / "other", seed=1)
+    asked = ["--data", str(folder / "data"), "--length", "400", "--out", str(tmp_path / "out")]
+    assert run("trace", "--models", f"{folder / 'fwpkm'},{other}", *asked) == 0
+    stored = [json.loads(path.read_text()) for path in (tmp_path / "out" / "trace").iterdir()]
+    assert {trace["weights_hash"] for trace in stored} == {
+        read_source(one).weights_hash for one in (folder / "fwpkm", other)
+    }
+
+
+@pytest.mark.usefixtures("without_workers")
 def test_a_run_that_is_gone_on_with_reads_each_cell_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import SIZES, tiny_checkpoint, tiny_config, tiny_model
+from tiny_models import tiny_checkpoint, tiny_config, tiny_model
 
 from fwpkm_eval.commands import sources as sources_of
 from fwpkm_eval.commands.options import Given
@@ -15,7 +15,6 @@ from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.checkpoint import save_checkpoint
 from fwpkm_eval.reference_models.config import model_config
-from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reporting.published import has_fast_weights
 from fwpkm_eval.reporting.summary_recall import CONTROL_LENGTH
 from fwpkm_eval.runs.execute import COMPRESSED, GUESS
@@ -117,7 +116,6 @@ def test_compressors_have_a_cell_for_each_tokenizer_and_budget() -> None:
 
 
 def sources(plan: Plan) -> list[ModelSource]:
-    from fwpkm_eval.reference_models.config import model_config
 
     return [ModelSource(Path(name), model_config(name, "micro"), name) for name in models_of(plan, everything=True)]
 
@@ -167,7 +165,6 @@ def test_the_micro_plan_asks_all_that_it_should() -> None:
 
 
 def test_the_paper_plan_is_the_published_one() -> None:
-    from fwpkm_eval.reference_models.config import model_config
 
     plan = plan_of("paper")
     names = {model_config(name, "paper").name for name in plan.models}
@@ -246,12 +243,30 @@ def test_models_of_one_name_with_other_settings_are_not_measured_together(tmp_pa
     name, folders = "gdn+swa:fwpkm@1", [tmp_path / "one", tmp_path / "again", tmp_path / "other"]
     tiny_checkpoint(name, folders[0])
     tiny_checkpoint(name, folders[1], seed=1)
-    changes: dict[str, Any] = {**SIZES, "fwpkm.query_conv": 3}
-    save_checkpoint(LanguageModel(model_config(name, "micro", **changes), 0), folders[2], {})
+    tiny_checkpoint(name, folders[2], **{"fwpkm.query_conv": 3})
     given = Given(data="embedded", seed=0, device="cpu", dtype="float32", out=None, quiet=True, as_json=False)
     assert len(sources_of.find_sources(folders[:2], "micro", given)) == 2
-    with pytest.raises(UserError, match=r"fwpkm\.query_conv is 16 there and 3 here: measure them one by one"):
+    with pytest.raises(UserError, match=r"fwpkm\.query_conv is 16 there and 3 here: tell them apart by a label"):
         sources_of.find_sources(folders, "micro", given)
+    labelled: list[sources_of.Chosen] = [*folders[:2], sources_of.Labelled("conv3", folders[2])]
+    names = [source.name for source in sources_of.find_sources(labelled, "micro", given)]
+    assert names == [name, name, f"{name} · conv3"]
+
+
+def test_models_may_have_labels() -> None:
+    Labelled, read = sources_of.Labelled, sources_of.names_or_folders
+    assert read("top4=runs/x,gdn:fwpkm@2,6,a.b_c-1=gdn:fwpkm@2,6") == (
+        Labelled("top4", Path("runs/x")),
+        "gdn:fwpkm@2,6",
+        Labelled("a.b_c-1", "gdn:fwpkm@2,6"),
+    )
+    assert read("runs/a=b") == (Path("runs/a=b"),), "a folder may have such a name"
+    assert read("one=runs/a,two=runs/a") == (Labelled("one", Path("runs/a")), Labelled("two", Path("runs/a")))
+    for wrong in ("=runs/x", "x y=runs/x", "a+b=gdn", "x=", "· x=gdn", "a" * 41 + "=gdn"):
+        with pytest.raises(UserError, match="is no LABEL=MODEL: a label is letters, digits"):
+            read(wrong)
+    with pytest.raises(UserError, match="unknown backbone"):
+        read("x=gdm")
 
 
 @pytest.mark.parametrize(
@@ -276,5 +291,5 @@ def test_models_of_one_name_and_another_training_are_not_measured_together(
     if difference is None:
         assert len(sources_of.find_sources(folders, "micro", given)) == 2
     else:
-        with pytest.raises(UserError, match=f"{difference}: measure them one by one"):
+        with pytest.raises(UserError, match=f"{difference}: tell them apart by a label"):
             sources_of.find_sources(folders, "micro", given)

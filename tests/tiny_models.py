@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fwpkm_eval.reference_models.checkpoint import save_checkpoint
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
@@ -34,15 +35,15 @@ SIZES = {
 }
 
 
-def tiny_config(name: str) -> ModelConfig:
-    return model_config(name, "micro", **SIZES)
+def tiny_config(name: str, **changes: Any) -> ModelConfig:
+    return model_config(name, "micro", **(SIZES | changes))
 
 
-def tiny_model(name: str, seed: int = 0) -> LanguageModel:
-    return LanguageModel(tiny_config(name), seed)
+def tiny_model(name: str, seed: int = 0, **changes: Any) -> LanguageModel:
+    return LanguageModel(tiny_config(name, **changes), seed)
 
 
-def tiny_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
+def tiny_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
     """The folder, with the checkpoint in it."""
-    save_checkpoint(tiny_model(name, seed), folder, {})
+    save_checkpoint(tiny_model(name, seed, **changes), folder, {})
     return folder

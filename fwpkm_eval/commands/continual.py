@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
@@ -29,7 +28,7 @@ from fwpkm_eval.errors import UserError
 @click.option("--test-writes", is_flag=True, help="Write while testing, too, into a copy. [default: tests only read]")
 @options.measuring
 def command(
-    models: Sequence[str | Path] | None,
+    models: Sequence[sources.Chosen] | None,
     scale: str,
     domains: tuple[str, ...] | None,
     adapt: int,

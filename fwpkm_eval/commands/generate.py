@@ -23,7 +23,10 @@ def _one_model(text: str) -> str | Path:
     found = sources.names_or_folders(text)
     if len(found) != 1:
         raise UserError(f"{text!r} names {len(found)} models; one is needed")
-    return found[0]
+    label, model = sources.label_and_model(found[0])
+    if label:
+        raise UserError(f"{text!r} has a label, which is for tables: name the model alone, {model}")
+    return model
 
 
 @click.command(name="generate")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 @click.option("--max-context", type=options.SIZE, default=None, help="Cut longer texts in their middle. [default: no]")
 @options.measuring
 def command(
-    models: Sequence[str | Path] | None,
+    models: Sequence[sources.Chosen] | None,
     scale: str,
     sets: tuple[str, ...] | None,
     passes: tuple[int, ...],

@@ -197,11 +197,13 @@ def _keep_traces(out: Path, payloads: Sequence[Mapping[str, Any]]) -> None:
     from fwpkm_eval.files import write_whole
     from fwpkm_eval.tasks.trace_types import Trace
 
-    for payload in payloads:
-        for stored in payload.get("traces", []):
-            trace = Trace.from_json(stored)
-            content = json.dumps(trace.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-            write_whole(out / "trace" / f"{trace.name}.json", content + "\n")
+    traces = [Trace.from_json(stored) for payload in payloads for stored in payload.get("traces", [])]
+    alone = Counter(trace.name for trace in traces)
+    for trace in traces:
+        content = json.dumps(trace.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        # Trainings of one model were asked the same.
+        name = trace.name if alone[trace.name] == 1 else f"{trace.name}-{trace.weights_hash[:8]}"
+        write_whole(out / "trace" / f"{name}.json", content + "\n")
 
 
 def _end(measured: Measured) -> None:
@@ -246,7 +248,7 @@ def _folders(models: Sequence[ModelSource], rows: Sequence[Row]) -> dict[str, Pa
         _with_weights(model.name, model.weights_hash): model.checkpoint
         for model in models
         if (model.name, model.weights_hash) in measured
-        and model.weights_hash != shipped_weights(model.name, model.config.scale)
+        and model.weights_hash != shipped_weights(model.config.name, model.config.scale)
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,7 +83,7 @@ def _depths(text: str) -> tuple[float, ...]:
 @click.option("--value-length", type=click.IntRange(1, 32), default=6, show_default=True, help="Digits of a number.")
 @options.measuring
 def command(
-    models: Sequence[str | Path] | None,
+    models: Sequence[sources.Chosen] | None,
     scale: str,
     lengths: tuple[int, ...],
     passes: tuple[int, ...],

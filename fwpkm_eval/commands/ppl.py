@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 )
 @options.measuring
 def command(
-    models: Sequence[str | Path] | None,
+    models: Sequence[sources.Chosen] | None,
     scale: str,
     sets: tuple[str, ...] | None,
     tokens: int | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.commands import options, sources
@@ -24,7 +23,7 @@ MakeJobs = Callable[["ModelSource", "TextSource"], "list[Job]"]
 class Common:
     """The options of every such command, as they were given."""
 
-    models: Sequence[str | Path] | None
+    models: Sequence[sources.Chosen] | None
     scale: str
     sets: tuple[str, ...] | None
     given: options.Given

@@ -64,7 +64,7 @@ ABLATION_SEEDS = 3
 @options.measuring_into("runs/SCALE")
 def command(
     scale: str,
-    models: Sequence[str | Path] | None,
+    models: Sequence[sources.Chosen] | None,
     only: tuple[str, ...],
     given_seeds: int | None,
     budget: float | None,
@@ -129,7 +129,7 @@ def command(
             _tell_what_is_missing(names, scale)
         return
     check_free(out, config)
-    by_seed = [names] * seeds
+    by_seed: list[Sequence[sources.Chosen]] = [names] * seeds
     if retrain and names:
         check_or_create(out, config, command=["fwpkm-eval", *sys.argv[1:]], seeds=all_seeds)
         by_seed = []
@@ -198,7 +198,7 @@ def _plan_all(
     return Planned(jobs, list(texts.values()))
 
 
-def _refuse_nothing(planned: Planned, only: Sequence[str], names: Sequence[str | Path]) -> None:
+def _refuse_nothing(planned: Planned, only: Sequence[str], names: Sequence[sources.Chosen]) -> None:
     """Gates, slots and traces are of memories: a run of models without one would hold nothing."""
     if not planned.jobs:
         raise UserError(
@@ -226,7 +226,7 @@ def _within(plan: Plan, planned: Planned, budget: float | None, given: options.G
     return replace(planned, jobs=cut.jobs)
 
 
-def _train(names: Sequence[str | Path], scale: str, folder: Path, seed: int, given: options.Given) -> list[str | Path]:
+def _train(names: Sequence[sources.Chosen], scale: str, folder: Path, seed: int, given: options.Given) -> list[Path]:
     """Trains the models of a seed that are not finished in ``folder`` yet; returns the folders of their checkpoints."""
     from fwpkm_eval.api import checkpoint_name
     from fwpkm_eval.reference_models.config import model_config
@@ -241,7 +241,7 @@ def _train(names: Sequence[str | Path], scale: str, folder: Path, seed: int, giv
 
 
 def _trainings(
-    names: Sequence[str | Path], scale: str, seeds: Iterable[int], checkpoints: Path, given: options.Given
+    names: Sequence[sources.Chosen], scale: str, seeds: Iterable[int], checkpoints: Path, given: options.Given
 ) -> list[Job]:
     """What ``--retrain`` has still to train, as a dry run shows it: cells that nothing ever runs."""
     from fwpkm_eval.api import checkpoint_name
@@ -264,30 +264,34 @@ def _trainings(
     return jobs
 
 
-def _trained_by_name(name: str | Path) -> str:
+def _trained_by_name(name: sources.Chosen) -> str:
     """The name, where it is no folder of a checkpoint: that is trained already."""
-    if isinstance(name, Path):
-        raise UserError(f"--retrain trains models by name, and {name} is a folder")
+    if not isinstance(name, str):
+        what = "a folder" if isinstance(name, Path) else "a labelled model"
+        raise UserError(f"--retrain trains models by name, and {name} is {what}")
     return name
 
 
-def _as_configured(names: Sequence[str | Path], scale: str) -> list[ModelSource]:
+def _as_configured(names: Sequence[sources.Chosen], scale: str) -> list[ModelSource]:
     """The models as they would be measured, whether or not their checkpoints are there."""
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.runs.jobs import ModelSource, read_source
 
     return [
-        read_source(name) if isinstance(name, Path) else ModelSource(Path(name), model_config(name, scale), "")
-        for name in names
+        read_source(model, label=label)
+        if isinstance(model, Path)
+        else ModelSource(Path(model), model_config(model, scale), "", label=label)
+        for label, model in map(sources.label_and_model, names)
     ]
 
 
-def _tell_what_is_missing(names: Sequence[str | Path], scale: str) -> None:
+def _tell_what_is_missing(names: Sequence[sources.Chosen], scale: str) -> None:
     """What the run itself would refuse: names of models whose trained weights are not there."""
     from fwpkm_eval.api import shipped_checkpoint
     from fwpkm_eval.reference_models.config import model_config
 
-    full = [model_config(name, scale).name for name in names if not isinstance(name, Path)]
+    by_name = [model for _, model in map(sources.label_and_model, names) if isinstance(model, str)]
+    full = [model_config(name, scale).name for name in by_name]
     missing = [name for name in full if shipped_checkpoint(name, scale) is None]
     if missing:
         click.echo(

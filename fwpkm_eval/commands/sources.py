@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fwpkm_eval.commands.options import Given, Parsed, refuse_no_models
-from fwpkm_eval.errors import UserError
+from fwpkm_eval.errors import UserError, shown
 
 if TYPE_CHECKING:
     from fwpkm_eval.runs.jobs import ModelSource
@@ -17,20 +19,56 @@ if TYPE_CHECKING:
 
 ALL = "all"
 """In place of models: every one of the scale's plan."""
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
-def names_or_folders(text: str) -> tuple[str | Path, ...]:
-    """The models of a list such as ``gdn,gdn:fwpkm@2,runs/mine``: names, or folders (they hold a /); or `ALL`."""
-    from fwpkm_eval.reference_models.notation import parse_model_name, split_model_names
+@dataclass(frozen=True)
+class Labelled:
+    """A model with what the user calls it, so that tables tell it from others of the same name."""
+
+    label: str
+    model: str | Path
+
+    def __str__(self) -> str:
+        return f"{self.label}={self.model}"
+
+
+Chosen = str | Path | Labelled
+"""A model as it was asked for: its name, the folder of its checkpoint, or either with a label."""
+
+
+def label_and_model(chosen: Chosen) -> tuple[str, str | Path]:
+    """A model's label, "" for none, and its name or folder."""
+    return (chosen.label, chosen.model) if isinstance(chosen, Labelled) else ("", chosen)
+
+
+def names_or_folders(text: str) -> tuple[Chosen, ...]:
+    """The models of a list such as ``gdn,gdn:fwpkm@2,runs/mine,top32=runs/top32``: names, or folders (they hold a /),
+    with a label before a = or without; or `ALL`."""
+    from fwpkm_eval.reference_models.notation import split_model_names
 
     refuse_no_models(text)
     if text.strip() == ALL:
         return (ALL,)
-    found: dict[str | Path, None] = {}
+    found: dict[Chosen, None] = {}
     for part in split_model_names(text):
-        is_folder = "/" in part or Path(part).is_dir()
-        found[Path(part) if is_folder else parse_model_name(part).name] = None
+        label, equals, model = part.partition("=")
+        if not equals or "/" in label or Path(part).is_dir():
+            found[_name_or_folder(part)] = None
+        elif _LABEL.fullmatch(label) and model:
+            found[Labelled(label, _name_or_folder(model))] = None
+        else:
+            raise UserError(
+                f"{shown(part)} is no LABEL=MODEL: a label is letters, digits, '.', '_' and '-', at most 40, as in "
+                "top32=runs/top32"
+            )
     return tuple(found)
+
+
+def _name_or_folder(text: str) -> str | Path:
+    from fwpkm_eval.reference_models.notation import parse_model_name
+
+    return Path(text) if "/" in text or Path(text).is_dir() else parse_model_name(text).name
 
 
 models = click.option(
@@ -40,12 +78,12 @@ models = click.option(
     type=Parsed("models", names_or_folders, lists=True),
     default=None,
     metavar="NAMES",
-    help="Models, separated by commas: names, or folders that hold a checkpoint; all: every one of the scale's plan. "
-    "[default: by scale]",
+    help="Models, separated by commas: names, or folders that hold a checkpoint, also as LABEL=FOLDER; all: every one "
+    "of the scale's plan. [default: by scale]",
 )
 
 
-def chosen(models: Sequence[str | Path] | None, scale: str) -> tuple[str | Path, ...]:
+def chosen(models: Sequence[Chosen] | None, scale: str) -> tuple[Chosen, ...]:
     """What ``--models`` chose: the models of the scale's plan if nothing, with its further ones if `ALL`."""
     from fwpkm_eval.runs.plan import models_of, plan_of
 
@@ -54,7 +92,7 @@ def chosen(models: Sequence[str | Path] | None, scale: str) -> tuple[str | Path,
     return tuple(models)
 
 
-def find_sources(models: Sequence[str | Path] | None, scale: str, given: Given) -> list[ModelSource]:
+def find_sources(models: Sequence[Chosen] | None, scale: str, given: Given) -> list[ModelSource]:
     """The checkpoints of ``models``; of those in the scale's plan that are shipped, if they are not named.
 
     Raises UserError for one that is not there or damaged, for none at all, for one that is given twice, and for a
@@ -63,21 +101,22 @@ def find_sources(models: Sequence[str | Path] | None, scale: str, given: Given) 
     from fwpkm_eval.api import find_checkpoint
     from fwpkm_eval.reference_models.checkpoint import load_checkpoint
     from fwpkm_eval.runs.jobs import read_source
+    from fwpkm_eval.runs.plan import models_of, plan_of
 
     if models is not None and tuple(models) != (ALL,):
-        folders = [find_checkpoint(model, scale) for model in models]
+        folders = [(find_checkpoint(model, scale), label) for label, model in map(label_and_model, models)]
     else:
         folders, missing = [], None
-        for model in chosen(models, scale):
+        for model in models_of(plan_of(scale), everything=models is not None):
             try:
-                folders.append(find_checkpoint(model, scale))
+                folders.append((find_checkpoint(model, scale), ""))
             except UserError as error:
                 missing = missing or error
         if missing is not None and not folders:
             raise missing
-    for folder in folders:
+    for folder, _ in folders:
         load_checkpoint(folder)  # so that one that is damaged is refused now, and not cell by cell
-    sources = [read_source(folder, given.device, given.dtype) for folder in folders]
+    sources = [read_source(folder, given.device, given.dtype, label) for folder, label in folders]
     _refuse_another_scale(sources, scale)
     if len({(source.name, source.weights_hash) for source in sources}) < len(sources):
         raise UserError("the same model is given twice")
@@ -96,7 +135,7 @@ def _refuse_another_scale(sources: Sequence[ModelSource], scale: str) -> None:
 
 
 def _refuse_two_of_one_name(sources: Sequence[ModelSource]) -> None:
-    """Checkpoints of one name are trainings of one model to every table; with other settings they are not."""
+    """Checkpoints of one name and label are trainings of one model to every table; with other settings they are not."""
     from fwpkm_eval.training.savepoints import first_difference
 
     first: dict[str, ModelSource] = {}
@@ -109,8 +148,8 @@ def _refuse_two_of_one_name(sources: Sequence[ModelSource]) -> None:
             difference = first_difference({name: there[name] for name in both}, {name: here[name] for name in both})
         if difference is not None:
             raise UserError(
-                f"{source.checkpoint} is {source.name} as {other.checkpoint} is, but {difference}: measure them one by "
-                "one, each into an --out folder of its own"
+                f"{source.checkpoint} is {source.name} as {other.checkpoint} is, but {difference}: tell them apart "
+                f"by a label, as in mine={source.checkpoint}"
             )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--slots", type=click.IntRange(1), default=None, help="Slots to show for each layer. [default: all read]")
 @options.measuring
 def command(
-    models: Sequence[str | Path] | None,
+    models: Sequence[sources.Chosen] | None,
     scale: str,
     length: int,
     needles: int,

@@ -50,6 +50,7 @@ def our_subject(source: ModelSource, settings: ReadingSettings, *, quiet: bool =
     writes = source.has_fast_weights and settings.memory != OFF
     fields = {
         **describe_model(lm.model),
+        "model": source.name,
         "scope": settings.memory if source.has_fast_weights else "",
         "passes": settings.passes if writes else None,
         "write_chunk": str(settings.write_chunk or lm.model.config.chunk_size) if writes else "",

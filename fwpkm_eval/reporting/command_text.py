@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.fact import Fact
 from fwpkm_eval.reporting.measurements import FLOORS, ordered
+from fwpkm_eval.runs.rows import VARIANT_SEPARATOR
 
 if TYPE_CHECKING:
     import pandas
@@ -69,9 +70,11 @@ def _asked_for(rows: pandas.DataFrame, model: str) -> str:
     of_model = rows[rows["model"] == model]
     weights = sorted(set(of_model["weights_hash"].fillna("")) - {""})
     scales = set(of_model["scale"]) - {""}
-    if not weights or (len(scales) == 1 and weights == [shipped_weights(model, *scales)]):
-        return model
-    folder = f"{CHECKPOINTS}/{checkpoint_name(model)}"
+    name, _, label = model.partition(VARIANT_SEPARATOR)
+    called = f"{label}=" if label else ""
+    if not weights or (len(scales) == 1 and weights == [shipped_weights(name, *scales)]):
+        return f"{called}{name}"
+    folder = f"{called}{CHECKPOINTS}/{label or checkpoint_name(name)}"
     return folder if len(weights) == 1 else ",".join(f"{folder}-{one[:8]}" for one in weights)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting.published import STANDS_IN_FOR, has_fast_weights, memories_of
 from fwpkm_eval.runs.intervals import wilson_interval
-from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn
+from fwpkm_eval.runs.rows import FROZEN, VARIANT_SEPARATOR, arm_without_yarn
 from fwpkm_eval.sizes import HAYSTACK
 from fwpkm_eval.tasks.compressors import COMPRESSORS
 
@@ -29,7 +29,6 @@ GUESS = "guess"
 FLOORS = (GUESS, *COMPRESSORS)
 """What rows name in place of a model where none was asked."""
 
-_VARIANT_SEPARATOR = " · "
 _VARIES = ("scale", "score", "dtype", "backend", "device")
 _KINDS_IN_ORDER = ("pkm", "fwmlp", "lact", "fwpkm")
 _PROTOCOLS = ("closed-book", "open-book", "published")
@@ -208,7 +207,7 @@ def model_rank(model: str) -> tuple[int, str]:
 
 def spec_of(model: str) -> str:
     """The model's name without what tells variants of it apart."""
-    return model.partition(_VARIANT_SEPARATOR)[0]
+    return model.partition(VARIANT_SEPARATOR)[0]
 
 
 def writes(model: str) -> bool:
@@ -332,7 +331,7 @@ def labels(frame: pandas.DataFrame) -> dict[Any, str]:
         model, arm = columns["model"][at], arm_without_yarn(columns["arm"][at])
         parts = [columns[name][at] for name in _VARIES if (model, name) in varying]
         parts += [arm] if arm != FROZEN else []
-        found[index] = _VARIANT_SEPARATOR.join([model, *filter(None, parts)])
+        found[index] = VARIANT_SEPARATOR.join([model, *filter(None, parts)])
     return found
 
 

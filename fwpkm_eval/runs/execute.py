@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import fwpkm_eval
@@ -13,6 +14,7 @@ from fwpkm_eval.devices import peak_memory
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import with_tuples
 from fwpkm_eval.runs.engine import Job, Report
+from fwpkm_eval.runs.rows import VARIANT_SEPARATOR
 
 if TYPE_CHECKING:
     from fwpkm_eval.tasks.niah import NiahResult
@@ -67,10 +69,17 @@ def execute(job: Job, report: Report) -> dict[str, Any]:
         measured = _niah(_model(job, settings), text_set, settings, report)
     return {
         "settings": {"task": task, "model": cell.model, **settings},
-        **measured,
+        **(_called(cell.model, measured) if VARIANT_SEPARATOR in cell.model else measured),
         "version": fwpkm_eval.__version__,
         "peak_memory_bytes": peak_memory(),
     }
+
+
+def _called(model: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """What was measured under the name that the cell gives the model: its own and the label of its checkpoint."""
+    rows = [replace(row, model=model) for row in measured["rows"]]
+    traces = [{**trace, "model": model} for trace in measured.get("traces", ())]
+    return {**measured, "rows": rows, **({"traces": traces} if traces else {})}
 
 
 def _guess(text_set: TextSet, settings: Mapping[str, Any]) -> list[Any]:

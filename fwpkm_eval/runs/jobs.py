@@ -11,6 +11,7 @@ from fwpkm_eval.data import TextSet
 from fwpkm_eval.runs.cells import Cell
 from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.execute import COMPRESSED, GUESS
+from fwpkm_eval.runs.rows import VARIANT_SEPARATOR
 from fwpkm_eval.sizes import HAYSTACK, format_size
 
 if TYPE_CHECKING:
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A checkpoint as planned with: what it says of itself, without its weights being loaded."""
+    """A checkpoint as planned with: what it says of itself, without its weights being loaded.
+
+    ``label``: what the user calls it, beside others of the same name; part of the name in its rows.
+    """
 
     checkpoint: Path
     config: ModelConfig
     weights_hash: str
     device: str = "cpu"
     dtype: str = "float32"
+    label: str = ""
 
     @property
     def name(self) -> str:
-        return self.config.name
+        return VARIANT_SEPARATOR.join(filter(None, (self.config.name, self.label)))
 
     @property
     def has_fast_weights(self) -> bool:
@@ -49,14 +54,14 @@ class TextSource:
     text_set: TextSet
 
 
-def read_source(checkpoint: Path, device: str = "cpu", dtype: str = "float32") -> ModelSource:
+def read_source(checkpoint: Path, device: str = "cpu", dtype: str = "float32", label: str = "") -> ModelSource:
     """What a checkpoint's description says. Raises UserError if it cannot be read."""
     from fwpkm_eval.reference_models.checkpoint import read_description
     from fwpkm_eval.reference_models.config import ModelConfig
 
     description = read_description(checkpoint)
     config = ModelConfig.from_dict(description["config"])
-    return ModelSource(checkpoint, config, str(description.get("weights_hash")), device, dtype)
+    return ModelSource(checkpoint, config, str(description.get("weights_hash")), device, dtype, label)
 
 
 def perplexity_job(model: ModelSource, text: TextSource, settings: PerplexitySettings) -> Job:

@@ -18,6 +18,8 @@ from fwpkm_eval.files import write_whole
 if TYPE_CHECKING:
     import pandas
 
+VARIANT_SEPARATOR = " · "
+"""Between a model's full name and what tells its variants apart, such as a label given to a checkpoint."""
 FROZEN, YARN = "frozen", "yarn"
 """In `arm`: the fast weights were not written; full attention took YaRN. Of both: "frozen+yarn"."""
 
