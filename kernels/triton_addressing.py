@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fwpkm_eval.kernels.triton_windows import split_group
+
 
 @triton.jit
 def subkey_mean_kernel(
@@ -84,6 +86,9 @@ def subkey_sum_kernel(
     keys,
     base,
     out,
+    sums,
+    own_sums,
+    step_sums,
     tokens,
     chunk,
     stride_b,
@@ -96,13 +101,15 @@ def subkey_sum_kernel(
     TOPK: tl.constexpr,
     IDW: tl.constexpr,
     STEP: tl.constexpr,
+    WINDOW: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """out = base + RATE·Σ ds·∂s/∂K for a block of sub-keys (program 0) and of their features (program 1).
 
-    STEP (idw, backward): also STEP_RATE·(Σ c of step_ds)·base, what the key step's own (Σ c)·K sends back.
+    STEP (idw, backward): also STEP_RATE·(Σ c of step_ds)·base, what the key step's own (Σ c)·K sends back. WINDOW: the
+    sums over whole windows are there already (`triton_windows`); 0: none are.
     """
     DTYPE: tl.constexpr = ds.dtype.element_ty
     group = tl.program_id(0) * BLOCK_G + tl.arange(0, BLOCK_G)
@@ -115,9 +122,25 @@ def subkey_sum_kernel(
     total = tl.full([BLOCK_G, BLOCK_R, BLOCK_D], 0, DTYPE)
     own = tl.full([BLOCK_G, BLOCK_R], 0, DTYPE)
     step_own = tl.full([BLOCK_G, BLOCK_R], 0, DTYPE)
-    for at in range(0, tl.max(end - begin, 0), BLOCK_R):
-        here = begin[:, None] + at + tl.arange(0, BLOCK_R)[None, :]
-        live = here < end[:, None]
+    outside = end - begin
+    if WINDOW:
+        first, windows, before, outside = split_group(begin, end, WINDOW)
+        for at in range(0, tl.max(windows, 0), BLOCK_R):
+            number = at + tl.arange(0, BLOCK_R)[None, :]
+            live = number < windows[:, None]
+            window = (first[:, None] + number).to(tl.int64)
+            places = sums + window[:, :, None] * WIDTH + d[None, None, :]
+            total += tl.load(places, live[:, :, None] & wide[None, None, :], 0)
+            if IDW:
+                own += tl.load(own_sums + window, live, 0)
+                if STEP:
+                    step_own += tl.load(step_sums + window, live, 0)
+    for at in range(0, tl.max(outside, 0), BLOCK_R):
+        number = at + tl.arange(0, BLOCK_R)[None, :]
+        live = number < outside[:, None]
+        here = begin[:, None] + number
+        if WINDOW:
+            here += tl.where(number < before[:, None], 0, (windows * WINDOW)[:, None])
         selection = tl.load(order + here, live, 0)
         c = tl.load(ds + selection, live, 0)
         if IDW:

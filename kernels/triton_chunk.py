@@ -1,7 +1,8 @@
 """One chunk of FwPKM in Triton: the operations of backend `triton` (see `ChunkOps`).
 
 A forward step is eight kernels besides the two sorts: lookup (two), read with errors and losses, groups of reads,
-write with its log, and three for the keys. Nothing waits for the device.
+write with its log, and three for the keys; of a long chunk two more, which sum what is read often (`triton_windows`).
+Nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fwpkm_eval.kernels.triton_launch import (
     blocks,
     dense_rows,
     fit,
+    mean_tile,
     on_device,
     power,
     slot_tile,
@@ -29,6 +31,7 @@ from fwpkm_eval.kernels.triton_read import read_memory
 from fwpkm_eval.kernels.triton_rows import read_kernel, write_kernel
 from fwpkm_eval.kernels.triton_segments import SlotSegments, SubkeySegments, group_by_slot, group_by_subkey
 from fwpkm_eval.kernels.triton_topk import Lookups, find_slots
+from fwpkm_eval.kernels.triton_windows import sum_slot_windows
 from fwpkm_eval.kernels.types import ENTROPY_EPSILON, MemoryRule
 
 __all__ = ["read_memory", "step_chunk", "step_chunk_backward"]
@@ -151,7 +154,8 @@ def mean_shares(
     """p̄ [2,S], the slope [2,S] of the addressing loss in each token's p, and the loss []."""
     mean = torch.empty(2, subkeys, dtype=found.scores.dtype, device=found.scores.device)
     slope, term = torch.empty_like(mean), torch.empty_like(mean)
-    subkey_mean_kernel[(blocks(2 * subkeys, 16),)](
+    block_g, block_r = mean_tile(found.first.shape[1])
+    subkey_mean_kernel[(blocks(2 * subkeys, block_g),)](
         by_subkey.order,
         by_subkey.starts,
         found.shares,
@@ -165,8 +169,8 @@ def mean_shares(
         DELTA=ENTROPY_EPSILON,
         HEADS=heads,
         BACKWARD=False,
-        BLOCK_G=16,
-        BLOCK_R=64,
+        BLOCK_G=block_g,
+        BLOCK_R=block_r,
         num_warps=4,
     )
     return mean, slope, term.sum()
@@ -203,6 +207,7 @@ def write_rows(
     """
     groups, width = len(by_slot.slots), values.shape[1]
     block_u, block_v = slot_tile(width)
+    sums, window = sum_slot_windows(errors, weights, by_slot) if written else (weights, 0)
     write_kernel[(blocks(groups, block_u), blocks(width, block_v))](
         values,
         by_slot.slots,
@@ -210,6 +215,7 @@ def write_rows(
         by_slot.order,
         weights,
         errors,
+        sums,
         values if log is None else log,
         by_slot.starts if counts is None else counts,
         groups,
@@ -218,6 +224,7 @@ def write_rows(
         RATE=rate,
         READS=weights.shape[1],
         WIDTH=width,
+        WINDOW=window,
         WRITE=written > 0,
         LOG=log is not None,
         COUNTS=counts is not None,

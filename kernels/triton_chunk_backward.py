@@ -1,4 +1,4 @@
-"""The gradient of one chunk in Triton: six launches, no sort, nothing that waits for the device.
+"""The gradient of one chunk in Triton: six launches (of a long chunk nine), no sort, nothing that waits for the device.
 
 In this order: what the key step sends back (to its slope and to the query), its mean through p̄; per token, errors and
 reads back to the pair scores; per slot, the rows; then pair scores to the query, and by sub-key to the keys.
@@ -15,7 +15,7 @@ from fwpkm_eval.kernels.chunk import ChunkGradient, ChunkInputs, ChunkStep, Touc
 from fwpkm_eval.kernels.triton_addressing import subkey_mean_kernel
 from fwpkm_eval.kernels.triton_addressing_backward import key_step_backward_kernel
 from fwpkm_eval.kernels.triton_gradients import KeyStepBack, add_rows, launch_read_backward, move_keys, scores_back
-from fwpkm_eval.kernels.triton_launch import blocks, dense_rows, on_device, power, query_tile
+from fwpkm_eval.kernels.triton_launch import blocks, dense_rows, mean_tile, on_device, power, query_tile
 from fwpkm_eval.kernels.triton_segments import SlotSegments, SubkeySegments
 from fwpkm_eval.kernels.triton_topk import Lookups
 from fwpkm_eval.kernels.types import ENTROPY_EPSILON, MemoryRule
@@ -131,7 +131,8 @@ def _key_step_back(
     if saved.mean is None:
         return KeyStepBack(ds, slope, None, None)
     through = torch.empty_like(saved.mean)
-    subkey_mean_kernel[(blocks(2 * subkeys, 16),)](
+    block_g, block_r = mean_tile(tokens)
+    subkey_mean_kernel[(blocks(2 * subkeys, block_g),)](
         saved.by_subkey.order,
         saved.by_subkey.starts,
         centred,
@@ -145,8 +146,8 @@ def _key_step_back(
         DELTA=ENTROPY_EPSILON,
         HEADS=heads,
         BACKWARD=True,
-        BLOCK_G=16,
-        BLOCK_R=64,
+        BLOCK_G=block_g,
+        BLOCK_R=block_r,
         num_warps=4,
     )
     return KeyStepBack(ds, slope, saved.slope, through)

@@ -23,6 +23,7 @@ from fwpkm_eval.kernels.triton_launch import (
 from fwpkm_eval.kernels.triton_rows_backward import add_rows_kernel, read_backward_kernel
 from fwpkm_eval.kernels.triton_segments import SlotSegments, SubkeySegments
 from fwpkm_eval.kernels.triton_topk import Lookups
+from fwpkm_eval.kernels.triton_windows import sum_slot_windows, sum_subkey_windows
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,10 @@ def add_rows(
     """table[places[u]] += Σ over the reads of slot u of w·x, and of the second w·x if given; x [n,dv]."""
     groups, width = len(by_slot.slots), table.shape[1]
     block_u, block_v = slot_tile(width)
+    sums, window = sum_slot_windows(per_token, weights, by_slot)
+    more_sums = sums
+    if more_weights is not None and more_per_token is not None:
+        more_sums, _ = sum_slot_windows(more_per_token, more_weights, by_slot)
     add_rows_kernel[(blocks(groups, block_u), blocks(width, block_v))](
         table,
         places,
@@ -127,11 +132,14 @@ def add_rows(
         by_slot.order,
         weights,
         per_token,
+        sums,
         weights if more_weights is None else more_weights,
         per_token if more_per_token is None else more_per_token,
+        more_sums,
         groups,
         READS=weights.shape[1],
         WIDTH=width,
+        WINDOW=window,
         MORE=more_weights is not None,
         BLOCK_U=block_u,
         BLOCK_R=SLOT_READS,
@@ -212,6 +220,7 @@ def move_keys(
     heads, _, subkeys, width = keys.shape
     groups = heads * 2 * subkeys
     block_g, block_d = subkey_tile(width)
+    sums, own, step_own, window = sum_subkey_windows(found, by_subkey, ds, query, keys, score == "idw", step_ds)
     subkey_sum_kernel[(blocks(groups, block_g), blocks(width, block_d))](
         by_subkey.order,
         by_subkey.starts,
@@ -222,6 +231,9 @@ def move_keys(
         keys,
         base,
         out,
+        sums,
+        own,
+        step_own,
         found.first.shape[1],
         query.shape[1],
         query.stride(0),
@@ -234,6 +246,7 @@ def move_keys(
         TOPK=found.first.shape[2],
         IDW=score == "idw",
         STEP=step_ds is not None and score == "idw",
+        WINDOW=window,
         BLOCK_G=block_g,
         BLOCK_R=SUBKEY_READS,
         BLOCK_D=block_d,

@@ -68,6 +68,11 @@ SUBKEY_READS = 16
 """Selections of one sub-key summed at a time: on average one has n·k/S."""
 
 
+def mean_tile(tokens: int) -> tuple[int, int]:
+    """(sub-keys, selections) of a program that sums a number over the selections of each sub-key, of so many tokens."""
+    return 16, 64 if tokens < 1024 else 256
+
+
 def subkey_tile(width: int) -> tuple[int, int]:
     """(sub-keys, features) of a program that sums over the selections of each sub-key."""
     features = fit(width, SUBKEY_READS, 256)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from fwpkm_eval.kernels.triton_topk import token_rows
+from fwpkm_eval.kernels.triton_windows import split_group
 
 
 @triton.jit
@@ -111,20 +112,38 @@ def sum_of_slot(
     per_token,
     weights,
     order,
+    sums,
     begin,
     end,
     v,
     READS: tl.constexpr,
     WIDTH: tl.constexpr,
+    WINDOW: tl.constexpr,
     BLOCK_U: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Σ over the reads begin … end of a block of slots of w·x_t: [U,V]. Adds in the order of the reads."""
+    """Σ over the reads begin … end of a block of slots of w·x_t: [U,V]. Adds in the order of the reads.
+
+    WINDOW: those of whole windows are there as `sums` already (`triton_windows`); 0: none are.
+    """
     total = tl.full([BLOCK_U, BLOCK_R, BLOCK_V], 0, weights.dtype.element_ty)
-    for at in range(0, tl.max(end - begin, 0), BLOCK_R):
-        here = begin[:, None] + at + tl.arange(0, BLOCK_R)[None, :]
-        live = here < end[:, None]
+    outside = end - begin
+    if WINDOW:
+        first, windows, before, outside = split_group(begin, end, WINDOW)
+        for at in range(0, tl.max(windows, 0), BLOCK_R):
+            number = at + tl.arange(0, BLOCK_R)[None, :]
+            live = number < windows[:, None]
+            rows = (first[:, None] + number).to(tl.int64) * WIDTH
+            total += tl.load(
+                sums + rows[:, :, None] + v[None, None, :], live[:, :, None] & (v < WIDTH)[None, None, :], 0
+            )
+    for at in range(0, tl.max(outside, 0), BLOCK_R):
+        number = at + tl.arange(0, BLOCK_R)[None, :]
+        live = number < outside[:, None]
+        here = begin[:, None] + number
+        if WINDOW:
+            here += tl.where(number < before[:, None], 0, (windows * WINDOW)[:, None])
         read = tl.load(order + here, live, 0)
         w = tl.load(weights + read, live, 0)
         x = tl.load(
@@ -144,6 +163,7 @@ def write_kernel(
     order,
     weights,
     gated,
+    sums,
     log,
     counts,
     groups,
@@ -152,6 +172,7 @@ def write_kernel(
     RATE: tl.constexpr,
     READS: tl.constexpr,
     WIDTH: tl.constexpr,
+    WINDOW: tl.constexpr,
     WRITE: tl.constexpr,
     LOG: tl.constexpr,
     COUNTS: tl.constexpr,
@@ -175,7 +196,7 @@ def write_kernel(
     if LOG:
         tl.store(log + group.to(tl.int64)[:, None] * WIDTH + v[None, :], old, cells)
     if WRITE:
-        total = sum_of_slot(gated, weights, order, begin, end, v, READS, WIDTH, BLOCK_U, BLOCK_R, BLOCK_V)
+        total = sum_of_slot(gated, weights, order, sums, begin, end, v, READS, WIDTH, WINDOW, BLOCK_U, BLOCK_R, BLOCK_V)
         if COUNTS:
             count = tl.load(counts + group, known, 1)
         else:

@@ -148,11 +148,14 @@ def add_rows_kernel(
     order,
     weights,
     per_token,
+    sums,
     more_weights,
     more_per_token,
+    more_sums,
     groups,
     READS: tl.constexpr,
     WIDTH: tl.constexpr,
+    WINDOW: tl.constexpr,
     MORE: tl.constexpr,
     BLOCK_U: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -167,9 +170,23 @@ def add_rows_kernel(
     cells = (end > begin)[:, None] & (v < WIDTH)[None, :]
     rows = table + tl.load(places + group, known, 0)[:, None] * WIDTH + v[None, :]
     total = tl.load(rows, cells, 0).to(weights.dtype.element_ty)
-    total += sum_of_slot(per_token, weights, order, begin, end, v, READS, WIDTH, BLOCK_U, BLOCK_R, BLOCK_V)
+    total += sum_of_slot(
+        per_token, weights, order, sums, begin, end, v, READS, WIDTH, WINDOW, BLOCK_U, BLOCK_R, BLOCK_V
+    )
     if MORE:
         total += sum_of_slot(
-            more_per_token, more_weights, order, begin, end, v, READS, WIDTH, BLOCK_U, BLOCK_R, BLOCK_V
+            more_per_token,
+            more_weights,
+            order,
+            more_sums,
+            begin,
+            end,
+            v,
+            READS,
+            WIDTH,
+            WINDOW,
+            BLOCK_U,
+            BLOCK_R,
+            BLOCK_V,
         )
     tl.store(rows, total.to(table.dtype.element_ty), cells)

@@ -25,7 +25,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fwpkm_eval.kernels import triton_chunk
+from fwpkm_eval.kernels import triton_chunk, triton_windows
 from fwpkm_eval.kernels.chunk import ChunkGradient, ChunkInputs, TouchedRows
 from fwpkm_eval.kernels.sparse_scan import scan_sparse
 from fwpkm_eval.kernels.triton_read import pkm_read_triton
@@ -150,10 +150,12 @@ def scan(addressing: Addressing, dtype: torch.dtype = torch.float32) -> None:
 
 if __name__ == "__main__":
     triton.JITFunction.run = compile_instead
-    compile_chunk(1, 256, 512, 8, "idw", "entropy")
-    compile_chunk(1, 256, 512, 8, "dot", "none")
-    compile_chunk(4, 256, 512, 32, "idw", "entropy")
-    compile_pkm(4, 256, 512, 32)
+    for from_tokens in (triton_windows.LONG_CHUNK, 1):  # without windows, and with them
+        triton_windows.LONG_CHUNK = from_tokens
+        compile_chunk(1, 256, 512, 8, "idw", "entropy")
+        compile_chunk(1, 256, 512, 8, "dot", "none")
+        compile_chunk(4, 256, 512, 32, "idw", "entropy")
+        compile_pkm(4, 256, 512, 32)
     scan("entropy")
     scan("none")
     scan("entropy", torch.float64)

@@ -43,6 +43,19 @@ def test_inputs_depend_on_the_seed_alone_and_reads_are_spread() -> None:
     assert result.indices.unique().numel() > 0.5 * SMALL.subkeys**2
 
 
+def test_words_repeat_and_look_near_the_same_slots() -> None:
+    size = dataclasses.replace(SMALL, tokens=400, subkeys=64, key_dim=256)
+    evenly, words = (ops.draw(dataclasses.replace(size, words=count), 1) for count in (0, 500))
+    assert torch.equal(ops.draw(dataclasses.replace(size, words=500), 1).query, words.query)
+
+    def most_read(inputs: ops.Inputs) -> int:
+        slots = ops.scan(inputs, ops.REFERENCE, size).indices[..., 0]
+        return int(slots.flatten().bincount().max())
+
+    assert most_read(words) > 400 * 0.05, "every seventh token is the first of 500 words, in each of two heads"
+    assert most_read(evenly) < 400 * 0.04
+
+
 def test_only_the_in_place_arm_changes_the_memory_it_is_given() -> None:
     for arm, changed in ((REFERENCE, False), (COPYING, False), (IN_PLACE, True)):
         inputs = ops.draw(SMALL, 0)

@@ -109,7 +109,8 @@ def test_scaling_goes_over_slots_and_tokens() -> None:
     sizes = run.scaling_sizes(ops.op_size("paper"))
     assert {size.subkeys for size in sizes} == {128, 256, 512, 1024}
     assert {size.tokens for size in sizes} == {512, 1024, 2048, 4096, 8192}
-    assert len(set(sizes)) == len(sizes) == 8
+    assert len(set(sizes)) == len(sizes) == 9
+    assert [size.words for size in sizes] == [0] * 8 + [32_000]
     result = BenchResult(SMALL, Agreement(0, {}, {}), {Case(REFERENCE, "forward", "default"): measurement(1.0)})
     result.scaling = [(SMALL, measurement(2.0)), (dataclasses.replace(SMALL, tokens=100), measurement(5.0))]
     found = [row for row in rows.bench_rows(result) if row.metric == "seconds_per_token_forward"]
@@ -117,6 +118,19 @@ def test_scaling_goes_over_slots_and_tokens() -> None:
         (2 / 50, 50, "scan/torch in place, tuned malloc"),
         (5 / 100, 100, "scan/torch in place, tuned malloc"),
     ]
+
+
+def test_tokens_that_repeat_stand_in_the_table_of_scaling_alone() -> None:
+    result = BenchResult(SMALL, Agreement(0, {}, {}), {Case(REFERENCE, "forward", "default"): measurement(1.0)})
+    sizes = [SMALL, dataclasses.replace(SMALL, subkeys=64), dataclasses.replace(SMALL, tokens=64)]
+    repeating = dataclasses.replace(SMALL, words=70)
+    assert str(repeating).endswith("W 70, B 1"), "the batch stays the last part"
+    for measured, count in ((sizes, 0), ([*sizes, repeating], 1)):
+        result.scaling = [(size, measurement(2.0)) for size in measured]
+        found = [row for row in rows.bench_rows(result) if "per_token" in row.metric]
+        (table,) = _scaling_table([vars(row) for row in found])
+        assert [line[2].text.endswith(", of 70 words") for line in table.rows].count(True) == count
+        assert ("the r-th is as frequent" in table.note) == bool(count)
 
 
 def test_tenths_of_a_microsecond_are_shown() -> None:

@@ -16,8 +16,9 @@ from training_cases import TINY, tiny_training_config, write_words
 
 from fwpkm_eval import cli
 from fwpkm_eval.bench.ops import PASSES, TRITON, TRITON_IN_PLACE, OpSize, draw, scan
+from fwpkm_eval.kernels import fwpkm_scan
 from fwpkm_eval.kernels.stream import ProductKeyMemory
-from fwpkm_eval.kernels.types import MemoryRule
+from fwpkm_eval.kernels.types import MemoryRule, Score
 from fwpkm_eval.reference_models.gated_delta import (
     fla_delta_rule,
     fla_is_installed,
@@ -120,6 +121,23 @@ def test_a_run_of_papers_size_repeats_bit_for_bit(subkeys: int) -> None:
         runs.append([result.output, result.keys, result.values, *gradients])
     assert all(torch.equal(ours, again) for ours, again in zip(*runs, strict=True))
     assert all(x.isfinite().all() for x in runs[0])
+
+
+@pytest.mark.parametrize("score", ["idw", "dot"])
+def test_slots_that_thousands_of_tokens_read(score: Score) -> None:
+    """As text reads them: their sums are made in parts, of windows as large as they are meant to be."""
+    size = OpSize("words", 128, 64, 64, heads=1, topk=8, chunk=512, tokens=1024, batch=8, device=DEVICE, words=100)
+    found: dict[str, list[torch.Tensor]] = {}
+    for backend in ("triton", "torch"):
+        drawn = {name: x.double() for name, x in vars(draw(size, 0)).items()}
+        cotangent = drawn.pop("cotangent")
+        given = [x.requires_grad_() for x in drawn.values()]
+        result = fwpkm_scan(*given, score=score, chunk_size=size.chunk, backend=backend)
+        found[backend] = [result.output, result.keys, result.values]
+        found[backend] += torch.autograd.grad((result.output * cotangent).sum(), given)
+    tables = ["scan.forward"] * 3 + ["scan.gradient"] * 5
+    for table, name, ours, theirs in zip(tables, range(8), found["triton"], found["torch"], strict=True):
+        assert_close(table, ours, theirs, str(name))
 
 
 @pytest.mark.parametrize(("heads", "topk"), [(1, 8), (4, 32)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -205,6 +206,9 @@ def test_the_time_of_a_token_has_its_percentiles(draw: Draw) -> None:
     assert uprights(slots) == [(4096, 8, 30)]
     assert slots.get_ylim()[1] > 30
     assert "90th percentile" in captions(rows)["speed-scaling"]
+    repeating = replace(token(64, 512, 3e-5), dataset="S 64, dk 64, W 70, B 1")
+    slots, tokens = draw([*rows, repeating])["speed-scaling"].axes
+    assert dots(slots) == [(4096, 10), (16384, 20)], "tokens that repeat are in the table alone"
     assert "percentile" not in captions([*rows[1:], token(64, 512, 1e-5)])["speed-scaling"]
 
 

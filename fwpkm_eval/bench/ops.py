@@ -31,7 +31,11 @@ TOKENS = {"micro": 1024, "small": 4096, "paper": 2048}
 
 @dataclass(frozen=True)
 class OpSize:
-    """A scan's sizes (see the top of this file); IDW scores, entropy addressing, lookahead 1, float32."""
+    """A scan's sizes (see the top of this file); IDW scores, entropy addressing, lookahead 1, float32.
+
+    words: how many tokens there are to choose from, the r-th in rank 1/r as often as the first (Zipf's law), and those
+    that are the same look near the same slot, as in text; 0: slots are drawn evenly.
+    """
 
     name: str
     subkeys: int
@@ -43,11 +47,13 @@ class OpSize:
     tokens: int
     batch: int = 1
     device: str = "cpu"
+    words: int = 0
 
     def __str__(self) -> str:
+        words = f"W {self.words}, " if self.words else ""
         return (
             f"S {self.subkeys}, dk {self.key_dim}, dv {self.value_dim}, H {self.heads}, k {self.topk}, "
-            f"C {self.chunk}, T {self.tokens}, B {self.batch}"
+            f"C {self.chunk}, T {self.tokens}, {words}B {self.batch}"
         )
 
 
@@ -147,14 +153,18 @@ def op_size(scale: str, batch: int = 1, device: str = "cpu") -> OpSize:
 
 
 def draw(size: OpSize, seed: int) -> Inputs:
-    """Keys and values as a new layer has them; each query near a product key: reads spread over all slots."""
+    """Keys and values as a new layer has them; each query near a product key: reads spread over all slots, or over
+    those of the size's words."""
     random = torch.Generator().manual_seed(seed)
     heads, half, tokens = size.heads, size.key_dim // 2, size.batch * size.tokens
     spread = size.key_dim**-0.5
     keys = torch.empty(heads, 2, size.subkeys, half).uniform_(-spread, spread, generator=random)
     # Where a model's lie. Filled in place: a temporary of their size would stay in the peak where it cannot be reset.
     values = empty_large(size.subkeys**2, size.value_dim).normal_(0, size.value_dim**-0.5, generator=random)
-    nearest = torch.randint(size.subkeys, (heads, 2, tokens, 1), generator=random)
+    nearest = torch.randint(size.subkeys, (heads, 2, size.words or tokens, 1), generator=random)
+    if size.words:
+        frequency = 1 / torch.arange(1, size.words + 1)
+        nearest = nearest[:, :, torch.multinomial(frequency, tokens, replacement=True, generator=random)]
     query = keys.gather(2, nearest.expand(-1, -1, -1, half))
     query += torch.randn(query.shape, generator=random) * spread / 2
     shape = (size.batch, size.tokens)

@@ -19,6 +19,8 @@ SECONDS_A_MEASUREMENT = 20.0
 SECONDS_A_PIECE = 3.0
 SCALING_SUBKEYS = (128, 256, 512, 1024)
 SCALING_TOKENS = (512, 1024, 2048, 4096, 8192)
+SCALING_WORDS = 32_000
+"""The tokens of the paper's tokeniser."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,11 @@ def add_pieces(
 
 
 def scaling_sizes(size: OpSize) -> list[OpSize]:
-    """The same scan over numbers of sub-keys (slots grow with their square), then over numbers of tokens."""
+    """The same scan over numbers of sub-keys (slots grow with their square), then over numbers of tokens, and with
+    tokens that repeat as words do."""
     sizes = [dataclasses.replace(size, subkeys=subkeys) for subkeys in SCALING_SUBKEYS]
     sizes += [dataclasses.replace(size, tokens=tokens) for tokens in SCALING_TOKENS]
+    sizes.append(dataclasses.replace(size, words=SCALING_WORDS))
     return list(dict.fromkeys(sizes))
 
 

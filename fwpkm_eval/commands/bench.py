@@ -62,7 +62,11 @@ MODELS = {
     show_default=True,
     help="Calls timed at most in each measurement.",
 )
-@click.option("--scaling", is_flag=True, help="Also time a token over numbers of slots and of tokens.")
+@click.option(
+    "--scaling",
+    is_flag=True,
+    help="Also time a token over numbers of slots and of tokens, and where tokens repeat as words do.",
+)
 @options.out
 @options.quiet
 @options.as_json

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fwpkm_eval.reporting import scales, style
 from fwpkm_eval.reporting.style import Plot
-from fwpkm_eval.reporting.tables_bench import PASSES, operation_in_words
+from fwpkm_eval.reporting.tables_bench import PASSES, operation_in_words, words_of
 from fwpkm_eval.reporting.tables_speed import Speedup, absent, ratio_text, speedups
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def speed_plots(frame: pandas.DataFrame) -> list[Plot]:
 def _scaling_plot(frame: pandas.DataFrame) -> list[Plot]:
     """Microseconds a token over slots, and over tokens."""
     rows = frame[(frame["task"] == "bench") & (frame["metric"] == "seconds_per_token_forward")].to_dict("records")
+    rows = [row for row in rows if not words_of(str(row["dataset"]))]
     subkeys = [int(str(row["dataset"]).split(",")[0].removeprefix("S ")) for row in rows]
     lengths = [int(row["length"]) for row in rows]
     if len(set(subkeys)) < 2 or len(set(lengths)) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -167,14 +168,22 @@ def _layer_table(records: Sequence[Record]) -> list[Table]:
     ]
 
 
+def words_of(size: str) -> int:
+    """W of a size in text, the number of words that its tokens are drawn from; 0: slots are read evenly."""
+    found = re.search(r"\bW (\d+),", size)
+    return int(found[1]) if found else 0
+
+
 def _scaling_table(records: Sequence[Record]) -> list[Table]:
-    rows = Rows()
+    rows, repeats = Rows(), False
     for record in records:
-        subkeys = int(str(record["dataset"]).split(",")[0].removeprefix("S "))
+        subkeys, words = int(str(record["dataset"]).split(",")[0].removeprefix("S ")), words_of(record["dataset"])
+        repeats = repeats or bool(words)
         middle, low, high = (record[name] * 1e6 for name in ("value", "ci_low", "ci_high"))
         digits = 1 if middle >= 1 else 3  # a GPU takes tenths of a microsecond
         each = f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-        rows.add(str(subkeys), f"{subkeys**2:,}", f"{int(record['length']):,}", each)
+        tokens = f"{int(record['length']):,}" + (f", of {words:,} words" if words else "")
+        rows.add(str(subkeys), f"{subkeys**2:,}", tokens, each)
     if not rows.rows:
         return []
     tuned = ", malloc told to keep freed memory" if records[0]["arm"].endswith("tuned malloc") else ""
@@ -185,7 +194,13 @@ def _scaling_table(records: Sequence[Record]) -> list[Table]:
             columns=("S", "slots", "tokens", "microseconds a token"),
             rows=rows.done(),
             note=f"The scan in place, forward{tuned}. 64 times the slots are eight times the "
-            "sub-keys to score; what is read and written stays the same.",
+            "sub-keys to score; what is read and written stays the same."
+            + (
+                " Words: the r-th is as frequent as 1/r, and reads near the same slot each time, as in text; otherwise "
+                "slots are read evenly."
+                if repeats
+                else ""
+            ),
         )
     ]
 
