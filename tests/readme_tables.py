@@ -33,7 +33,7 @@ WRITERS = (
     "gdn+swa:pkm@2+fwpkm@1,3",
     "gdn+fa:fwpkm@1,3",
 )
-BACKBONE, WITH_MEMORY = "gdn+swa", "gdn+swa:fwpkm@1,3"
+BACKBONE, WITH_MEMORY, WITH_BOTH = "gdn+swa", "gdn+swa:fwpkm@1,3", "gdn+swa:pkm@2+fwpkm@1,3"
 PKM, FWMLP, LACT = "gdn+swa:pkm@1,3", "gdn+swa:fwmlp@1,3", "gdn+swa:lact@1,3"
 FULL, FULL_WITH_MEMORY = "gdn+fa", "gdn+fa:fwpkm@1,3"
 TRAININGS = {
@@ -42,6 +42,7 @@ TRAININGS = {
     FWMLP: {0: "micro", 1: "micro-fwmlp-seeds", 2: "micro-fwmlp-seeds"},
     LACT: {0: "micro", 1: "micro-lact-seeds", 2: "micro-lact-seeds"},
     WITH_MEMORY: {0: "micro", 1: "micro-seeds", 2: "micro-seeds"},
+    WITH_BOTH: {0: "micro", 1: "micro-pkm-fwpkm-seeds", 2: "micro-pkm-fwpkm-seeds"},
     FULL: {0: "micro", 1: "micro-fa-seeds"},
     FULL_WITH_MEMORY: {0: "micro", 1: "micro-fa-seeds"},
 }
