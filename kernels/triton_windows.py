@@ -24,8 +24,13 @@ _READS_AT_A_TIME = 16
 
 
 def window_for(tokens: int) -> int:
-    """The size of windows for a chunk of so many tokens; 0: no windows."""
-    return WINDOW if tokens >= LONG_CHUNK else 0
+    """The size of windows for a chunk of so many tokens; 0: no windows.
+
+    A static memory reads all tokens of a batch at once: larger windows then, whose sums take a quarter of the room.
+    """
+    if tokens < LONG_CHUNK:
+        return 0
+    return WINDOW if tokens < 32 * LONG_CHUNK else 4 * WINDOW
 
 
 @triton.jit

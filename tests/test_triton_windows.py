@@ -59,6 +59,11 @@ def test_short_chunks_take_no_windows_and_long_ones_the_same_sums(monkeypatch: p
         assert torch.equal(again, long), "a run repeats bit for bit"
 
 
+def test_windows_grow_with_the_chunk() -> None:
+    sizes = [(1, 0), (512, 0), (1023, 0), (1024, 64), (16_384, 64), (32_767, 64), (32_768, 256), (2**20, 256)]
+    assert [(tokens, triton_windows.window_for(tokens)) for tokens, _ in sizes] == sizes
+
+
 def test_the_static_memorys_gradient(window: int) -> None:
     draw = torch.Generator().manual_seed(0)
     shapes = ((2, 20, 2 * 8), (2, 2, 3, 4), (9, 20))
