@@ -36,7 +36,7 @@ def test_a_run_may_grow_and_not_shrink_again(tmp_path: Path, change: dict[str, A
     assert grown["config"] == CONFIG | change
     assert (grown["command"], grown["started"], grown["finished"]) == ("second", started, None)
     assert grown["cells"] == ["k1"], "until the larger run has ended, its report is of what there was"
-    with pytest.raises(UserError, match=r"holds another run: .* there and .* here; choose another"):
+    with pytest.raises(UserError, match=r"holds more than this run: .* there and .* here; ask for all of it, or"):
         check_or_create(tmp_path, CONFIG)
     assert load_manifest(tmp_path) == grown
 
@@ -49,7 +49,7 @@ def test_a_run_may_grow_and_not_shrink_again(tmp_path: Path, change: dict[str, A
         ({"lengths": [32768], "samples": 6}, False),
         ({"depths": [0.5, 0.6]}, False),
         ({"lengths": [4096, 32768], "command": "trace"}, False),
-        ({"models": []}, True),
+        ({"models": ["fa"]}, True),
     ],
 )
 def test_what_is_not_more_of_the_same_is_refused(tmp_path: Path, change: dict[str, Any], told_how: bool) -> None:

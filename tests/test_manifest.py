@@ -75,7 +75,7 @@ def test_the_same_run_is_joined_and_keeps_its_start(tmp_path: Path) -> None:
     [
         ({"scale": "small"}, 'scale is "micro" there and "small" here'),
         ({"needles": {"count": 64}}, "needles.count is 5 there and 64 here"),
-        ({"passes": [1]}, "passes is [1, 2, 4] there and [1] here"),
+        ({"passes": [3]}, "passes is [1, 2, 4] there and [3] here"),
         ({"more": None}, "more is not set there and null here"),
         ({"needles": {}}, "needles.count is 5 there and not set here"),
         ({"needles": {"count": True}}, "needles.count is 5 there and true here"),

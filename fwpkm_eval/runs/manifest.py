@@ -104,10 +104,12 @@ def _refuse_another(out: Path, manifest: Mapping[str, Any], wanted: Any, grows: 
         return
     found.sort(key=lambda line: not line.startswith("command "))  # it explains all the others
     named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-    instead = "choose another --out or the same settings"
-    if grows and is_beside(there, here):
+    what, instead = "another run", "choose another --out or the same settings"
+    if grows and is_more_of(here, there):
+        what, instead = "more than this run", "ask for all of it, or choose another --out"
+    elif grows and is_beside(there, here):
         instead += ", or name what is there beside what is new"
-    raise UserError(f"{out} holds another run: {named}; {instead}")
+    raise UserError(f"{out} holds {what}: {named}; {instead}")
 
 
 def _on_the_same_device(there: dict[str, Any], here: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
