@@ -136,6 +136,7 @@ def _refuse_another_scale(sources: Sequence[ModelSource], scale: str) -> None:
 
 def _refuse_two_of_one_name(sources: Sequence[ModelSource]) -> None:
     """Checkpoints of one name and label are trainings of one model to every table; with other settings they are not."""
+    from fwpkm_eval.api import shipped_weights
     from fwpkm_eval.training.savepoints import first_difference
 
     first: dict[str, ModelSource] = {}
@@ -147,9 +148,10 @@ def _refuse_two_of_one_name(sources: Sequence[ModelSource]) -> None:
             both = there.keys() & here.keys()  # older checkpoints and those made elsewhere tell less
             difference = first_difference({name: there[name] for name in both}, {name: here[name] for name in both})
         if difference is not None:
+            own = other if source.weights_hash == shipped_weights(source.config.name, source.config.scale) else source
             raise UserError(
                 f"{source.checkpoint} is {source.name} as {other.checkpoint} is, but {difference}: tell them apart "
-                f"by a label, as in mine={source.checkpoint}"
+                f"by a label, as in mine={own.checkpoint}"
             )
 
 
