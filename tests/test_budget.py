@@ -12,7 +12,7 @@ from fwpkm_eval import cli
 from fwpkm_eval.durations import parse_duration
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.config import model_config
-from fwpkm_eval.runs.budget import cut_to
+from fwpkm_eval.runs.budget import _groups, cut_to
 from fwpkm_eval.runs.engine import Job
 from fwpkm_eval.runs.jobs import ModelSource
 from fwpkm_eval.runs.plan import PLANS, estimated_total, plan_run
@@ -58,6 +58,21 @@ def test_the_first_needles_come_before_perplexity_and_long_haystacks_last() -> N
     most = cut_to(PLAN, JOBS, WHOLE * 0.75, 2).jobs
     assert {job.cell.task for job in most} >= {"niah", "ppl", "gates", "addressing", "cost"}
     assert ("niah", (32768,), (5,)) not in {shared(job) for job in most}
+
+
+def test_what_says_more_comes_first_within_a_task() -> None:
+    """The largest set of text; of further needles the plan's line that comes first: groups are tried in this order."""
+    order = [group[0] for group in _groups(PLAN, JOBS)]
+    read = [job for job in order if job.cell.task == "ppl"]
+    sizes = [max(one.work for one in JOBS if shared(one) == shared(job)) for job in read]
+    assert len(sizes) == 3
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+    needles = [shared(job)[1:] for job in order if job.cell.task == "niah"]
+    assert needles == [((line.length,), (line.needles,)) for line in PLAN.needles]
+    tasks = list(dict.fromkeys(job.cell.task for job in order))
+    assert tasks == ["niah", "ppl", "gates", "addressing", "cost", "trace"]
+    assert [job.cell.task for job in order[-len(PLAN.needles) + 1 :]] == ["niah"] * (len(PLAN.needles) - 1)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), (" 2M ", 120)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -182,6 +183,20 @@ def test_an_error_while_saving_leaves_the_old_cell(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     assert CellStore(tmp_path).rows() == ROWS
     assert [path.name for path in store.folder.iterdir()] == [f"{KEY}.json"]
+
+
+def test_a_saved_cell_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves what was written, and the folder's entry for it, where both were synchronised."""
+    synchronised: list[str] = []
+    sync = files.os.fsync
+
+    def noted(handle: int) -> None:
+        synchronised.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    monkeypatch.setattr(files.os, "fsync", noted)
+    CellStore(tmp_path).save(KEY, PAYLOAD)
+    assert synchronised == ["file", "folder"]
 
 
 def run_python(code: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cell_executors import count_threads, run_cell, tell_process
 
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.runs import engine
 from fwpkm_eval.runs.cells import Cell, CellStore
 from fwpkm_eval.runs.engine import Job, Outcome, run_jobs, usable_workers
 from fwpkm_eval.runs.progress import Bar, Lines, Progress, Quiet
@@ -247,6 +249,26 @@ def test_lines_say_what_is_done_how_fast_and_what_failed(tmp_path: Path) -> None
     assert lines[2].endswith("failed: cell 1: the settings do not fit")
     run(tmp_path, jobs[:1], progress=Lines(shown))
     assert shown.getvalue().splitlines()[3] == "0 cells to run, 1 found finished"
+
+
+def test_progress_tells_every_token_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    class Heard(Quiet):
+        def advance(self, tokens: int) -> None:
+            told.append(tokens)
+
+    jobs = [replace(job(tmp_path, number), work=1000 * (number + 1)) for number in range(3)]
+    run(tmp_path, jobs, workers=2, progress=Heard())
+    assert sum(told) == 6000, "also what was read just before a cell was done"
+
+    sent: list[tuple[str, int]] = []
+    monkeypatch.setattr(engine, "SECONDS_BETWEEN_REPORTS", -1.0)
+    reporter = engine._Reporter(SimpleNamespace(send=sent.append))  # type: ignore[arg-type]
+    for tokens in (5, 7):
+        reporter(tokens)
+    reporter.send()
+    assert sent == [("tokens", 5), ("tokens", 7)]
 
 
 @pytest.mark.parametrize(

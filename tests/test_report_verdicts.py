@@ -27,6 +27,8 @@ def rate(successes: int, n: int, *by_training: float) -> Measurement:
         (rate(4, 5), rate(0, 5), 1),
         (rate(0, 5), rate(5, 5), -1),
         (rate(19, 20), rate(20, 20), 0),
+        (rate(13, 20), rate(6, 20), 0),  # p is 0.056
+        (rate(14, 20), rate(6, 20), 1),  # p is 0.026
         (rate(20, 40, 1.0, 0.0), rate(0, 40, 0.0, 0.0), 0),  # all of it is one training
         (rate(20, 40, 0.6, 0.4), rate(0, 40, 0.0, 0.0), 1),
         (rate(20, 40, 0.6, 0.4), rate(0, 20), 1),

@@ -126,10 +126,11 @@ def test_a_claim_excludes_others_until_it_is_given_back(tmp_path: Path) -> None:
         command = [sys.executable, "-c", ask, str(tmp_path), *keys]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    one, other = "0" * 19 + "1", "f" * 20
+    # Keys that begin alike, and keys that end alike, are different cells.
+    one, other, near, far = "0" * 19 + "1", "f" * 20, "0" * 19 + "2", "f" * 14 + "0" * 5 + "1"
     with Claims(tmp_path) as claims:
         assert claims.take(one)
-        assert others_get(one, other) == "[False, True]"
+        assert others_get(one, other, near, far) == "[False, True, True, True]"
         claims.release(one)
         assert others_get(one) == "[True]"
         assert claims.take(one)
