@@ -126,11 +126,21 @@ def test_a_length_and_a_model_more_give_the_rows_of_a_run_made_at_once(
     assert "lengths is [300, 400] there and [500] here" in capsys.readouterr().err
 
 
-def test_a_smaller_run_that_ends_after_a_larger_one_took_its_folder_on_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_smaller_run_that_ends_after_a_larger_one_took_its_folder_on_loses_nothing(
+    ended: bool, tmp_path: Path
+) -> None:
     small, large = {"command": "x", "lengths": [1]}, {"command": "x", "lengths": [1, 2]}
     everything = numbered(6)
-    run_as(small, tmp_path, everything[:2], meanwhile=lambda: run_as(large, tmp_path, everything))
+
+    def meanwhile() -> None:
+        run_as(large, tmp_path, everything)
+        if not ended:  # a cell of it failed, say
+            update_manifest(tmp_path)
+
+    run_as(small, tmp_path, everything[:2], meanwhile)
     manifest = load_manifest(tmp_path) or {}
+    assert bool(manifest["finished"]) == ended
     assert manifest["config"] == large
     assert sorted(manifest["cells"]) == sorted(job.cell.key for job in everything)
     assert sorted(row.value or 0 for row in read_rows_csv(tmp_path / "rows.csv")) == [0, 1, 2, 3, 4, 5]

@@ -137,9 +137,10 @@ def run_cells(
             outcome.missing = sum(key not in found and key not in failed for key in keys)
             rows = rows_of(payloads)
             if out is not None:
-                more = [key for key in _of_a_larger_run(out, config) if key not in keys]
+                larger = _larger_run(out, config)
+                more = [str(key) for key in larger.get("cells", ()) if key not in keys]
                 write_rows_csv([*rows, *rows_of(store.load_all(more).values())], out / "rows.csv")
-                finished = not more and len(outcome.keys) == len(keys)
+                finished = bool(larger["finished"]) if larger else len(outcome.keys) == len(keys)
                 # Also the machine: another one that joined this run meanwhile has its own there.
                 update_manifest(out, cells=[*outcome.keys, *more], finished=finished, device=here)
         return Measured(rows, outcome, _peak_memory(payloads), payloads, _folders(models, rows))
@@ -172,13 +173,13 @@ def conclude(measured: Measured, given: Given, show: Show, show_json: Show | Non
     _end(measured)
 
 
-def _of_a_larger_run(out: Path, config: Mapping[str, Any]) -> list[str]:
-    """The keys of the cells in ``out`` if, since this run began, one that asks for more has taken the folder on."""
+def _larger_run(out: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest in ``out`` if, since this run began, one that asks for more has taken the folder on; else nothing."""
     from fwpkm_eval.runs.growth import is_more_of
     from fwpkm_eval.runs.manifest import as_stored, load_manifest
 
     manifest = load_manifest(out) or {}
-    return list(map(str, manifest["cells"])) if manifest and is_more_of(as_stored(config), manifest["config"]) else []
+    return manifest if manifest and is_more_of(as_stored(config), manifest["config"]) else {}
 
 
 def _with_those_of_other_parts(out: Path, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
