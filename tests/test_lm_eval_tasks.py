@@ -307,12 +307,13 @@ def test_the_command_stores_rows_and_does_not_run_again_what_is_finished(
 
 
 def test_a_carried_memory_starts_anew_with_each_task(checkpoint: Path) -> None:
-    subject = our_subject(read_source(checkpoint), ReadingSettings(memory="stream"), quiet=True)
+    subject = our_subject(read_source(checkpoint, label="mine"), ReadingSettings(memory="stream"), quiet=True)
     found = []
     for _ in range(2):
         (loaded,) = load_tasks(["fwpkm_niah"], metadata={"length": 300, "samples": 2})
         rows = run_task(subject, loaded, RunSettings(bootstrap=0))["rows"]
         found.append({row.metric: row.value for row in rows})
+        assert {row.model for row in rows} == {f"{TINY} · mine"}
     assert found[0]["answer_logprob"] < 0
     assert found[0] == found[1]
 

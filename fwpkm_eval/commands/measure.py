@@ -174,7 +174,7 @@ def conclude(measured: Measured, given: Given, show: Show, show_json: Show | Non
 
 
 def _larger_run(out: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest in ``out`` if, since this run began, one that asks for more has taken the folder on; else nothing."""
+    """The manifest in ``out`` if one that asks for more took the folder on since this run began; else nothing."""
     from fwpkm_eval.runs.growth import is_more_of
     from fwpkm_eval.runs.manifest import as_stored, load_manifest
 
