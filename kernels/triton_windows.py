@@ -35,12 +35,13 @@ def window_for(tokens: int) -> int:
 
 @triton.jit
 def split_group(begin, end, WINDOW: tl.constexpr):
-    """A group's reads begin … end as (first window, windows, reads before them, reads outside of them)."""
+    """A group's reads begin … end as (first window, windows, reads before them, reads outside of them).
+
+    The reads outside, counted on: those before come first, and from the next on windows · WINDOW are left out.
+    """
     first = (begin + WINDOW - 1) // WINDOW
     windows = tl.maximum(end // WINDOW - first, 0)
-    outside = end - begin - windows * WINDOW
-    before = tl.where(windows > 0, first * WINDOW - begin, outside)
-    return first, windows, before, outside
+    return first, windows, first * WINDOW - begin, end - begin - windows * WINDOW
 
 
 @triton.jit
