@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import math
+import re
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass
