@@ -263,6 +263,9 @@ def check_sizes(config: ModelConfig) -> None:
         raise UserError(f"chunk_size {config.chunk_size} must be larger than the lookahead {lookahead}")
     if config.row_tokens is not None and (type(config.row_tokens) is not int or config.row_tokens < 1):
         raise UserError(f"row_tokens is {config.row_tokens!r}; it must be a whole number of at least 1, or left out")
+    for owner, rate in (("fwpkm", fw.learning_rate), ("fwmlp", config.fwmlp.learning_rate)):
+        if rate < 0:
+            raise UserError(f"{owner}.learning_rate is {rate}; it must be at least 0: a write goes down the loss")
     if config.lact.base_rate <= 0:
         raise UserError(f"lact.base_rate is {config.lact.base_rate}; it must be above 0")
 

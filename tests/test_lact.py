@@ -300,6 +300,8 @@ def test_configurations_of_other_models_stay_what_they_were() -> None:
     [
         ({"lact.base_rate": 0.0}, "lact.base_rate is 0.0; it must be above 0"),
         ({"lact.base_rate": -1}, "above 0"),
+        ({"fwpkm.learning_rate": -1.0}, "fwpkm.learning_rate is -1.0; it must be at least 0"),
+        ({"fwmlp.learning_rate": -0.1}, "fwmlp.learning_rate is -0.1; it must be at least 0"),
         ({"lact.lookahead": 5}, "chunk_size 5 must be larger than the lookahead 5"),
         ({"lact.target_rule": "last"}, "lact.target_rule is 'last'"),
         ({"lact.rate": 1}, "unknown setting of lact 'rate'"),

@@ -125,6 +125,13 @@ def test_a_damaged_manifest_is_refused_and_kept(tmp_path: Path, text: str) -> No
     assert contents(tmp_path) == before
 
 
+def test_the_folder_of_a_checkpoint_is_no_place_for_results(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a checkpoint, and results would lie among its files"):
+        check_or_create(tmp_path, CONFIG)
+    assert contents(tmp_path) == {"model.json": b"{}"}
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(UserError, match="is a file"):

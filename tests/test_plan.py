@@ -248,6 +248,11 @@ def test_models_of_one_name_with_other_settings_are_not_measured_together(tmp_pa
     assert len(sources_of.find_sources(folders[:2], "micro", given)) == 2
     with pytest.raises(UserError, match=r"fwpkm\.query_conv is 16 there and 3 here: tell them apart by a label"):
         sources_of.find_sources(folders, "micro", given)
+    same_weights = tiny_checkpoint(name, tmp_path / "same-weights", **{"fwpkm.topk": 2})
+    with pytest.raises(UserError, match=r"fwpkm\.topk is 8 there and 2 here: tell them apart by a label"):
+        sources_of.find_sources([folders[0], same_weights], "micro", given)
+    with pytest.raises(UserError, match="the same model is given twice"):
+        sources_of.find_sources([folders[0], sources_of.Labelled("", folders[0])], "micro", given)
     labelled: list[sources_of.Chosen] = [*folders[:2], sources_of.Labelled("conv3", folders[2])]
     names = [source.name for source in sources_of.find_sources(labelled, "micro", given)]
     assert names == [name, name, f"{name} · conv3"]

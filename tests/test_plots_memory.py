@@ -32,6 +32,7 @@ from plot_cases import (
     use_rows,
     words,
 )
+from report_cases import bits
 
 # Gates
 
@@ -247,3 +248,9 @@ def test_a_lone_model_shows_its_loss_itself(draw: Draw) -> None:
     figure = draw(along(FWPKM, [3.0, 1.5]))["loss-by-position"]
     assert np.asarray(figure.axes[0].lines[0].get_ydata()).tolist() == [3.0, 1.5]
     assert "less those of" not in words(figure)
+
+
+def test_only_of_the_embedded_text_is_it_said_that_no_model_was_trained_on_it() -> None:
+    for dataset, said_so in (("source", True), ("novels", False)):
+        rows = [*bits(PLAIN, 2.0, dataset=dataset), *bits(FWPKM, 1.5, dataset=dataset)]
+        assert ("that no model was trained on" in captions(rows)["bits-per-byte"]) == said_so

@@ -118,9 +118,9 @@ def find_sources(models: Sequence[Chosen] | None, scale: str, given: Given) -> l
         load_checkpoint(folder)  # so that one that is damaged is refused now, and not cell by cell
     sources = [read_source(folder, given.device, given.dtype, label) for folder, label in folders]
     _refuse_another_scale(sources, scale)
+    _refuse_two_of_one_name(sources)
     if len({(source.name, source.weights_hash) for source in sources}) < len(sources):
         raise UserError("the same model is given twice")
-    _refuse_two_of_one_name(sources)
     return sources
 
 

@@ -93,10 +93,13 @@ def _bits_plot(
         slug("bits-per-byte", suffix),
         f"Bits per byte by model and set{f', scope {suffix}' if suffix else ''}",
         "Filled: as the model reads, writing into its memory. Hollow: the same model with writes off. "
-        f"Documents that no model was trained on. {_BELOW if floors else ''}The axes do not start at 0.",
+        f"{_HELD_OUT if all(map(sets.is_stand_in, datasets)) else ''}{_BELOW if floors else ''}"
+        "The axes do not start at 0.",
     )
 
 
+_HELD_OUT = "Documents that no model was trained on. "
+"""Of the embedded sets that is so; what a model of the user's own had read before is not known here."""
 _BELOW = "Cross: the general compressor that takes fewest bits for the same text. "
 
 

@@ -250,6 +250,8 @@ def git_commit() -> str | None:
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: --out wants a folder")
+    if (out / "model.json").exists():
+        raise UserError(f"{out} holds a checkpoint, and results would lie among its files: choose another --out")
     if (out / MANIFEST).exists():
         return
     found = [name for name in RESULT_NAMES if (out / name).exists()]
