@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fwpkm_eval.api import evaluate, load_model, load_state, save_state
 
-__version__ = "0.9.6"
+__version__ = "0.9.7"
 __all__ = ["__version__", "evaluate", "load_model", "load_state", "save_state"]
 
 _FROM_API = ("evaluate", "load_model", "load_state", "save_state")

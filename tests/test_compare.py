@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fwpkm_eval import cli
-from fwpkm_eval.reporting.compare import compare_rows, setup_differences
+from fwpkm_eval.reporting.compare import compare_rows
+from fwpkm_eval.reporting.compare_setup import setup_differences
 from fwpkm_eval.runs import manifest
 from fwpkm_eval.runs.cells import CellStore
 from fwpkm_eval.runs.manifest import check_or_create

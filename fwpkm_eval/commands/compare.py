@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fwpkm_eval.commands import options
-from fwpkm_eval.errors import UserError
+from fwpkm_eval.errors import UserError, shown
 
 if TYPE_CHECKING:
     from fwpkm_eval.reporting.compare import Change, Comparison
@@ -25,6 +25,13 @@ def _share(text: str) -> float:
     if match is None:
         raise UserError(f"{text!r} is no share; give one such as 1% or 0.5%")
     return float(match[1]) / 100
+
+
+def _pair(text: str) -> tuple[str, str]:
+    there, equals, here = (part.strip() for part in text.partition("="))
+    if not (there and equals and here) or "=" in here:
+        raise UserError(f"{shown(text)} is no pair of models; give one such as top32=gdn+swa:fwpkm@1,3: A's, then B's")
+    return there, here
 
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -48,6 +55,15 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     metavar="P%",
     help="Only count, and do not list, values that lie no further apart: another processor rounds otherwise.",
 )
+@click.option(
+    "--as",
+    "pairs",
+    type=options.Parsed("pair", _pair),
+    multiple=True,
+    metavar="NAME=NAME",
+    help="Hold A's model of the first name (or label) against B's of the second; again for each pair. The same weights "
+    "under another label are found without.",
+)
 @click.option("--timings", is_flag=True, help="Show times, speeds and memory too: they differ between any two runs.")
 @click.option("--most", type=click.IntRange(1), default=30, show_default=True, help="Lines shown at most.")
 @options.as_json
@@ -56,6 +72,7 @@ def command(
     after: Path,
     fail_if_worse: float | None,
     within: float | None,
+    pairs: tuple[tuple[str, str], ...],
     timings: bool,
     most: int,
     as_json: bool,
@@ -65,18 +82,26 @@ def command(
     Rows are matched by what they measure: model, task, set, metric, length, passes, write chunk, needles, depth, scope,
     protocol, arm, score and seed. Each metric knows whether lower or higher is better.
     """
-    from fwpkm_eval.reporting.compare import compare_rows, setup_differences
+    from fwpkm_eval.reporting.compare import compare_rows
+    from fwpkm_eval.reporting.compare_models import chosen_pairs, pairs_by_weights, renamed, renamed_in_manifest
+    from fwpkm_eval.reporting.compare_setup import setup_differences
     from fwpkm_eval.runs.manifest import load_manifest
 
-    found = compare_rows(_rows(before), _rows(after))
-    found.setup = setup_differences(load_manifest(before), load_manifest(after))
+    ours, theirs = _rows(before), _rows(after)
+    names = chosen_pairs(ours, theirs, pairs)
+    ours = renamed(ours, names)
+    same = pairs_by_weights(ours, theirs)
+    found = compare_rows(renamed(ours, same), theirs)
+    names |= same
+    found.setup = [f"{name} in A is held against {other} in B" for name, other in names.items()]
+    found.setup += setup_differences(renamed_in_manifest(load_manifest(before), names), load_manifest(after))
     different = [change for change in found.changed if timings or not change.timing]
-    shown = [change for change in different if within is None or not change.within(within)]
-    near = len(different) - len(shown)
+    listed = [change for change in different if within is None or not change.within(within)]
+    near = len(different) - len(listed)
     if as_json:
-        click.echo(json.dumps(_as_json(found, shown) | ({} if within is None else {"within": near}), indent=1))
+        click.echo(json.dumps(_as_json(found, listed) | ({} if within is None else {"within": near}), indent=1))
     else:
-        _show(found, shown, most, "" if within is None else f", within {100 * within:g}%: {near}")
+        _show(found, listed, most, "" if within is None else f", within {100 * within:g}%: {near}")
     if fail_if_worse is None:
         return
     worse, others = found.worse(fail_if_worse), sum(change.other_text for change in found.changed)
@@ -98,21 +123,21 @@ def _rows(folder: Path) -> list[Row]:
     return read_rows_csv(folder / ROWS) if (folder / ROWS).exists() else gather(folder).rows
 
 
-def _show(found: Comparison, shown: list[Change], most: int, near: str) -> None:
+def _show(found: Comparison, listed: list[Change], most: int, near: str) -> None:
     from fwpkm_eval.commands.measure import print_table
 
     for line in found.setup:
         click.echo(f"differs: {line}")
-    lines = [_line(change) for change in shown[:most]]
+    lines = [_line(change) for change in listed[:most]]
     if lines:
         header = ("quantity", "A", "B", "B is", "intervals")
         print_table(header, lines, right=("A", "B"))
-    if len(shown) > most:
-        click.echo(f"… and {len(shown) - most} more (--most)")
+    if len(listed) > most:
+        click.echo(f"… and {len(listed) - most} more (--most)")
     if found.unknown:
         click.echo(f"not known which way is better, and so never worse: {', '.join(found.unknown)}")
     alone = f"in A alone: {len(found.only_before)}, in B alone: {len(found.only_after)}"
-    click.echo(f"equal: {found.same}{near}, different: {len(shown)}, {alone}")
+    click.echo(f"equal: {found.same}{near}, different: {len(listed)}, {alone}")
 
 
 def _line(change: Change) -> tuple[str, ...]:
@@ -141,7 +166,7 @@ def _number(row: Row) -> str:
     return "–" if row.value is None else f"{row.value:.5g}"
 
 
-def _as_json(found: Comparison, shown: list[Change]) -> dict[str, object]:
+def _as_json(found: Comparison, listed: list[Change]) -> dict[str, object]:
     return {
         "equal": found.same,
         "changed": [
@@ -153,7 +178,7 @@ def _as_json(found: Comparison, shown: list[Change]) -> dict[str, object]:
                 "worse_by": change.relative if change.relative is None or math.isfinite(change.relative) else None,
                 "beyond_intervals": change.beyond_intervals,
             }
-            for change in shown
+            for change in listed
         ],
         "only_in_a": [row.to_json() for row in found.only_before],
         "only_in_b": [row.to_json() for row in found.only_after],

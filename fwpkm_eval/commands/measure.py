@@ -37,14 +37,15 @@ Show = Callable[["Sequence[Row]"], None]
 class Measured:
     """The rows of a run in the order of its jobs, how it went, the most memory that a worker held, and the cells.
 
-    ``folders``: where the weights of models are that are not shipped, by the model's name and its weights' in tables.
+    ``folders``: where the models are that are not shipped and in what they are not as their scale's, by the model's
+    name and its weights' in tables.
     """
 
     rows: list[Row]
     outcome: Outcome
     peak_memory_bytes: int | None
     payloads: list[dict[str, Any]]
-    folders: dict[str, Path] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
 
 
 def models_config(
@@ -87,7 +88,8 @@ def run_cells(
     from fwpkm_eval.runs.cells import CellStore, rows_of
     from fwpkm_eval.runs.engine import run_jobs, usable_workers
     from fwpkm_eval.runs.execute import execute
-    from fwpkm_eval.runs.manifest import check_or_create, machine, update_manifest
+    from fwpkm_eval.runs.manifest import as_mapping, check_or_create, load_manifest, machine, update_manifest
+    from fwpkm_eval.runs.measured_models import describe_model
     from fwpkm_eval.runs.progress import for_terminal
     from fwpkm_eval.runs.rows import write_rows_csv
 
@@ -97,7 +99,9 @@ def run_cells(
     where = resolve_device(device or (models[0].device if models else "cpu"))
     here = machine(str(where))
     name_of = _told_apart((model.name, model.weights_hash) for model in models)
+    weights = {name_of[model.name, model.weights_hash]: model.weights_hash for model in models}
     if out is not None:
+        before = as_mapping((load_manifest(out) or {}).get("weights"))
         check_or_create(
             out,
             config,
@@ -105,8 +109,10 @@ def run_cells(
             seeds=seeds or [given.seed],
             device=here,
             data={text.text_set.name: _described(text) for text in texts},
-            weights={name_of[model.name, model.weights_hash]: model.weights_hash for model in models},
+            weights=weights,
+            models={name_of[model.name, model.weights_hash]: describe_model(model) for model in models},
         )
+        _note_other_weights(before, weights)
     mine = jobs if given.shard is None else [job for job in jobs if job.alone or given.shard.select([job])]
     if crew is not None:
         room = 1
@@ -144,6 +150,16 @@ def run_cells(
                 # Also the machine: another one that joined this run meanwhile has its own there.
                 update_manifest(out, cells=[*outcome.keys, *more], finished=finished, device=here)
         return Measured(rows, outcome, _peak_memory(payloads), payloads, _folders(models, rows))
+
+
+def _note_other_weights(before: Mapping[str, Any], now: Mapping[str, str]) -> None:
+    """Says that models are not those that this run measured before: their rows will not be among its rows any more."""
+    other = [f"{name} ({before[name]}, now {now[name]})" for name in now if before.get(name, now[name]) != now[name]]
+    if other:
+        click.echo(
+            f"note: other weights than those measured here before, whose rows are replaced: {', '.join(other)}",
+            err=True,
+        )
 
 
 def conclude(measured: Measured, given: Given, show: Show, show_json: Show | None = None) -> None:
@@ -240,17 +256,22 @@ def _told_apart(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]
     return {(model, weights): model if alone[model] == 1 else _with_weights(model, weights) for model, weights in known}
 
 
-def _folders(models: Sequence[ModelSource], rows: Sequence[Row]) -> dict[str, Path]:
-    """The checkpoints measured that are not shipped, by name and weights: tables do not say where a model was found."""
-    from fwpkm_eval.api import shipped_weights
+def _folders(models: Sequence[ModelSource], rows: Sequence[Row]) -> dict[str, str]:
+    """The checkpoints measured that are not shipped, by name and weights, with what is unusual in them: tables do not
+    say either."""
+    from fwpkm_eval.reporting.model_facts import unusual
+    from fwpkm_eval.runs.measured_models import SHIPPED, describe_model
 
     measured = {(row.model, row.weights_hash) for row in rows}
-    return {
-        _with_weights(model.name, model.weights_hash): model.checkpoint
-        for model in models
-        if (model.name, model.weights_hash) in measured
-        and model.weights_hash != shipped_weights(model.config.name, model.config.scale)
-    }
+    found = {}
+    for model in models:
+        if (model.name, model.weights_hash) in measured:
+            entry = describe_model(model)
+            if entry["checkpoint"] != SHIPPED:
+                different = unusual(entry, most=4)
+                called = _with_weights(model.name, model.weights_hash)
+                found[called] = entry["checkpoint"] + (f" ({different})" if different else "")
+    return found
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[object]], right: Sequence[str]) -> None:

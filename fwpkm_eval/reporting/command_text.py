@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.fact import Fact
 from fwpkm_eval.reporting.measurements import FLOORS, ordered
+from fwpkm_eval.runs.manifest import as_mapping
+from fwpkm_eval.runs.measured_models import SHIPPED
 from fwpkm_eval.runs.rows import VARIANT_SEPARATOR
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 PLACE = "DIR"
 """Where a command puts its results: a new folder for each."""
 CHECKPOINTS = "CHECKPOINTS"
-"""Where the checkpoints of a run are that measured others than the shipped ones."""
+"""Where the checkpoints are that are not the shipped ones, if a manifest does not say it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,17 @@ class Run:
 
     frame: pandas.DataFrame
     config: Mapping[str, Any]
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """Where the weights are, by their hash, as far as the manifest says so."""
+
+    @classmethod
+    def from_manifest(cls, frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> Run:
+        """The run that a manifest is of; None: nothing is known of it but its rows."""
+        entries = [as_mapping(entry) for entry in as_mapping((manifest or {}).get("models")).values()]
+        checkpoints = {
+            str(entry["weights_hash"]): str(entry["checkpoint"]) for entry in entries if "checkpoint" in entry
+        }
+        return cls(frame, as_mapping((manifest or {}).get("config")), checkpoints)
 
     def rows(self, task: str, metric: str = "") -> pandas.DataFrame:
         """The rows of a task, or of one metric of it."""
@@ -49,7 +62,7 @@ def fact_of(run: Run, name: str, command: str, models: Iterable[str], task: str,
     line = line_of(
         command,
         {
-            "models": ",".join(_asked_for(rows, model) for model in named),
+            "models": ",".join(_asked_for(run, rows, model) for model in named),
             "scale": scales[0] if len(scales) == 1 else "",
             **options,
             "data": unless(data, "embedded"),
@@ -62,7 +75,7 @@ def fact_of(run: Run, name: str, command: str, models: Iterable[str], task: str,
     return Fact(name, line)
 
 
-def _asked_for(rows: pandas.DataFrame, model: str) -> str:
+def _asked_for(run: Run, rows: pandas.DataFrame, model: str) -> str:
     """How a command names the model whose rows these are: a name stands for the weights that are shipped, and any
     others for a checkpoint's folder."""
     from fwpkm_eval.api import checkpoint_name, shipped_weights
@@ -74,8 +87,17 @@ def _asked_for(rows: pandas.DataFrame, model: str) -> str:
     called = f"{label}=" if label else ""
     if not weights or (len(scales) == 1 and weights == [shipped_weights(name, *scales)]):
         return f"{called}{name}"
-    folder = f"{called}{CHECKPOINTS}/{label or checkpoint_name(name)}"
-    return folder if len(weights) == 1 else ",".join(f"{folder}-{one[:8]}" for one in weights)
+    folder = f"{CHECKPOINTS}/{label or checkpoint_name(name)}"
+    unknown = [folder] if len(weights) == 1 else [f"{folder}-{one[:8]}" for one in weights]
+    folders = [_folder(run.checkpoints.get(one)) or other for one, other in zip(weights, unknown, strict=True)]
+    return ",".join(f"{called}{one}" for one in folders)
+
+
+def _folder(checkpoint: str | None) -> str:
+    """A checkpoint's folder as a command takes it; nothing for what is none, or would be read otherwise there."""
+    if checkpoint is None or checkpoint == SHIPPED or "," in checkpoint or checkpoint.startswith("~"):
+        return ""
+    return checkpoint if "/" in checkpoint else f"./{checkpoint}"
 
 
 def line_of(command: str, options: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ def commands(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> lis
     Settings are those of the rows; what rows do not hold is taken from the manifest where the run was made by that
     command alone, and is otherwise as the command has it.
     """
-    run = Run(frame, dict((manifest or {}).get("config") or {}))
+    run = Run.from_manifest(frame, manifest)
     found = []
     if manifest and manifest.get("command"):
         found.append(Fact("All of it", str(manifest["command"])))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
 from fwpkm_eval.reporting.directions import Direction, direction, is_timing, sense, tells_of_harm
-from fwpkm_eval.runs.manifest import differences
 from fwpkm_eval.runs.rows import Row, arm_without_yarn
 
 SAME_MEASUREMENT = (
@@ -99,21 +98,6 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
                 result.only_after.append(other)
     result.changed.sort(key=lambda change: -math.inf if change.relative is None else change.relative, reverse=True)
     return result
-
-
-def setup_differences(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[str]:
-    """What differs between two manifests, in words, apart from when and where they were written."""
-    if before is None or after is None:
-        missing = [name for name, manifest in (("A", before), ("B", after)) if manifest is None]
-        return [f"{' and '.join(missing)} has no manifest.json: config, data and versions are not known"]
-    return differences(_made_with(before), _made_with(after), places=("in A", "in B"))
-
-
-def _made_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a manifest can make values differ, by the names that `manifest.check_or_create` gives."""
-    parts = {name: manifest.get(name) or {} for name in ("config", "data", "weights", "versions", "device")}
-    commit = manifest.get("git_commit")
-    return parts | ({"git_commit": commit} if commit else {})
 
 
 def _pairs(before: Sequence[Row], after: Sequence[Row]) -> Iterator[tuple[Row | None, Row | None]]:

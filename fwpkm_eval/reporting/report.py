@@ -16,6 +16,7 @@ from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.reporting.explorer import explorer
 from fwpkm_eval.reporting.fact import Fact
 from fwpkm_eval.reporting.highlights import highlights
+from fwpkm_eval.reporting.model_facts import model_facts
 from fwpkm_eval.reporting.page_scripts import load_script, security_policy
 from fwpkm_eval.reporting.plots import colours_of_models
 from fwpkm_eval.reporting.sets import SetFacts
@@ -73,7 +74,7 @@ def render(
         details=[table for table in tables if table.detail],
         facts=facts(manifest, frame),
         texts=text_facts(manifest, sets),
-        weights=sorted(dict((manifest or {}).get("weights") or {}).items()),
+        models=model_facts(manifest),
         manifest=json.dumps(manifest, indent=1, ensure_ascii=False) if manifest else "",
         commands=again,
         other_checkpoints=any(f"{CHECKPOINTS}/" in fact.value for fact in again),

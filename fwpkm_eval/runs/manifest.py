@@ -40,6 +40,7 @@ def check_or_create(
     device: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     weights: Mapping[str, str] | None = None,
+    models: Mapping[str, Any] | None = None,
     grows: bool = True,
 ) -> dict[str, Any]:
     """Claim the folder ``out`` for the run of ``config``, or join that run again; returns its manifest.
@@ -47,8 +48,8 @@ def check_or_create(
     ``config`` is what makes two runs the same run (JSON values); one that asks for more of the same (``grows``, see
     `is_more_of`) takes the place of the one that is there. The rest is for the record: ``command`` the
     arguments of the command line, ``device`` what it runs on, ``data`` each text set with its hash (and
-    ``stands_in_for``), ``weights`` the hash of each model's weights. Paths below the working or home folder
-    are shortened, secrets left out.
+    ``stands_in_for``), ``weights`` the hash of each model's weights, ``models`` what each is and how it was trained
+    (`describe_model`). Paths below the working or home folder are shortened, secrets left out.
 
     Raises:
         UserError: ``out`` holds another run (what differs is named), results without a manifest, or a
@@ -65,6 +66,7 @@ def check_or_create(
         "git_commit": git_commit(),
         "data": tidy(data or {}),
         "weights": tidy(weights or {}),
+        "models": tidy(models or {}),
     }
     _check_folder(out)
     if not path.exists():
@@ -168,6 +170,11 @@ def load_manifest(out: Path) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("config"), dict):
         raise UserError(f"{path} is not a manifest of this program: choose another --out")
     return manifest
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """What stands in a manifest, which anybody may have edited, if it is of the right kind; else nothing."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def tidy(value: Any) -> Any:

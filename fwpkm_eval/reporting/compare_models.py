@@ -1,0 +1,82 @@
+"""Which model of one run is held against which of another, where they are not called the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.runs.rows import VARIANT_SEPARATOR, Row
+
+
+def chosen_pairs(before: Sequence[Row], after: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """For each pair of what models of A and B are called (their name, or their label alone) A's name and B's.
+
+    Raises:
+        UserError: a run has no such model, or several; or A's or B's is named twice.
+    """
+    found = {_named(before, "A", there): _named(after, "B", here) for there, here in pairs}
+    if len(found) < len(pairs) or len(set(found.values())) < len(pairs):
+        raise UserError("--as names a model twice: give each one another of the other run")
+    return found
+
+
+def pairs_by_weights(before: Sequence[Row], after: Sequence[Row]) -> dict[str, str]:
+    """Models that one run alone names so, and whose weights are those of one model that the other alone names so: the
+    same checkpoint under another label."""
+    there, here = _weights(before), _weights(after)
+    found = {}
+    for name in there.keys() - here.keys():
+        alike = [
+            other
+            for other in here.keys() - there.keys()
+            if _unlabelled(name) == _unlabelled(other) and there[name] & here[other]
+        ]
+        if len(alike) == 1:
+            found[name] = alike[0]
+    alone = list(found.values())
+    return {name: other for name, other in sorted(found.items()) if alone.count(other) == 1}
+
+
+def renamed(rows: Sequence[Row], names: Mapping[str, str]) -> list[Row]:
+    """The rows with other names of models, without those of models that had such a name already: they are not asked
+    for."""
+    taken = set(names.values()) - names.keys()
+    return [replace(row, model=names.get(row.model, row.model)) for row in rows if row.model not in taken]
+
+
+def renamed_in_manifest(manifest: Mapping[str, Any] | None, names: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """The manifest with other names in what it says of models."""
+    if manifest is None or not names:
+        return manifest
+    taken = set(names.values()) - names.keys()
+    told = {}
+    for part in ("weights", "models"):
+        if isinstance(manifest.get(part), Mapping):
+            told[part] = {names.get(name, name): fact for name, fact in manifest[part].items() if name not in taken}
+    return {**manifest, **told}
+
+
+def _weights(rows: Sequence[Row]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if row.model and row.weights_hash:
+            found.setdefault(row.model, set()).add(row.weights_hash)
+    return found
+
+
+def _named(rows: Sequence[Row], run: str, asked: str) -> str:
+    names = dict.fromkeys(row.model for row in rows if row.model)
+    if asked in names:
+        return asked
+    found = [name for name in names if name.partition(VARIANT_SEPARATOR)[2] == asked]
+    if len(found) > 1:
+        raise UserError(f"{asked!r} is the label of several models of {run}: {', '.join(found)}; give a name")
+    if not found:
+        raise unknown(f"model of {run}", asked, names)
+    return found[0]
+
+
+def _unlabelled(model: str) -> str:
+    return model.partition(VARIANT_SEPARATOR)[0]
