@@ -23,7 +23,7 @@ from fwpkm_eval.reporting.model_facts import model_facts, unusual
 from fwpkm_eval.runs.jobs import read_source
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.measured_models import SHIPPED, describe_model
-from fwpkm_eval.runs.rows import Row, rows_to_frame
+from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
 from fwpkm_eval.training.recipe import RECIPES
 
 LABELLED = f"{FWPKM} · top2"
@@ -171,7 +171,12 @@ def test_weights_that_were_trained_anew_replace_rows_not_without_a_word(
     tiny_checkpoint(FWPKM, mine, seed=1)
     assert ppl(folder, str(mine), out) == 0
     second = read_source(mine).weights_hash
-    assert f"whose rows are replaced: {FWPKM} ({first}, now {second})" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"whose rows are replaced: {FWPKM} ({first}, now {second})" in said
+    assert said.count("\n") == 2
+    kept = read_rows_csv(out / "rows-before-1.csv")
+    assert {row.weights_hash for row in kept if row.model == FWPKM} == {first}
+    assert {row.weights_hash for row in read_rows_csv(out / "rows.csv") if row.model == FWPKM} == {second}
     manifest = load_manifest(out)
     assert manifest is not None
     assert (manifest["weights"], manifest["models"][FWPKM]["weights_hash"]) == ({FWPKM: second}, second)

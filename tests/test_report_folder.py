@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -52,6 +53,41 @@ def test_the_report_command_prints_where_the_report_is(tmp_path: Path, capsys: p
     assert paths[-1] == str(tmp_path / "report.html")
     assert str(tmp_path / "tables.md") in paths
     assert all(Path(path).is_file() for path in paths)
+
+
+def test_rows_that_no_cell_gives_are_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody's own rows, those of a cell that is damaged, and a file that cannot be read; once each."""
+    measured, own = [needle(FWPKM, 3), needle(PLAIN, 0)], Row(task="mine", metric="accuracy", value=0.5, model="theirs")
+    store, path = CellStore(tmp_path), tmp_path / "rows.csv"
+    for number, row in enumerate(measured):
+        store.save(f"{number:020x}", {"settings": {}, "rows": [row], "version": "1"})
+    build_report(tmp_path)
+    again = dataclasses.replace(measured[0], value=0.5, seconds=9.0, version="0")
+    write_rows_csv([again, measured[1]], path)
+    build_report(tmp_path)
+    assert not capsys.readouterr().err, "a value that was measured again is no row that is lost"
+
+    edited = write_rows_csv([*measured, own], path).read_bytes()
+    for _ in range(2):
+        assert cli.main(["report", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert said == (
+        f"note: 1 row of {path} is of no finished cell of this run: the file as it was is kept as "
+        f"{tmp_path / 'rows-before-1.csv'}\n"
+    )
+    assert (tmp_path / "rows-before-1.csv").read_bytes() == edited
+    assert sorted(map(repr, read_rows_csv(path))) == sorted(map(repr, measured))
+
+    store.path(f"{1:020x}").write_text("{")
+    build_report(tmp_path)
+    assert "rows-before-2.csv" in capsys.readouterr().err
+    assert measured[1] in read_rows_csv(tmp_path / "rows-before-2.csv")
+    assert read_rows_csv(path) == measured[:1]
+
+    path.write_text("not rows\n")
+    build_report(tmp_path)
+    assert "it cannot be read as rows" in capsys.readouterr().err
+    assert (tmp_path / "rows-before-3.csv").read_text() == "not rows\n"
 
 
 def test_without_cells_rows_csv_is_read_and_left_alone(tmp_path: Path) -> None:

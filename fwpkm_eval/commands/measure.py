@@ -91,7 +91,7 @@ def run_cells(
     from fwpkm_eval.runs.manifest import as_mapping, check_or_create, load_manifest, machine, update_manifest
     from fwpkm_eval.runs.measured_models import describe_model
     from fwpkm_eval.runs.progress import for_terminal
-    from fwpkm_eval.runs.rows import write_rows_csv
+    from fwpkm_eval.runs.replaced_rows import replace_rows
 
     if given.memory_limit is not None and given.engine != "local":
         raise UserError(f"--memory-limit is for --engine local; {given.engine} limits the memory of its workers itself")
@@ -145,7 +145,7 @@ def run_cells(
             if out is not None:
                 larger = _larger_run(out, config)
                 more = [str(key) for key in larger.get("cells", ()) if key not in keys]
-                write_rows_csv([*rows, *rows_of(store.load_all(more).values())], out / "rows.csv")
+                replace_rows([*rows, *rows_of(store.load_all(more).values())], out / "rows.csv")
                 finished = bool(larger["finished"]) if larger else len(outcome.keys) == len(keys)
                 # Also the machine: another one that joined this run meanwhile has its own there.
                 update_manifest(out, cells=[*outcome.keys, *more], finished=finished, device=here)

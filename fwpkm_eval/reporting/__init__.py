@@ -12,9 +12,10 @@ __all__ = ["build_report"]
 def build_report(out_dir: Path, payloads: Sequence[Mapping[str, Any]] | None = None) -> list[Path]:
     """Write ``rows.csv``, ``tables.md``, ``tables/``, ``plots/`` and ``report.html`` from what ``out_dir`` holds.
 
-    The rows are those of the finished cells, or if there are none those of ``rows.csv``, which is then left
-    as it is. The same rows and manifest give the same bytes. Tables and plots that the rows do not give any
-    more are removed. ``payloads``: the run's finished cells, of whoever has loaded them; None: they are read.
+    The rows are those of the finished cells, or if there are none those of ``rows.csv``, which is then left as it is;
+    rows in it that no cell gives are kept beside it (`replace_rows`). The same rows and manifest give the same bytes.
+    Tables and plots that the rows do not give any more are removed. ``payloads``: the run's finished cells, of whoever
+    has loaded them; None: they are read.
 
     Returns:
         The files written, the report last.
@@ -31,7 +32,8 @@ def build_report(out_dir: Path, payloads: Sequence[Mapping[str, Any]] | None = N
     from fwpkm_eval.reporting.table import to_markdown
     from fwpkm_eval.reporting.tables import build_tables
     from fwpkm_eval.reporting.trace_page import load_traces
-    from fwpkm_eval.runs.rows import rows_to_frame, write_rows_csv
+    from fwpkm_eval.runs.replaced_rows import replace_rows
+    from fwpkm_eval.runs.rows import rows_to_frame
 
     out = Path(out_dir)
     results = gather(out, payloads)
@@ -42,7 +44,7 @@ def build_report(out_dir: Path, payloads: Sequence[Mapping[str, Any]] | None = N
     if results.cells_done < results.cells_planned:
         unfinished = f"{results.cells_done} of {results.cells_planned} cells are finished"
 
-    written = [write_rows_csv(results.rows, out / ROWS)] if results.from_cells else []
+    written = [replace_rows(results.rows, out / ROWS)] if results.from_cells else []
     written.append(write_whole(out / "tables.md", to_markdown(tables, title(frame))))
     written += write_tables(tables, out / "tables")
     for plot in plots:
