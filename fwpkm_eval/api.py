@@ -97,7 +97,7 @@ def find_checkpoint(name_or_path: str | Path, scale: str = "micro", seed: int = 
     if isinstance(name_or_path, Path) or Path(text).is_dir() or "/" in text:
         folder = Path(name_or_path)
         if not (folder / DESCRIPTION).is_file():
-            raise UserError(f"no checkpoint in {folder}: it holds no {DESCRIPTION}")
+            raise UserError(f"no checkpoint in {folder}: {_what_else(folder, DESCRIPTION)}")
         return folder
     name = model_config(text, scale).name
     shipped = shipped_checkpoint(name, scale, seed)
@@ -108,6 +108,17 @@ def find_checkpoint(name_or_path: str | Path, scale: str = "micro", seed: int = 
             f"'fwpkm-eval train --model {name} --scale {scale} --out DIR' and name DIR instead"
         )
     return shipped
+
+
+def _what_else(folder: Path, description: str) -> str:
+    """What is to be done about a folder that holds no checkpoint."""
+    from fwpkm_eval.training.savepoints import save_points
+
+    if not folder.is_dir():
+        return "there is no such folder"
+    if save_points(folder):
+        return "its training is not finished: 'fwpkm-eval train' with its settings and --resume goes on with it"
+    return f"it holds no {description}"
 
 
 def shipped_checkpoint(name: str, scale: str = "micro", seed: int = 0) -> Path | None:

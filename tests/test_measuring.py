@@ -321,7 +321,7 @@ def test_ppl_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["continual", "--domains", " "], "the list is empty: name at least one"),
         (["ppl", "--data", "hub"], "no set is prepared in"),
         (["ppl", "--models", "gdn+swa:fwpmk@1"], "did you mean fwpkm"),
-        (["ppl", "--models", "no/such/folder"], "no checkpoint in no/such/folder"),
+        (["ppl", "--models", "no/such/folder"], "no checkpoint in no/such/folder: there is no such folder"),
         (["ppl", "--models", "gdn:fwmlp@1,gdn:fwmlp@0"], "no trained gdn:fwmlp@1 at scale micro is shipped"),
         (["reproduce", "--scale", "mikro"], "did you mean micro"),
         (["reproduce", "--only", "nia"], "did you mean niah"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,9 @@ def command(
 ) -> None:
     """Train one model with its scale's recipe, the same for every model.
 
-    The folder gets model.safetensors and model.json; a killed run goes on with --resume and, on a CPU, ends with
-    the same weights. For many GPUs: torchrun --nproc-per-node 4 -m fwpkm_eval train …
+    The folder gets model.safetensors, model.json and a line of metrics.jsonl for each step (losses in nats per
+    token, seconds since the start). A killed run goes on with --resume and, on a CPU, ends with the same weights.
+    For many GPUs: torchrun --nproc-per-node 4 -m fwpkm_eval train …
     """
     from dataclasses import replace
 
@@ -185,6 +187,7 @@ def command(
     import torch
 
     from fwpkm_eval.reference_models.config import model_config
+    from fwpkm_eval.training.finished import is_finished
     from fwpkm_eval.training.recipe import recipe_for
     from fwpkm_eval.training.run import Where, train_model
     from fwpkm_eval.training.trainer import Settings
@@ -199,6 +202,14 @@ def command(
     recipe = recipe.shortened(steps or recipe.steps)
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)
+    first = int(os.environ.get("RANK", "0")) == 0
+    if resume and is_finished(out, config.trained_on(recipe.tokens), recipe, data):
+        if first:
+            said = json.dumps({"model": model, "out": str(out), "finished": True})
+            click.echo(said if as_json else f"{out} holds this training, finished")
+        return
+    if first and recipe.warm_up_note:
+        click.echo(f"note: {recipe.warm_up_note}", err=True)
     where = Where(device, parallel, log, save_every, is_held=is_started)
     result = train_model(config, recipe, out, data, resume, quiet, settings, where)
     if result is None:  # not the first process

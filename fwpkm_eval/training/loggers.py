@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +56,20 @@ def as_row(report: StepReport) -> dict[str, Any]:
     if not report.diverged_memories:
         del row["diverged_memories"]
     return row
+
+
+def last_reports(folder: Path, most: int) -> list[StepReport]:
+    """The last reports that a run's `metrics.jsonl` holds, oldest first; none where there is no such file."""
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines()[-most:] if path.exists() else []
+    return [as_report(json.loads(line)) for line in lines]
+
+
+def as_report(row: Mapping[str, Any]) -> StepReport:
+    """The inverse of `as_row`; fields that an older version did not write are nan."""
+    numbers: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
+    known = {field.name for field in fields(StepReport)}
+    return StepReport(**{key: value for key, value in numbers.items() if key in known})
 
 
 def _is_nan(value: Any) -> bool:

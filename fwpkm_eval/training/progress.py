@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 
 from fwpkm_eval.training.trainer import StepReport
 
@@ -14,13 +15,16 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class TrainingProgress:
-    """Shows averages over the last steps: rewritten in place on a terminal, a line now and then elsewhere."""
+    """Shows averages over the last steps: rewritten in place on a terminal, a line now and then elsewhere.
 
-    def __init__(self, name: str, steps: int, done: int, quiet: bool) -> None:
+    before: the last steps of the run's earlier starts, which are averaged, too, and whose time does not count.
+    """
+
+    def __init__(self, name: str, steps: int, done: int, quiet: bool, before: Iterable[StepReport] = ()) -> None:
         self.name, self.steps, self.done, self.quiet = name, steps, done, quiet
-        self.recent: deque[StepReport] = deque(maxlen=AVERAGED_STEPS)
+        self.recent: deque[StepReport] = deque(before, maxlen=AVERAGED_STEPS)
         self.terminal = sys.stderr.isatty()
-        self._tokens, self._last = 0, 0.0
+        self._tokens, self._seconds, self._last = 0, 0.0, 0.0
 
     def show(self, report: StepReport) -> None:
         self.recent.append(report)
@@ -28,7 +32,7 @@ class TrainingProgress:
             layers = ", ".join(map(str, report.diverged_memories))
             lead = "\n" if self.terminal else ""
             print(f"{lead}step {report.step} dropped: the memory of layer {layers} diverged", file=sys.stderr)
-        self._tokens += report.tokens
+        self._tokens, self._seconds = self._tokens + report.tokens, report.seconds
         now = time.monotonic()
         pause = 0.5 if self.terminal else SECONDS_BETWEEN_LINES
         if self.quiet or (now - self._last < pause and report.step < self.steps):
@@ -67,5 +71,4 @@ class TrainingProgress:
         """The last averages, and the tokens per second of all steps shown."""
         if self.terminal and not self.quiet:
             print(file=sys.stderr)
-        seconds = self.recent[-1].seconds if self.recent else 0.0
-        return self.averages() | {"tokens_per_second": self._tokens / seconds if seconds else None}
+        return self.averages() | {"tokens_per_second": self._tokens / self._seconds if self._seconds else None}

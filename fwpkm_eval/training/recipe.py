@@ -101,6 +101,16 @@ class Recipe:
         ends = tuple(end * steps // self.steps for end in self.exercise_steps)
         return replace(self, steps=steps, exercise_steps=ends)
 
+    @property
+    def warm_up_note(self) -> str | None:
+        """What to say of a training that ends before its learning rate has risen; None where it has."""
+        if self.steps > self.warmup:
+            return None
+        return (
+            f"{self.steps} steps end within the recipe's {self.warmup} steps of warm-up: the learning rate comes to "
+            f"{self.learning_rate * self.steps / self.warmup:.2g} of {self.learning_rate:g}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As checkpoints and cells' keys hold it: what not every recipe has only where there is some, as before there
         was any."""

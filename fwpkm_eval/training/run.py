@@ -21,9 +21,9 @@ from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.runs.engine import LIFELINE
 from fwpkm_eval.runs.manifest import MANIFEST
 from fwpkm_eval.training.finished import is_finished
-from fwpkm_eval.training.loggers import loggers
+from fwpkm_eval.training.loggers import last_reports, loggers
 from fwpkm_eval.training.parallel import started
-from fwpkm_eval.training.progress import TrainingProgress
+from fwpkm_eval.training.progress import AVERAGED_STEPS, TrainingProgress
 from fwpkm_eval.training.recipe import Recipe, recipe_for
 from fwpkm_eval.training.savepoints import RESUME, save_points
 from fwpkm_eval.training.trainer import Settings, Trainer
@@ -78,8 +78,9 @@ def train_model(
             for _ in trainer.run(where.save_every):
                 pass
             return None
-        progress = TrainingProgress(config.name, recipe.steps, trainer.step, quiet)
         with loggers(folder, config.name, trainer.step, where.log) as log:
+            before = last_reports(folder, AVERAGED_STEPS)
+            progress = TrainingProgress(config.name, recipe.steps, trainer.step, quiet, before)
             for report in trainer.run(where.save_every):
                 log(report)
                 progress.show(report)

@@ -75,8 +75,9 @@ class Settings:
 @dataclass(frozen=True)
 class StepReport:
     """One step: losses in nats per token, accuracy of the answers' digits (both nan in a step without needles),
-    tokens read, seconds since this start. loss is nan where the step diverged and was dropped; diverged_memories are
-    then the layers whose fast weights are not finite, and gradient_norm is what it was."""
+    tokens read, seconds since this start, and the rate that the optimizer took. loss is nan where the step diverged and
+    was dropped; diverged_memories are then the layers whose fast weights are not finite, and gradient_norm is what it
+    was."""
 
     step: int
     loss: float
@@ -86,6 +87,7 @@ class StepReport:
     tokens: int
     seconds: float
     gradient_norm: float = math.nan
+    learning_rate: float = math.nan
     diverged_memories: tuple[int, ...] = ()
 
 
@@ -238,6 +240,7 @@ class Trainer:
             tokens=int(tokens),
             seconds=time.monotonic() - started,
             gradient_norm=gradient_norm,
+            learning_rate=learning_rate(self.recipe, self.step),
             diverged_memories=diverged,
         )
 
