@@ -6,19 +6,18 @@ import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 
-import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
 
 
 def check_tensors(**tensors: object) -> None:
-    """Refuses what is no tensor of real numbers, by name, and tensors of several devices."""
+    """Refuses what is no tensor of real numbers in floating point, by name, and tensors of several devices."""
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
             raise UserError(f"{name} is a {type(x).__name__}; it must be a torch.Tensor")
-        if torch.is_complex(x):
-            raise UserError(f"{name} is {x.dtype}; it must be real")
+        if not x.is_floating_point():
+            raise UserError(f"{name} is {x.dtype}; it must be real numbers in floating point")
     devices = {name: x.device for name, x in tensors.items() if isinstance(x, Tensor)}
     if len(set(devices.values())) > 1:
         where = ", ".join(f"{name} on {device}" for name, device in devices.items())

@@ -43,7 +43,8 @@ def fwpkm_scan(
         K   ← K − η·∂/∂K [ λ·Σ_m Σ_i p̄_i·log(p̄_i + 1e-8) ]         (m the two halves, p̄ the mean over the chunk)
 
     Args:
-        query: [B,T,H·dk]. target: [B,T,dv], before the lookahead shift. gate: [B,T] or None (g = 1).
+        query: [B,T,H·dk]. target: [B,T,dv], before the lookahead shift. gate: [B,T] or None (g = 1). All in floating
+            point, such as bfloat16, and computed with in the type of the values.
         keys: [H,2,S,dk/2]. values: [S²,dv]. One memory serves all B rows. float32 (float64 for tests).
         topk: k slots read per head and token. score: "idw" or "dot". lookahead: L tokens; a chunk of no more than L
             writes no values. addressing: "entropy" or "none" (the memorisation loss moves the keys). chunk_size: C

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.kernels.arguments import check_whole
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 from fwpkm_eval.kernels.precision import at_least_float32
 from fwpkm_eval.reference_models.attention import Attention, MixerState
@@ -209,8 +210,7 @@ class LanguageModel(nn.Module):
         All rows of a batch share one memory, so batch_size does not change it; it is checked to be at least 1.
         length: tokens of the sequences to come; where they are longer than those trained on, full attention takes YaRN.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        check_whole("batch_size", batch_size, 1)
         memories = {}
         for number, layer in enumerate(self.blocks):
             if layer.memory is not None:
@@ -230,6 +230,8 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: they are not this model's.
         """
+        if not isinstance(state, ModelState):
+            raise UserError(f"the state is a {type(state).__name__}; it must be what this model returned")
         if len(state.mixers) != len(self.layers):
             raise UserError(
                 f"this state is not one of a {self.config.name}: "
@@ -282,8 +284,7 @@ class LanguageModel(nn.Module):
             (logits [B,T,W] or [B,1,W] float32, float64 of a float64 model, or None; the state after the last token).
             With logits "hidden" the normed features [B,T,D] before the head, for a loss that makes the logits itself.
         """
-        if tokens.dim() != 2 or tokens.shape[1] == 0:
-            raise UserError(f"tokens {list(tokens.shape)} must be [B,T] with at least one token")
+        _check_tokens(tokens, self.config.vocab_size)
         if updates not in ("stream", "off", "scan"):
             raise unknown("updates", str(updates), ["stream", "off", "scan"])
         if logits not in ("all", "last", "none", "hidden"):
@@ -324,3 +325,18 @@ class LanguageModel(nn.Module):
         for memory in state.memories.values():
             finish_reading(memory)
         return state
+
+
+def _check_tokens(tokens: object, vocabulary: int) -> None:
+    """Refuses what is no [B,T] of token numbers, and on a CPU, where looking is free, those that the model has not."""
+    if not isinstance(tokens, Tensor):
+        raise UserError(f"tokens is a {type(tokens).__name__}; it must be a torch.Tensor [B,T] of int64")
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise UserError(f"tokens is {tokens.dtype}; it must be int64")
+    if tokens.dim() != 2 or tokens.shape[1] == 0:
+        raise UserError(f"tokens {list(tokens.shape)} must be [B,T] with at least one token")
+    if tokens.device.type == "cpu" and tokens.numel():
+        least, most = (int(x) for x in tokens.aminmax())
+        if least < 0 or most >= vocabulary:
+            wrong = least if least < 0 else most
+            raise UserError(f"tokens holds {wrong}; this model's tokens are 0 to {vocabulary - 1}")

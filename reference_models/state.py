@@ -34,6 +34,14 @@ class ModelState:
     origin: int = 0
     yarn: Yarn | None = None
 
+    def __repr__(self) -> str:
+        """In one line: what was read and written, without the tensors."""
+        parts = [f"position {self.position}"]
+        if self.memories:
+            layers = ", ".join(f"{n}: {held.memory.writes} writes" for n, held in sorted(self.memories.items()))
+            parts += [f"memory of layer {layers}", f"{self.queued_tokens} tokens queued"]
+        return f"ModelState({'; '.join(parts)})"
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ModelState):
             return NotImplemented

@@ -47,6 +47,7 @@ def save_state(
     Raises:
         UserError: the state is of another model, or the file cannot be written.
     """
+    _check_model(model)
     model.check_state(state)
     first = {
         number: {name: x.detach().float().cpu() for name, x in layer.memory.kept_weights().items()}
@@ -64,6 +65,7 @@ def load_state(path: Path | str, model: LanguageModel) -> ModelState:
     Raises:
         UserError: no such file, damaged, or the state of another model; a sequence that was read in another dtype.
     """
+    _check_model(model)
     stored = read_state(Path(path))
     check_same_model(path, stored, model)
     ours, theirs = (str(x).removeprefix("torch.") for x in (model.embedding.weight.dtype, _read_in(stored.state)))
@@ -77,6 +79,11 @@ def load_state(path: Path | str, model: LanguageModel) -> ModelState:
         if isinstance(held.memory, ProductKeyMemory):
             held.memory.backend = model.backend  # as `initial_state` has it: a file says nothing of how to compute
     return state
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"model is a {type(model).__name__}; it must be what load_model returns")
 
 
 def _read_in(state: ModelState) -> torch.dtype | None:
