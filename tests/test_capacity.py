@@ -16,10 +16,11 @@ from fwpkm_eval import capacity, cli
 from fwpkm_eval.ablations import AblationPlan, ablated_config
 from fwpkm_eval.capacity import MemorySize, capacity_plan, models_of, sizes_of
 from fwpkm_eval.reference_models.config import model_config
+from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.reporting.plots_capacity import capacity_plots
 from fwpkm_eval.reporting.style import STEPS, styled
 from fwpkm_eval.reporting.summary_capacity import capacity_findings
-from fwpkm_eval.reporting.tables_capacity import capacity_results, capacity_tables
+from fwpkm_eval.reporting.tables_capacity import capacity_results, capacity_tables, usual_size
 from fwpkm_eval.runs.rows import Row, read_rows_csv, rows_to_frame
 from fwpkm_eval.training.recipe import Recipe
 
@@ -79,6 +80,32 @@ def test_seeds_are_pooled_and_the_most_held_is_told() -> None:
     assert table.rows[2][0].text == "16,384"
     assert [cell.strong for cell in table.rows[2]] == [False, False, True, True, False]
     assert table.rows[2][-1].text == "102 (96–109)"  # 0.75 and 0.85 of 128
+
+
+@pytest.mark.parametrize(
+    ("sizes", "usual"),
+    [
+        ([(32, 64), (64, 64), (128, 16)], (128, 64)),  # as --subkeys 32,64 --value-dims 16 has them
+        ([(16, 64), (128, 64), (128, 16)], (128, 64)),
+        ([(128, 16), (128, 32), (256, 64)], (128, 64)),
+        ([(128, 64)], (128, 64)),
+    ],
+)
+def test_no_size_is_left_out_of_plot_and_command(sizes: list[tuple[int, int]], usual: tuple[int, int]) -> None:
+    found = [MemorySize(*size) for size in sizes]
+    assert usual_size(found) == MemorySize(*usual)
+    rows = rows_to_frame([row(size, 4, 0.5, 0) for size in found])
+    (command, _) = commands(rows, None)
+    asked = dict(zip(command.value.split()[2::2], command.value.split()[3::2], strict=False))
+    own = model_config("gdn+swa:fwpkm@2", "micro", **{"fwpkm.subkeys": usual[0], "fwpkm.value_dim": usual[1]})
+    numbers, widths = ([int(one) for one in asked[name].split(",")] for name in ("--subkeys", "--value-dims"))
+    assert set(found) <= set(sizes_of(own, numbers, widths))
+
+
+def test_one_training_of_each_size_is_told_as_that() -> None:
+    (table,) = capacity_tables(rows_to_frame([row(MemorySize(16, 64), 4, 0.5, 0)]))
+    assert "10 haystacks of one training, in brackets 95% intervals" in table.note
+    assert table.note.endswith("times the share that was found.")
 
 
 def test_the_report_tells_the_most_held_after_the_most_readings() -> None:

@@ -18,7 +18,7 @@ from fwpkm_eval.reference_models.config import model_config
 from fwpkm_eval.training.batches import training_text
 from fwpkm_eval.training.loggers import as_report, as_row, last_reports, loggers
 from fwpkm_eval.training.optimizer import learning_rate
-from fwpkm_eval.training.recipe import RECIPES, recipe_for
+from fwpkm_eval.training.recipe import RECIPES, lookahead_note, recipe_for
 from fwpkm_eval.training.run import train_model
 from fwpkm_eval.training.trainer import StepReport, Trainer
 
@@ -105,6 +105,20 @@ def test_a_training_that_ends_in_its_warm_up_says_so(capsys: pytest.CaptureFixtu
     )
     assert cli.main(["ablate", "--steps", "20", "--dry-run"]) == 0
     assert "note: 20 steps end within the recipe's 50 steps of warm-up" in capsys.readouterr().err
+
+
+def test_a_lookahead_that_leaves_chunks_without_a_write_is_told() -> None:
+    recipe = RECIPES["micro"]
+    assert lookahead_note(model_config("gdn+swa:fwpkm"), recipe) is None
+    assert lookahead_note(model_config("gdn+swa:fwpkm", "micro", **{"fwpkm.lookahead": 63}), recipe) is None
+    assert lookahead_note(model_config("gdn+swa", "micro", **{"fwpkm.lookahead": 64}), recipe) is None, (
+        "it has no such memory"
+    )
+    assert lookahead_note(model_config("gdn+swa:fwmlp", "micro", **{"fwmlp.lookahead": 64}), recipe) == (
+        "fwmlp.lookahead is 64: chunks of no more tokens write nothing, and this training has some of 64"
+    )
+    short = replace(recipe, chunks=(256,), exercise_tokens=(32,), exercise_steps=(9,))
+    assert "some of 16" in str(lookahead_note(model_config("gdn+swa:fwpkm", "micro", **{"fwpkm.lookahead": 16}), short))
 
 
 def test_the_folder_of_an_unfinished_training_is_told_as_that(data: str, tmp_path: Path) -> None:

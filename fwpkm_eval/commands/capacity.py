@@ -66,8 +66,9 @@ def command(
 ) -> None:
     """Train FwPKM with memories of several sizes, and ask each for more and more needles in closed book.
 
-    All --subkeys at the scale's own value width, and all --value-dims at its own number of sub-keys. Without --out
-    the results go to runs/capacity-SCALE. A run that was stopped goes on where it was, within a training too.
+    All --subkeys at values of the model's own width, and all --value-dims at its own number of sub-keys: 64 and 128 at
+    micro. Without --out the results go to runs/capacity-SCALE. A run that was stopped goes on where it was, within a
+    training too.
     """
     from fwpkm_eval.capacity import TASK, capacity_plan, models_of, sizes_of
     from fwpkm_eval.reference_models.config import model_config

@@ -188,7 +188,7 @@ def command(
 
     from fwpkm_eval.reference_models.config import model_config
     from fwpkm_eval.training.finished import is_finished
-    from fwpkm_eval.training.recipe import recipe_for
+    from fwpkm_eval.training.recipe import lookahead_note, recipe_for
     from fwpkm_eval.training.run import Where, train_model
     from fwpkm_eval.training.trainer import Settings
 
@@ -208,8 +208,8 @@ def command(
             said = json.dumps({"model": model, "out": str(out), "finished": True})
             click.echo(said if as_json else f"{out} holds this training, finished")
         return
-    if first and recipe.warm_up_note:
-        click.echo(f"note: {recipe.warm_up_note}", err=True)
+    for note in filter(None, (recipe.warm_up_note, lookahead_note(config, recipe)) if first else ()):
+        click.echo(f"note: {note}", err=True)
     where = Where(device, parallel, log, save_every, is_held=is_started)
     result = train_model(config, recipe, out, data, resume, quiet, settings, where)
     if result is None:  # not the first process

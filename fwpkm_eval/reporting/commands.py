@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -212,15 +211,17 @@ def _ablation(run: Run) -> list[Fact]:
 
 
 def _capacity(run: Run) -> list[Fact]:
+    from fwpkm_eval.capacity import MemorySize
+    from fwpkm_eval.reporting.tables_capacity import usual_size
+
     rows = run.rows("capacity")
-    matches = [_CAPACITY_ARM.fullmatch(arm) for arm in dict.fromkeys(rows["arm"])]
-    sizes = [(int(match[1]), int(match[2])) for match in matches if match]
+    sizes = [MemorySize.of(arm) for arm in dict.fromkeys(rows["arm"]) if _CAPACITY_ARM.fullmatch(arm)]
     if not sizes:
         return []
-    usual_subkeys, usual_width = (statistics.mode(values) for values in zip(*sizes, strict=True))
+    usual = usual_size(sizes)
     options = {
-        "subkeys": listed(s for s, width in sizes if width == usual_width),
-        "value-dims": listed(width for s, width in sizes if s == usual_subkeys),
+        "subkeys": listed(size.subkeys for size in sizes if size.value_dim == usual.value_dim),
+        "value-dims": listed(size.value_dim for size in sizes if size.subkeys == usual.subkeys),
         "needles": listed(rows["needles"].dropna()),
         "score": str(rows["score"].iloc[0]),
         **_trained(rows),

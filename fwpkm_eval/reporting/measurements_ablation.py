@@ -149,6 +149,27 @@ def haystack_size(frame: pandas.DataFrame) -> str:
     return ", ".join(parts)
 
 
+def asked_of(frame: pandas.DataFrame) -> str:
+    """How many haystacks, of which text, an arm was asked in each way: ``12 haystacks of manual for each training and
+    way``; empty if none was read."""
+    rows = frame[(frame["task"] == "ablation") & (frame["metric"] == "exact_match")].dropna(subset=["n"])
+    numbers, sets = sorted(set(rows["n"])), sorted(set(rows["dataset"]) - {""})
+    if not numbers:
+        return ""
+    samples = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    of = f" of {wording.listing(sets)}" if sets else ""
+    return f"{samples} haystacks{of} for each training and way of asking"
+
+
+def text_read(frame: pandas.DataFrame) -> str:
+    """Of which text bits per byte are, and how much: ``65,536 tokens of source``; empty if none was read."""
+    rows = frame[(frame["task"] == "ablation") & (frame["metric"] == "bits_per_byte")]
+    tokens, sets = sorted(set(rows["tokens"].dropna())), sorted(set(rows["dataset"]) - {""})
+    if not (tokens and sets):
+        return ""
+    return f"{tokens[-1]:,} tokens of {wording.listing(sets)}"
+
+
 def found_values(results: Results, needles: int) -> Values:
     """Exact match of each arm and scoring by seed, the mean of all ways of asking for so many needles."""
     return {key: result.found_of(needles) for key, result in results.items()}

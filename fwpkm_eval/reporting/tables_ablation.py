@@ -18,12 +18,14 @@ from fwpkm_eval.reporting.measurements_ablation import (
     Values,
     ablation_results,
     against_reference,
+    asked_of,
     bits_values,
     difference,
     found_values,
     haystack_size,
     needle_counts,
     possible,
+    text_read,
 )
 from fwpkm_eval.reporting.table import Rows, Table, slug
 from fwpkm_eval.reporting.wording import MISSING
@@ -43,13 +45,15 @@ def ablation_tables(frame: pandas.DataFrame) -> list[Table]:
     if not results:
         return []
     counts, size = needle_counts(results), haystack_size(frame)
+    asked, text = asked_of(frame), text_read(frame)
     tables = [
         _comparison(
             slug("ablation", f"{needles}-needles"),
             f"Ablation: {needles} needles found at {size}",
             found_values(results, needles),
             results,
-            "Exact match, the mean of all numbers of readings and ways of writing (each in a table below).",
+            "Exact match, the mean of all numbers of readings and ways of writing (each in a table below)"
+            + (f": {asked}." if asked else "."),
             as_rate=True,
         )
         for needles in counts
@@ -60,11 +64,11 @@ def ablation_tables(frame: pandas.DataFrame) -> list[Table]:
             "Ablation: bits per byte of text",
             bits_values(results),
             results,
-            "Lower is better.",
+            "Lower is better" + (f"; {text}." if text else "."),
             as_rate=False,
         )
     )
-    return [*tables, *_scoring_table(results, counts), *_way_tables(results, size), _training_table(results)]
+    return [*tables, *_scoring_table(results, counts), *_way_tables(results, size, asked), _training_table(results)]
 
 
 def _comparison(name: str, title: str, values: Values, results: Results, note: str, *, as_rate: bool) -> Table:
@@ -134,15 +138,16 @@ def _scoring_table(results: Results, counts: Iterable[int]) -> list[Table]:
     ]
 
 
-def _way_tables(results: Results, size: str) -> list[Table]:
+def _way_tables(results: Results, size: str, asked: str) -> list[Table]:
     """Exact match of every arm after each number of readings, one table for each way of writing."""
+    exact = f"Exact match, {asked}" if asked else "Exact match"
     ways = {way for result in results.values() for way in result.found}
     tables = []
     for needles, chunk in sorted({way[:2] for way in ways}, key=lambda way: (-way[0], chunk_order(way[1]))):
         passes = sorted(way[2] for way in ways if way[:2] == (needles, chunk))
         several = most_seeds(found_values(results, needles)) > 1
-        spread = "Exact match, mean and 95% interval over the seeds (cut off where no rate can be)."
-        note = spread if several else f"Exact match. {ONE_SEED}"
+        spread = "mean and 95% interval over the seeds (cut off where no rate can be)."
+        note = f"{exact}; {spread}" if several else f"{exact}. {ONE_SEED}"
         rows = Rows()
         for (arm, score), result in results.items():
             found = [_value(result.found.get((needles, chunk, count), {}), result, True) for count in passes]

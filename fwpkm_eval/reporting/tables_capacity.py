@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +80,18 @@ def _of_size(rows: dict[int, list[dict[Any, Any]]]) -> OfSize:
     return OfSize({needles: pool(rows[needles]) for needles in sorted(rows)}, dict(by_seed))
 
 
-def usual_size(found: Found) -> MemorySize:
-    """The number of sub-keys, and the width, that most sizes have: the others differ from it in one thing alone."""
-    numbers, widths = [size.subkeys for size in found], [size.value_dim for size in found]
-    return MemorySize(max(set(numbers), key=numbers.count), max(set(widths), key=widths.count))
+def usual_size(found: Collection[MemorySize]) -> MemorySize:
+    """The number of sub-keys, and the width, from which most sizes differ in no more than one of the two: all, as the
+    command has them. It need not be among them."""
+    numbers, widths = (sorted({getattr(size, name) for size in found}) for name in ("subkeys", "value_dim"))
+    candidates = [MemorySize(number, width) for number in numbers for width in widths]
+
+    def place(one: MemorySize) -> tuple[int, int]:
+        as_many = sum(one.subkeys == size.subkeys for size in found)
+        as_wide = sum(one.value_dim == size.value_dim for size in found)
+        return as_many + as_wide - (one in found), min(as_many, as_wide)
+
+    return max(candidates, key=place)
 
 
 def capacity_tables(frame: pandas.DataFrame) -> list[Table]:
@@ -109,14 +118,15 @@ def _table(way: Way, found: Found) -> Table:
         )
     some = next(iter(next(iter(pooled.values())).values()))
     how = f"{wording.writing(way.write_chunk)}, {wording.readings(way.passes)}"
+    over = f"over {some.seeds} seeds" if some.seeds > 1 else "of one training"
     return Table(
         name=slug("capacity", wording.size(way.length), way.write_chunk, wording.readings(way.passes)),
         title=f"Capacity: needles found at {wording.size(way.length)}, {how}",
         columns=("slots", "dv", *(f"{needles} needles" for needles in asked), "most held"),
         rows=rows.done(),
         note="Closed book: the question alone is shown. Each size is a model of its own, trained with the same short "
-        f"recipe; {some.n} haystacks over {some.seeds} seeds, in brackets 95% intervals for the draw of haystacks, "
+        f"recipe; {some.n} haystacks {over}, in brackets 95% intervals for the draw of haystacks, "
         "which leave out that another training differs. Most held: the largest number of needles times the share that "
-        "was found; in brackets from the seed with the least to that with the most.",
+        f"was found{'; in brackets from the seed with the least to that with the most' if some.seeds > 1 else ''}.",
         labels=2,
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.reference_models.notation import FAST_WEIGHTS
 
 Layout = Literal["needles", "packed"]
 _EXERCISES = ("exercise_tokens", "exercise_steps")
@@ -163,6 +164,19 @@ _PAPER = Recipe(
     recompute=True,
 )
 RECIPES: dict[str, Recipe] = {"micro": _MICRO, "small": _SMALL, "paper": _PAPER}
+
+
+def lookahead_note(config: ModelConfig, recipe: Recipe) -> str | None:
+    """What to say of a lookahead that leaves chunks of a training without a write of values; None where all write."""
+    shortest = min([*recipe.chunks, *(size // 2 for size in recipe.exercise_tokens)])
+    for kind in FAST_WEIGHTS:
+        lookahead = getattr(config, kind).lookahead
+        if config.spec.layers(kind) and lookahead >= shortest:
+            return (
+                f"{kind}.lookahead is {lookahead}: chunks of no more tokens write nothing, and this training has some "
+                f"of {shortest}"
+            )
+    return None
 
 
 def recipe_for(config: ModelConfig, data: str = "embedded", exercises: bool = True, needles: bool = True) -> Recipe:
