@@ -124,13 +124,37 @@ def test_a_memory_is_trained_with_the_settings_that_were_asked_for(
     assert cli.main([*command, "--set", "pkm.topk=4"]) == 0
     changes: dict[str, Any] = {"fwpkm.query_conv": 0, "fwpkm.gate": False, "fwpkm.score": "dot", "pkm.topk": 4}
     assert asked == [model_config("gdn+swa:pkm@1+fwpkm@3", **changes)]
+    assert cli.main([*command, "--set", "backbone.window=32", "--set", "chunk_size=256"]) == 0
+    del changes["pkm.topk"]
+    assert asked[1] == model_config("gdn+swa:pkm@1+fwpkm@3", **(changes | {"backbone.window": 32, "chunk_size": 256}))
+
+
+def test_a_recipe_has_the_settings_that_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Recipe] = []
+    monkeypatch.setattr("fwpkm_eval.training.run.train_model", lambda config, recipe, *rest: asked.append(recipe))
+    chosen = ["needle_share=0.1", "learning_rate=1e-3", "chunks=[128,256]", 'sets=["docs"]', "tokens=2K", "pswa=0"]
+    command = ["train", "--model", "gdn:fwpkm", "--out", str(tmp_path / "run"), "--seed", "1", "--steps", "660"]
+    assert cli.main([*command, *(part for one in chosen for part in ("--set", f"recipe.{one}"))]) == 0
+    changes: dict[str, Any] = {"needle_share": 0.1, "learning_rate": 1e-3, "chunks": (128, 256), "sets": ("docs",)}
+    expected = replace(RECIPES["micro"], **changes, tokens=2048, pswa=0.0).shortened(660)
+    assert asked == [replace(expected, seed=1)]
 
 
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["fwpkm.query_conv"], "'fwpkm.query_conv' is not a setting of a memory and its value"),
-        (["backbone.hidden=64"], "'backbone.hidden=64' is not a setting of a memory"),
+        (["fwpkm.query_conv"], "'fwpkm.query_conv' is not a setting and its value, such as"),
+        (["hidden=64"], "'hidden=64' is not a setting and its value"),
+        (["backbone.hiden=64"], "unknown setting of backbone 'hiden', did you mean hidden?"),
+        (["backbone.hidden=0"], "backbone.hidden is 0; it must be a whole number of at least 1"),
+        (["backbone.vocab_size=64"], "the vocabulary is that of the scale's tokenizer"),
+        (["chunk_size=1"], "chunk_size 1 must be larger than the lookahead 1"),
+        (["recipe.needle_share=2"], "needle_share is 2.0; it must be 0 to 1"),
+        (["recipe.needle_shares=0.1"], "unknown setting 'needle_shares', did you mean needle_share?"),
+        (["recipe.learning_rate=fast"], "learning_rate is 'fast'; it must be a number"),
+        (["recipe.clip=0"], "clip is 0.0; it must be a number above 0"),
+        (["recipe.weight_decay=-1"], "weight_decay is -1.0; it must be a number of at least 0"),
+        (["recipe.steps=9"], "recipe.steps has an option of its own: --steps"),
         (["fwpkm.query_cov=0"], "unknown setting of fwpkm 'query_cov', did you mean query_conv?"),
         (["fwpkm.score=cosine"], "fwpkm.score is 'cosine'; it must be one of idw, dot"),
         (

@@ -25,32 +25,44 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+_RECIPE, _CHUNK_SIZE = "recipe", "chunk_size"
+
+
 def _setting(text: str) -> tuple[str, Any]:
     """``fwpkm.query_conv=[16,0]`` as ("fwpkm.query_conv", [16, 0])."""
     from fwpkm_eval.reference_models.notation import MEMORIES
 
     key, equals, value = text.partition("=")
-    memory, _, name = key.partition(".")
-    if not (equals and memory in MEMORIES and name):
-        raise UserError(f"{shown(text)} is not a setting of a memory and its value, such as fwpkm.query_conv=0")
+    owner, _, name = key.partition(".")
+    if not (equals and ((owner in (*MEMORIES, "backbone", _RECIPE) and name) or key == _CHUNK_SIZE)):
+        raise UserError(
+            f"{shown(text)} is not a setting and its value, such as fwpkm.query_conv=0, backbone.window=128, "
+            f"{_CHUNK_SIZE}=256 or {_RECIPE}.needle_share=0.1"
+        )
     try:
         return key, json.loads(value)
     except ValueError:
         return key, value
 
 
-def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
-    """UserError for a setting of a memory that the model does not have, or that is given twice."""
-    from fwpkm_eval.reference_models.notation import parse_model_name
+def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of the model, and those of the recipe by their names in it.
+
+    UserError for a setting of a memory that the model does not have, or that is given twice.
+    """
+    from fwpkm_eval.reference_models.notation import MEMORIES, parse_model_name
 
     spec = parse_model_name(model)
     for key, _ in chosen:
-        memory = key.partition(".")[0]
-        if memory not in {kind for kind, _ in spec.memories}:
-            raise UserError(f"--set {key}: {spec.name} has no {memory}, such as {spec.backbone}:{memory}")
+        owner = key.partition(".")[0]
+        if owner in MEMORIES and owner not in {kind for kind, _ in spec.memories}:
+            raise UserError(f"--set {key}: {spec.name} has no {owner}, such as {spec.backbone}:{owner}")
     if len(dict(chosen)) < len(chosen):
         raise UserError("--set gives a setting twice")
-    return dict(chosen)
+    if "backbone.vocab_size" in dict(chosen):
+        raise UserError("--set backbone.vocab_size: the vocabulary is that of the scale's tokenizer")
+    of_recipe = {key.partition(".")[2]: value for key, value in chosen if key.startswith(f"{_RECIPE}.")}
+    return {key: value for key, value in chosen if not key.startswith(f"{_RECIPE}.")}, of_recipe
 
 
 @click.command(name="train")
@@ -61,9 +73,10 @@ def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> dict[str, Any]:
     "chosen",
     type=options.Parsed("setting", _setting),
     multiple=True,
-    metavar="MEMORY.SETTING=VALUE",
-    help="Another value of a setting of a memory, such as fwpkm.query_conv=0 (a checkpoint's model.json has them all), "
-    "or fwpkm.query_conv=[16,0] for one in each layer; again for each setting.",
+    metavar="SETTING=VALUE",
+    help="Another value of a setting (a checkpoint's model.json has them all): of a memory, such as fwpkm.query_conv=0 "
+    "or [16,0] for one in each layer, of the backbone (backbone.window=128), chunk_size, or of the recipe "
+    "(recipe.needle_share=0.1); again for each.",
 )
 @click.option(
     "--out",
@@ -194,8 +207,9 @@ def command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    config = model_config(model, scale, **_settings(chosen, model))
-    recipe = recipe_for(config, data, exercises, needles)
+    of_model, of_recipe = _settings(chosen, model)
+    config = model_config(model, scale, **of_model)
+    recipe = recipe_for(config, data, exercises, needles).changed(of_recipe)
     recipe = replace(recipe, seed=seed, rows=rows or recipe.rows)
     if tokens is not None:
         steps = max(1, tokens // (recipe.rows * recipe.tokens))
@@ -208,7 +222,8 @@ def command(
             said = json.dumps({"model": model, "out": str(out), "finished": True})
             click.echo(said if as_json else f"{out} holds this training, finished")
         return
-    for note in filter(None, (recipe.warm_up_note, lookahead_note(config, recipe)) if first else ()):
+    notes = (recipe.warm_up_note, lookahead_note(config, recipe)) if first and not quiet else ()
+    for note in filter(None, notes):
         click.echo(f"note: {note}", err=True)
     where = Where(device, parallel, log, save_every, is_held=is_started)
     result = train_model(config, recipe, out, data, resume, quiet, settings, where)

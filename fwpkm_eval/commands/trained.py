@@ -84,7 +84,7 @@ def train_and_measure(
     left_out = RECIPES[scale].exercise_steps and not plan.recipe.exercise_steps
     if left_out and "fa" in model_config(model or plan.model, scale).layer_kinds:
         click.echo("note: without short rows first, full attention does not learn to answer; the memory may", err=True)
-    if plan.recipe.warm_up_note:
+    if plan.recipe.warm_up_note and not given.quiet:
         click.echo(f"note: {plan.recipe.warm_up_note}", err=True)
     if dry_run:
         from fwpkm_eval.runs.engine import usable_workers

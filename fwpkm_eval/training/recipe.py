@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reference_models.notation import FAST_WEIGHTS
+from fwpkm_eval.settings import read_settings
 
 Layout = Literal["needles", "packed"]
 _EXERCISES = ("exercise_tokens", "exercise_steps")
 _MEMORY = ("rows_at_once", "recompute")
+OPTIONS = {
+    "steps": "--steps",
+    "seed": "--seed",
+    "rows": "--rows",
+    "rows_at_once": "--rows-at-once",
+    "bf16": "--precision",
+    "recompute": "--recompute",
+}
+"""Fields of a recipe that `fwpkm-eval train` has options for."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +91,14 @@ class Recipe:
             raise UserError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
         if self.layout == "needles" and self.rows % 2:
             raise UserError(f"rows is {self.rows}; it must be even, since half of the rows hold documents")
-        for name in ("needle_share", "dense_share", "pswa"):
+        for name in ("needle_share", "dense_share", "pswa", "final_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 to 1")
-
+        for name in ("warmup", "weight_decay", "answer_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a number of at least 0")
+        if not self.clip > 0:
+            raise UserError(f"clip is {self.clip}; it must be a number above 0")
         if len(self.exercise_tokens) != len(self.exercise_steps):
             raise UserError("exercise_tokens and exercise_steps differ in number; each size needs its last step")
         if any(one < 1 or self.tokens % one for one in self.exercise_tokens):
@@ -102,13 +117,25 @@ class Recipe:
         ends = tuple(end * steps // self.steps for end in self.exercise_steps)
         return replace(self, steps=steps, exercise_steps=ends)
 
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """The same recipe with other values of some fields, by their names.
+
+        Raises:
+            UserError: a field that there is not, or that `train` has an option for; a value that does not fit.
+        """
+        for name in settings:
+            if name in OPTIONS:
+                raise UserError(f"recipe.{name} has an option of its own: {OPTIONS[name]}")
+        return replace(self, **read_settings(settings, Recipe))
+
     @property
     def warm_up_note(self) -> str | None:
         """What to say of a training that ends before its learning rate has risen; None where it has."""
         if self.steps > self.warmup:
             return None
         return (
-            f"{self.steps} steps end within the recipe's {self.warmup} steps of warm-up: the learning rate comes to "
+            f"{'1 step ends' if self.steps == 1 else f'{self.steps} steps end'} within the recipe's {self.warmup} "
+            "steps of warm-up: the learning rate comes to "
             f"{self.learning_rate * self.steps / self.warmup:.2g} of {self.learning_rate:g}"
         )
 
