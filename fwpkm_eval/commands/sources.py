@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 """In place of models: every one of the scale's plan."""
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def names_or_folders(text: str) -> tuple[Chosen, ...]:
         label, equals, model = part.partition("=")
         if not equals or "/" in label or Path(part).is_dir():
             found[_name_or_folder(part)] = None
-        elif _LABEL.fullmatch(label) and model:
+        elif LABEL.fullmatch(label) and model:
             found[Labelled(label, _name_or_folder(model))] = None
         else:
             raise UserError(

@@ -135,7 +135,7 @@ def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[
     text = f"bits per byte of {best.model} against {baseline}"
     if len(changes) > 1:
         text += f", the fewest of {len(changes)} models with fast weights"
-    trainings = f"{len(change.by_training)} trainings of each" if change.by_training else "one training of each"
+    trainings = _trainings(change, bits, base)
     where = f"{sets.title(best.dataset)}, the set with the longest documents"
     detail = f"{bits.value:.3f} and {base.value:.3f} on {where}; {trainings}"
     behind = sorted((of[1].value, of[0].value, key.model, of[3]) for key, of in changes.items() if key != best)
@@ -146,6 +146,16 @@ def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[
     if others:
         detail += f"; the others: {', '.join(others)}"
     return [Highlight(wording.change(change.value), text, detail)]
+
+
+def _trainings(change: RelativeChange, bits: Measurement, base: Measurement) -> str:
+    """Of how many trainings a change is, and whether they are held against each other by their seeds."""
+    if change.by_training:
+        return f"{len(change.by_training)} trainings of each"
+    ours, theirs = (max(1, len(one.by_training)) for one in (bits, base))
+    if ours == theirs == 1:
+        return "one training of each"
+    return f"{ours} trainings of the one and {theirs} of the other, not paired by seeds"
 
 
 def _speed_highlight(frame: pandas.DataFrame) -> list[Highlight]:

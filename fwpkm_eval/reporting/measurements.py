@@ -210,16 +210,26 @@ def spec_of(model: str) -> str:
     return model.partition(VARIANT_SEPARATOR)[0]
 
 
+def label_of(model: str) -> str:
+    """What tells a variant of a model apart; "" for the model itself."""
+    return model.partition(VARIANT_SEPARATOR)[2]
+
+
 def writes(model: str) -> bool:
     """Whether the model has fast weights, so that more readings or writes can change its answers."""
     return has_fast_weights(spec_of(model))
 
 
 def baseline_of(model: str, models: Iterable[str]) -> str | None:
-    """The model without memory to hold ``model`` against: of its backbone, else any, else None."""
+    """The model without memory to hold ``model`` against, None where there is none: of its backbone before others, of
+    its label before one without, and that before one of another."""
     plain = [other for other in ordered(models) if other != GUESS and not memories_of(spec_of(other))]
-    backbone = spec_of(model).partition(":")[0]
-    return next((other for other in plain if spec_of(other) == backbone), plain[0] if plain else None)
+    backbone, label = spec_of(model).partition(":")[0], label_of(model)
+    return min(
+        plain,
+        key=lambda other: (spec_of(other) != backbone, label_of(other) != label, bool(label_of(other))),
+        default=None,
+    )
 
 
 def alike(measurements: Mapping[Setting, Measurement]) -> bool:

@@ -116,9 +116,16 @@ def _row(key: TextKey, here: dict[TextKey, TextResult], scale: str, sets: SetFac
         Cell(_number(bits), strong=bits.value == lowest) if bits else "diverged",
         _number(frozen) if frozen else MISSING,
         _change(bits, frozen),
-        _change(bits, base_bits),
+        _change(bits, base_bits)
+        + (f" ({base.model})" if base and base_bits and not _is_clear(base, key, here) else ""),
         *_published(key, scale, sets),
     ]
+
+
+def _is_clear(base: TextKey, key: TextKey, here: Mapping[TextKey, TextResult]) -> bool:
+    """Whether it goes without saying which model without memory a change is against: the only one of that backbone."""
+    backbone = spec_of(key.model).partition(":")[0]
+    return {other.model for other in here if spec_of(other.model) == backbone} == {base.model}
 
 
 def _number(measurement: Measurement) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 LISTS = (
     *("models", "only", "sets", "lengths", "needles", "passes", "write_chunks", "protocols"),
-    *("arms", "scores", "sizes", "seeds"),
+    *("arms", "scores", "sizes", "seeds", "of"),
 )
 """Settings that are lists of what is measured, each entry by itself. Others, such as the depths that needles take by
 turns or the order of domains, are part of how each is measured."""

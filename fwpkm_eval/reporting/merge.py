@@ -1,0 +1,175 @@
+"""Several runs in one report: their rows side by side, in a folder of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.files import write_whole
+from fwpkm_eval.reporting.gather import ROWS, Results, gather, in_order
+from fwpkm_eval.reporting.measurements import FLOORS
+from fwpkm_eval.reporting.trace_page import FOLDER as TRACES
+from fwpkm_eval.runs.manifest import as_mapping, check_or_create, tidy, update_manifest
+from fwpkm_eval.runs.replaced_rows import replace_rows
+from fwpkm_eval.runs.rows import VARIANT_SEPARATOR, Row
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run that goes into a report of several: its ``--out`` folder, and a label for all its models, "" for none."""
+
+    folder: Path
+    label: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.label}={self.folder}" if self.label else str(self.folder)
+
+    def name(self, model: str) -> str:
+        """What a model of this run is called beside those of others."""
+        return f"{model}{VARIANT_SEPARATOR}{self.label}" if self.label and model and model not in FLOORS else model
+
+
+def merge_runs(parts: Sequence[Part], out: Path, command: Sequence[str] = ()) -> list[str]:
+    """Puts rows, manifest and traces of the runs into ``out``, a new folder or one of the same runs, for
+    `build_report`.
+
+    What several runs measured of the same weights is taken from the first that has it. Returns what is to be said of
+    them: how many such rows had another value, and models of one name whose trainings may not be of one kind.
+
+    Raises:
+        UserError: a folder without results, runs of other text under one name, trainings of one model by other settings
+            under one name, or an ``out`` that holds something else.
+    """
+    if len({(part.folder.resolve(), part.label) for part in parts}) < len(parts):
+        raise UserError("a run is named twice")
+    found = [gather(part.folder) for part in parts]
+    manifests = [as_mapping(result.manifest) for result in found]
+    config = {"command": "report", "of": [str(part) for part in parts], **_shared_data(parts, manifests)}
+    texts = _texts(parts, manifests)
+    models = _models(parts, manifests)
+    rows, other = _rows(parts, found)
+    notes = [f"other values in a later run of the same weights: {other}; the first run's are taken"] if other else []
+    notes += _not_known_to_be_alike(rows, models)
+    check_or_create(
+        out, config, command=command, seeds=_all_seeds(manifests), data=texts, weights=_weights(parts, manifests),
+        models=models, device=_one(manifest.get("device") for manifest in manifests),
+    )  # fmt: skip
+    replace_rows(in_order(rows), out / ROWS)
+    for part in parts:
+        for trace in sorted((part.folder / TRACES).glob("*.json")):
+            write_whole(out / TRACES / f"{part.label}{'-' if part.label else ''}{trace.name}", trace.read_bytes())
+    update_manifest(
+        out,
+        finished=all(manifest.get("finished") for manifest in manifests),
+        of=[_origin(part, manifest) for part, manifest in zip(parts, manifests, strict=True)],
+    )
+    return notes
+
+
+def _rows(parts: Sequence[Part], found: Sequence[Results]) -> tuple[list[Row], int]:
+    """All rows under their names; and how many were left out whose value an earlier run has otherwise."""
+    rows: dict[Row, Row] = {}
+    others = 0
+    for part, result in zip(parts, found, strict=True):
+        own: dict[Row, Row] = {}
+        for row in result.rows:
+            named = replace(row, model=part.name(row.model))
+            own.setdefault(_without_values(named), named)
+        others += sum(repr(own[key].value) != repr(rows[key].value) for key in own.keys() & rows.keys())
+        rows = own | rows
+    return list(rows.values()), others
+
+
+def _without_values(row: Row) -> Row:
+    return replace(row, value=None, n=None, ci_low=None, ci_high=None, seconds=None, tokens=None, version="")
+
+
+def _shared_data(parts: Sequence[Part], manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the config says of the runs' text; paths may be spelled otherwise: the texts have hashes."""
+    values = [str(as_mapping(manifest.get("config")).get("data") or "") for manifest in manifests]
+    kinds = {value if value in ("embedded", "hub", "") else "a path" for value in values} - {""}
+    if len(kinds) > 1:
+        which = ", ".join(f"{part.folder} of {value}" for part, value in zip(parts, values, strict=True) if value)
+        raise UserError(f"these runs are of other data, and one report cannot say which is which: {which}")
+    return {"data": next(value for value in values if value)} if kinds else {}
+
+
+def _texts(parts: Sequence[Part], manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    texts: dict[str, Any] = {}
+    of: dict[str, Part] = {}
+    for part, manifest in zip(parts, manifests, strict=True):
+        for name, facts in as_mapping(manifest.get("data")).items():
+            if as_mapping(texts.get(name, facts)).get("sha256") != as_mapping(facts).get("sha256"):
+                raise UserError(f"{of[name].folder} and {part.folder} have other text under the name {name}")
+            texts.setdefault(name, facts)
+            of.setdefault(name, part)
+    return texts
+
+
+def _models(parts: Sequence[Part], manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The models that the runs describe; those of one name with other weights have the weights in theirs."""
+    found: dict[str, Any] = {}
+    for part, manifest in zip(parts, manifests, strict=True):
+        for name, entry in as_mapping(manifest.get("models")).items():
+            named, weights = part.name(name), str(as_mapping(entry).get("weights_hash"))
+            other = found.get(named)
+            if other is not None and _kind(other) != _kind(entry):
+                raise UserError(
+                    f"{named} of {part.folder} has other settings, or was trained otherwise, than {named} of an "
+                    f"earlier one of the runs: give it a label, as in mine={part.folder}"
+                )
+            if other is not None and as_mapping(other).get("weights_hash") != weights:
+                named = f"{named} {weights[:8]}"
+            found.setdefault(named, entry)
+    return found
+
+
+def _kind(entry: Any) -> tuple[Any, ...]:
+    """What trainings of one kind share."""
+    facts = as_mapping(entry)
+    training = as_mapping(facts.get("training"))
+    return (facts.get("config_sha256"), training.get("recipe"), training.get("steps"), training.get("data_hash"))
+
+
+def _weights(parts: Sequence[Part], manifests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part, manifest in zip(parts, manifests, strict=True):
+        for name, weights in as_mapping(manifest.get("weights")).items():
+            named = part.name(str(name))
+            found.setdefault(named if found.get(named, weights) == weights else f"{named} {str(weights)[:8]}", weights)
+    return found
+
+
+def _not_known_to_be_alike(rows: Iterable[Row], models: Mapping[str, Any]) -> list[str]:
+    """Models of several weights, of which a run's manifest, as older ones do, does not say how they were trained."""
+    weights: dict[str, set[str]] = {}
+    for row in rows:
+        if row.model not in FLOORS and row.weights_hash and row.task not in ("ablation", "capacity"):
+            weights.setdefault(row.model, set()).add(row.weights_hash)
+    described = {str(as_mapping(entry).get("weights_hash")) for entry in models.values()}
+    unknown = [name for name, of in weights.items() if len(of) > 1 and not of <= described]
+    if not unknown:
+        return []
+    return [
+        f"taken as trainings of one model, though not every run says how they were trained: {', '.join(unknown)}; "
+        "where that is not so give the runs labels, as in mine=DIR"
+    ]
+
+
+def _all_seeds(manifests: Sequence[Mapping[str, Any]]) -> list[int]:
+    return sorted({seed for manifest in manifests for seed in manifest.get("seeds") or [] if isinstance(seed, int)})
+
+
+def _one(values: Iterable[Any]) -> dict[str, Any]:
+    """What all have; nothing where they differ."""
+    first, *others = values
+    return dict(as_mapping(first)) if all(other == first for other in others) else {}
+
+
+def _origin(part: Part, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest keeps of each run."""
+    kept = ("command", "started", "finished", "versions", "device", "git_commit")
+    return {"folder": tidy(part.folder), "label": part.label, **{name: manifest.get(name) for name in kept}}
