@@ -1,28 +1,31 @@
 """Evaluates language models with fast-weight product-key memory (FwPKM) beside their baselines.
 
-What stands in `fwpkm_eval.api` is loaded on first use, so that importing this package stays cheap.
+The Python interface is loaded on first use, so that importing this package stays cheap.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fwpkm_eval.api import evaluate, load_model, load_state, save_state
+    from fwpkm_eval.generation_text import generate, memorise
 
 __version__ = "0.9.7"
-__all__ = ["__version__", "evaluate", "load_model", "load_state", "save_state"]
+__all__ = ["__version__", "evaluate", "generate", "load_model", "load_state", "memorise", "save_state"]
 
-_FROM_API = ("evaluate", "load_model", "load_state", "save_state")
+_MODULES = {
+    **dict.fromkeys(("evaluate", "load_model", "load_state", "save_state"), "fwpkm_eval.api"),
+    **dict.fromkeys(("generate", "memorise"), "fwpkm_eval.generation_text"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM_API:
-        from fwpkm_eval import api
-
-        return getattr(api, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FROM_API})
+    return sorted({*globals(), *_MODULES})

@@ -1,4 +1,4 @@
-"""The Python interface: load a trained model, and evaluate it on a task.
+"""The Python interface: load a trained model, and evaluate it on a task (and `generation_text`: text in, text out).
 
 from fwpkm_eval import evaluate, load_model, load_state, save_state
 

@@ -44,6 +44,12 @@ def test_what_is_shown_of_the_python_interface_runs(capsys: pytest.CaptureFixtur
     assert names["result"].output.shape == (1, 1000, 32)
 
 
+def test_what_is_shown_of_memorising_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "memorise(" in block]
+    exec(compile(block, "README", "exec"), {})
+    assert f"# {capsys.readouterr().out.strip()}\n" in block
+
+
 def test_a_model_of_ones_own_finds_needles(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     exec(compile(EXAMPLES[0], "README.md", "exec"), names)

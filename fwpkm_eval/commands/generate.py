@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from fwpkm_eval.commands import options, sources
 from fwpkm_eval.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from fwpkm_eval.data.tokenizers import Tokenizer
 
 
 def _one_model(text: str) -> str | Path:
@@ -116,6 +110,7 @@ def command(
     from fwpkm_eval.api import load_model, load_state, tokenizer_of
     from fwpkm_eval.devices import resolve_device
     from fwpkm_eval.generation import Sampling, decode
+    from fwpkm_eval.generation_text import Written, token_ids
     from fwpkm_eval.malloc import tune_malloc
     from fwpkm_eval.tasks.describe import fresh_state, measuring
     from fwpkm_eval.tasks.reading import Reader
@@ -130,8 +125,8 @@ def command(
     every = write_chunk or loaded.config.chunk_size
     reader = Reader(loaded, every)
     with measuring(loaded):
-        read = None if text is None else _ids(tokenizer, text, where)
-        shown = _ids(tokenizer, prompt, where)
+        read = None if text is None else token_ids(tokenizer, text, where)
+        shown = token_ids(tokenizer, prompt, where)
         # The longest sequence to come says how full attention rotates (YaRN).
         memory = fresh_state(loaded, max(shown.shape[1] + tokens, 0 if read is None else read.shape[1]))
         if origin is not None:
@@ -152,7 +147,7 @@ def command(
             write=write,
             write_chunk=every,
         )
-        written = _Written(tokenizer, stop)
+        written = Written(tokenizer, stop)
         for piece in written.pieces(int(step.token) for step in steps):
             if not as_json:
                 click.echo(piece, nl=False)
@@ -171,43 +166,6 @@ def command(
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
         click.echo()
-
-
-@dataclass
-class _Written:
-    """Turns tokens into text as they come, and knows where to end."""
-
-    tokenizer: Tokenizer
-    stop: tuple[str, ...]
-
-    def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
-        """The text in pieces that can be shown: whole characters, and nothing that may turn out to be a stop text."""
-        self.ids: list[int] = []
-        self.text, self.ended_by = "", "tokens"
-        shown = 0
-        for token in tokens:
-            if token == self.tokenizer.eos:
-                self.ended_by = "end of document"
-                break
-            self.ids.append(token)
-            self.text = self.tokenizer.decode(self.ids)
-            ends = [place for stop in self.stop if stop and (place := self.text.find(stop)) >= 0]
-            if ends:
-                self.text, self.ended_by = self.text[: min(ends)], "stop"
-                break
-            safe = len(self.text.rstrip("\ufffd")) - max((len(stop) - 1 for stop in self.stop), default=0)
-            if safe > shown:
-                yield self.text[shown:safe]
-                shown = safe
-        yield self.text[shown:]
-
-
-def _ids(tokenizer: Tokenizer, text: str, device: Any) -> Any:
-    """The text as [1,T] on the device; no text is the end of a document, after which the next one starts."""
-    import torch
-
-    ids = tokenizer.encode(text)
-    return torch.tensor([ids.tolist() or [tokenizer.eos]], dtype=torch.int64, device=device)
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,140 @@
+"""Text in, text out: a model that memorises a text, and one that goes on from a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.generation import Sampling, decode
+from fwpkm_eval.kernels.arguments import check_whole
+from fwpkm_eval.tasks.describe import fresh_state, measuring, model_tensor
+from fwpkm_eval.tasks.reading import Reader
+
+if TYPE_CHECKING:
+    from fwpkm_eval.data.tokenizers import Tokenizer
+
+
+def memorise(model: Any, text: str, state: Any = None, *, passes: int = 1, write_chunk: int | str | None = None) -> Any:
+    """The state after ``passes`` readings of ``text``, each a sequence of its own that is written to its end.
+
+    Args:
+        model: what `load_model` returns, with fast weights. state: whose memory is written on, and which stays as it
+            was; None for the model's first one. write_chunk: tokens a write, ``"haystack"`` for one a reading, None for
+            the model's own.
+
+    Returns:
+        A state before a new sequence, with that memory: for `generate`, or to be called with.
+
+    Raises:
+        UserError: no text, a model without fast weights, a state of another model.
+    """
+    _check_text("text", text)
+    if not text:
+        raise UserError("text is empty: there is nothing to memorise")
+    if not model.has_fast_weights:
+        raise UserError(f"{model.config.name} has no fast weights to write into")
+    check_whole("passes", passes, 1)
+    ids = _ids_of(model, text)
+    reader = Reader(model, write_chunk or model.config.chunk_size)
+    with measuring(model):
+        return reader.memorise(ids, _memory(model, state, ids.shape[1]), passes).fresh_sequence()
+
+
+def generate(
+    model: Any,
+    prompt: str,
+    state: Any = None,
+    *,
+    tokens: int = 256,
+    stop: Sequence[str] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """What the model writes on from ``prompt``, in a new sequence with the memory of ``state``; nothing is written into
+    its fast weights, and ``state`` stays as it was.
+
+    Args:
+        state: as `memorise` returns it; None for the model's first one. tokens: at most so many. stop: texts to end
+            before. temperature: 0 takes the most probable token, above 0 draws by ``seed``.
+
+    Raises:
+        UserError: settings that do not fit, a state of another model.
+    """
+    _check_text("prompt", prompt)
+    check_whole("tokens", tokens, 1)
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "" in stop:
+        raise UserError("stop holds an empty text: give the text to end before, or leave it out")
+    sampling = Sampling(temperature, seed)
+    ids = _ids_of(model, prompt)
+    with measuring(model):
+        memory = _memory(model, state, ids.shape[1] + tokens)
+        logits, after = Reader(model, model.config.chunk_size).predict(ids, memory.fresh_sequence(), write=False)
+        written = Written(_tokenizer(model), stop)
+        steps = decode(model, logits, after, limit=tokens, sampling=sampling)
+        for _ in written.pieces(int(step.token) for step in steps):
+            pass
+    return written.text
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise UserError(f"{name} is a {type(text).__name__}; it must be text")
+
+
+def _memory(model: Any, state: Any, length: int) -> Any:
+    """A state to read on from, of this call alone; the longest sequence to come says how full attention rotates."""
+    first = fresh_state(model, length)
+    if state is None:
+        return first
+    model.check_state(state)
+    return replace(state.copy().fresh_sequence(), yarn=first.yarn)
+
+
+def _tokenizer(model: Any) -> Tokenizer:
+    from fwpkm_eval.api import tokenizer_of
+
+    return tokenizer_of(model.config)
+
+
+def _ids_of(model: Any, text: str) -> Any:
+    return token_ids(_tokenizer(model), text, model_tensor(model).device)
+
+
+def token_ids(tokenizer: Tokenizer, text: str, device: Any) -> Any:
+    """The text as [1,T] on the device; no text is the end of a document, after which the next one starts."""
+    import torch
+
+    ids = tokenizer.encode(text)
+    return torch.tensor([ids.tolist() or [tokenizer.eos]], dtype=torch.int64, device=device)
+
+
+@dataclass
+class Written:
+    """Turns tokens into text as they come, and knows where to end."""
+
+    tokenizer: Tokenizer
+    stop: tuple[str, ...]
+
+    def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
+        """The text in pieces that can be shown: whole characters, and nothing that may turn out to be a stop text."""
+        self.ids: list[int] = []
+        self.text, self.ended_by = "", "tokens"
+        shown = 0
+        for token in tokens:
+            if token == self.tokenizer.eos:
+                self.ended_by = "end of document"
+                break
+            self.ids.append(token)
+            self.text = self.tokenizer.decode(self.ids)
+            ends = [place for stop in self.stop if stop and (place := self.text.find(stop)) >= 0]
+            if ends:
+                self.text, self.ended_by = self.text[: min(ends)], "stop"
+                break
+            safe = len(self.text.rstrip("\ufffd")) - max((len(stop) - 1 for stop in self.stop), default=0)
+            if safe > shown:
+                yield self.text[shown:safe]
+                shown = safe
+        yield self.text[shown:]
