@@ -52,6 +52,7 @@ BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
 BOOK_RUNS: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
     ("books", "text and needles", {BACKBONE: (0, 1), "gdn+swa:pkm@1,3": (0, 1)}),
     ("books-fwpkm", "text and needles", {WITH_MEMORY: (0, 1)}),
+    ("books-few", "text and fewer needles", {BACKBONE: (0,), WITH_MEMORY: (0,)}),
     ("books-text", "text alone", {BACKBONE: (0,)}),
     ("books-text-fwpkm", "text alone", {BACKBONE: (1,), WITH_MEMORY: (0, 1)}),
     ("books-text-no-conv", "text alone, no query convolution", {WITH_MEMORY: (0, 1)}),
