@@ -83,6 +83,29 @@ def test_trainings_of_several_runs_are_pooled(tmp_path: Path, capsys: pytest.Cap
     }  # fmt: skip
 
 
+def test_a_report_names_the_machines_that_measured_and_not_the_one_that_made_it(tmp_path: Path) -> None:
+    facts = [
+        {"device": {"processor": name}, "versions": {"fwpkm-eval": "0.1"}, "git_commit": commit}
+        for name, commit in (("Abacus", "c0ffee"), ("Abacus", "c0ffee"), ("Slide rule", "decaf"))
+    ]
+    runs = [
+        a_run(tmp_path / str(seed), [bits(FWPKM, 1.6, f"f{seed}", seed)], elsewhere=about)
+        for seed, about in enumerate(facts)
+    ]
+    alike, others = tmp_path / "alike", tmp_path / "others"
+    assert cli.main(["report", *map(str, runs[:2]), "--out", str(alike)]) == 0
+    manifest = load_manifest(alike)
+    assert manifest is not None
+    assert {name: manifest[name] for name in facts[0]} == facts[0]
+    for _ in range(2):
+        assert cli.main(["report", *map(str, runs), "--out", str(others)]) == 0
+        manifest = load_manifest(others)
+        assert manifest is not None
+        assert [manifest[name] for name in ("device", "versions", "git_commit")] == [{}, {"fwpkm-eval": "0.1"}, None]
+    page = (others / "report.html").read_text()
+    assert f"<dt>{runs[2]}</dt><dd>fwpkm-eval ppl; Slide rule; fwpkm-eval 0.1; commit decaf</dd>" in page
+
+
 def test_a_label_keeps_the_models_of_a_run_apart(tmp_path: Path) -> None:
     """And each is held against the backbone of its own label."""
     text = a_run(tmp_path / "text", [bits(PLAIN, 2.0, "p0"), bits(FWPKM, 1.8, "f0")])

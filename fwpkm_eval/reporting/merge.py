@@ -55,7 +55,7 @@ def merge_runs(parts: Sequence[Part], out: Path, command: Sequence[str] = ()) ->
     notes += _not_known_to_be_alike(rows, models)
     check_or_create(
         out, config, command=command, seeds=_all_seeds(manifests), data=texts, weights=_weights(parts, manifests),
-        models=models, device=_one(manifest.get("device") for manifest in manifests),
+        models=models, elsewhere=_measured_with(manifests),
     )  # fmt: skip
     replace_rows(in_order(rows), out / ROWS)
     for part in parts:
@@ -163,10 +163,11 @@ def _all_seeds(manifests: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted({seed for manifest in manifests for seed in manifest.get("seeds") or [] if isinstance(seed, int)})
 
 
-def _one(values: Iterable[Any]) -> dict[str, Any]:
-    """What all have; nothing where they differ."""
-    first, *others = values
-    return dict(as_mapping(first)) if all(other == first for other in others) else {}
+def _measured_with(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Machine, versions and commit that all runs have alike; nothing where they differ: `_origin` keeps each one's."""
+    kinds: dict[str, Any] = {"device": {}, "versions": {}, "git_commit": None}
+    values = {name: [manifest.get(name) for manifest in manifests] for name in kinds}
+    return {name: of[0] if of[0] and of.count(of[0]) == len(of) else kinds[name] for name, of in values.items()}
 
 
 def _origin(part: Part, manifest: Mapping[str, Any]) -> dict[str, Any]:

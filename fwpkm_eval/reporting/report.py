@@ -26,6 +26,7 @@ from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables import scale_of_any
 from fwpkm_eval.reporting.tables_published import quotes
 from fwpkm_eval.reporting.trace_page import trace_section
+from fwpkm_eval.runs.manifest import as_mapping
 
 if TYPE_CHECKING:
     import pandas
@@ -151,7 +152,20 @@ def facts(manifest: Mapping[str, Any] | None, frame: pandas.DataFrame) -> list[F
         Fact("Commit", str(manifest.get("git_commit") or "")),
         Fact("Seeds", ", ".join(seeds)),
     ]
-    return [fact for fact in found if fact.value]
+    parts = [as_mapping(part) for part in manifest.get("of") or []]
+    return [fact for fact in [*found, *map(_part, parts)] if fact.value]
+
+
+def _part(part: Mapping[str, Any]) -> Fact:
+    """A run of those that a report is of: where it was, and what it was measured with."""
+    label, version = part.get("label"), as_mapping(part.get("versions")).get("fwpkm-eval")
+    values = [
+        str(part.get("command") or ""),
+        _machine(as_mapping(part.get("device"))),
+        f"fwpkm-eval {version}" if version else "",
+        f"commit {part['git_commit']}" if part.get("git_commit") else "",
+    ]
+    return Fact(f"{label}={part.get('folder')}" if label else str(part.get("folder")), "; ".join(filter(None, values)))
 
 
 def _versions_of_rows(frame: pandas.DataFrame) -> str:

@@ -41,6 +41,7 @@ def check_or_create(
     data: Mapping[str, Any] | None = None,
     weights: Mapping[str, str] | None = None,
     models: Mapping[str, Any] | None = None,
+    elsewhere: Mapping[str, Any] | None = None,
     grows: bool = True,
 ) -> dict[str, Any]:
     """Claim the folder ``out`` for the run of ``config``, or join that run again; returns its manifest.
@@ -49,7 +50,8 @@ def check_or_create(
     `is_more_of`) takes the place of the one that is there. The rest is for the record: ``command`` the
     arguments of the command line, ``device`` what it runs on, ``data`` each text set with its hash (and
     ``stands_in_for``), ``weights`` the hash of each model's weights, ``models`` what each is and how it was trained
-    (`describe_model`). Paths below the working or home folder are shortened, secrets left out.
+    (`describe_model`), ``elsewhere`` the ``device``, ``versions`` and ``git_commit`` of rows that were not measured
+    here. Paths below the working or home folder are shortened, secrets left out.
 
     Raises:
         UserError: ``out`` holds another run (what differs is named), results without a manifest, or a
@@ -68,6 +70,8 @@ def check_or_create(
         "weights": tidy(weights or {}),
         "models": tidy(models or {}),
     }
+    measured = tidy(elsewhere or {})
+    facts |= measured
     _check_folder(out)
     if not path.exists():
         fresh = {"format": 1, **facts, "config": wanted, "cells": [], "started": _now(), "finished": None}
@@ -79,7 +83,7 @@ def check_or_create(
             raise UserError(f"{path} came and went while this run started: try again")
         _refuse_another(out, manifest, wanted, grows)
         manifest["config"] = wanted
-        manifest |= {name: fact or manifest.get(name) for name, fact in facts.items()}
+        manifest |= {name: fact or manifest.get(name) for name, fact in facts.items()} | measured
         manifest |= {"resumed": [*manifest.get("resumed", []), _now()], "finished": None}
         write_whole(path, _to_text(manifest))
     return manifest
