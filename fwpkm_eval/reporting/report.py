@@ -148,7 +148,7 @@ def facts(manifest: Mapping[str, Any] | None, frame: pandas.DataFrame) -> list[F
         Fact("Finished", str(manifest.get("finished") or "not yet")),
         Fact("Machine", _machine(device)),
         Fact("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        Fact("Rows of versions", _versions_of_rows(frame)),
+        Fact("Rows of versions", "" if manifest.get("of") else _versions_of_rows(frame)),
         Fact("Commit", str(manifest.get("git_commit") or "")),
         Fact("Seeds", ", ".join(seeds)),
     ]
