@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from fwpkm_eval.devices import DTYPES, check_device_name
-from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.errors import UserError, shown, unknown
 from fwpkm_eval.runs.shards import Shard, parse_shard
 from fwpkm_eval.sizes import parse_size, parse_sizes, parse_write_chunk
 
@@ -74,6 +74,8 @@ class Folder(click.Path):
 def _model_name(text: str) -> str:
     from fwpkm_eval.reference_models.notation import parse_model_name
 
+    if "/" in text:
+        raise UserError(f"{shown(text)} is a folder, and a model's name is wanted here, such as gdn+swa:fwpkm@1,3")
     return parse_model_name(text).name
 
 
