@@ -6,22 +6,30 @@ import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 
+import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
 
 
 def check_tensors(**tensors: object) -> None:
-    """Refuses what is no tensor of real numbers in floating point, by name, and tensors of several devices."""
+    """Refuses what is no tensor of real numbers, by name, and tensors of several devices."""
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
             raise UserError(f"{name} is a {type(x).__name__}; it must be a torch.Tensor")
-        if not x.is_floating_point():
-            raise UserError(f"{name} is {x.dtype}; it must be real numbers in floating point")
+        if torch.is_complex(x):
+            raise UserError(f"{name} is {x.dtype}; it must be real")
     devices = {name: x.device for name, x in tensors.items() if isinstance(x, Tensor)}
     if len(set(devices.values())) > 1:
         where = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise UserError(f"all tensors must be on one device; got {where}")
+
+
+def check_activations(**tensors: Tensor) -> None:
+    """Refuses whole numbers, by name: what a model computes is in floating point."""
+    for name, x in tensors.items():
+        if not x.is_floating_point():
+            raise UserError(f"{name} is {x.dtype}; it must be in floating point")
 
 
 def check_fast_weights(weights: Mapping[str, Tensor]) -> None:

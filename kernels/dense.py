@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.kernels.arguments import check_fast_weights, check_finite, check_tensors, check_whole
+from fwpkm_eval.kernels.arguments import check_activations, check_fast_weights, check_finite, check_tensors, check_whole
 from fwpkm_eval.kernels.types import TargetRule
 
 
@@ -89,6 +89,7 @@ def check_sizes(
     if weights["w_up"].dim() != 2:
         raise UserError(f"w_up {list(weights['w_up'].shape)} must be a matrix [hidden,in]")
     check_fast_weights(weights)
+    check_activations(query=query, target=target)
     sizes = {"in": query.shape[2], "hidden": weights["w_up"].shape[0], "out": target.shape[2]}
     for name, words in shapes.items():
         wanted = [sizes[word] for word in words]

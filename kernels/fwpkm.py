@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.kernels.arguments import check_fast_weights, check_tensors, check_whole
+from fwpkm_eval.kernels.arguments import check_activations, check_fast_weights, check_tensors, check_whole
 from fwpkm_eval.kernels.backends import chunk_ops, resolve_backend
 from fwpkm_eval.kernels.grad_mode import takes_gradient
 from fwpkm_eval.kernels.precision import full_precision
@@ -117,3 +117,4 @@ def check_memory_shapes(
             f"topk {rule.topk} is larger than the {subkeys} sub-keys of a half; it must be at most {subkeys}"
         )
     check_fast_weights({"keys": keys, "values": values})
+    check_activations(query=query, target=target, **({} if gate is None else {"gate": gate}))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.kernels.arguments import check_tensors
+from fwpkm_eval.kernels.arguments import check_activations, check_tensors
 from fwpkm_eval.kernels.dense import check_rule, check_sizes, own_unless_written, shifted_target
 from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.kernels.types import DenseScanResult, TargetRule
@@ -93,6 +93,7 @@ def lact_scan(
     check_sizes(query, target, weights, SHAPES, chunk_size)
     if rates is not None:
         check_tensors(rates=rates)
+        check_activations(rates=rates)
     if rates is not None and rates.shape != (*query.shape[:2], RATES):
         raise UserError(f"rates {list(rates.shape)} must be [B,T,{RATES}] = {[*query.shape[:2], RATES]}")
     dtype = weights["w_up"].dtype
