@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.generation import Sampling, decode
 from fwpkm_eval.kernels.arguments import check_whole
+from fwpkm_eval.reference_models.yarn import yarn_for
 from fwpkm_eval.tasks.describe import fresh_state, measuring, model_tensor
+from fwpkm_eval.tasks.memorise import memorise as memorise_tokens
 from fwpkm_eval.tasks.reading import Reader
 
 if TYPE_CHECKING:
@@ -36,10 +38,10 @@ def memorise(model: Any, text: str, state: Any = None, *, passes: int = 1, write
     if not model.has_fast_weights:
         raise UserError(f"{model.config.name} has no fast weights to write into")
     check_whole("passes", passes, 1)
-    ids = _ids_of(model, text)
-    reader = Reader(model, write_chunk or model.config.chunk_size)
-    with measuring(model):
-        return reader.memorise(ids, _memory(model, state, ids.shape[1]), passes).fresh_sequence()
+    tokens = _tokenizer(model).encode(text)
+    memory = _memory(model, state, len(tokens))
+    memory = memory if state is None else memory.copy()  # it is written on
+    return memorise_tokens(model, tokens, memory, passes=passes, write_chunk=write_chunk).fresh_sequence()
 
 
 def generate(
@@ -68,7 +70,7 @@ def generate(
     if "" in stop:
         raise UserError("stop holds an empty text: give the text to end before, or leave it out")
     sampling = Sampling(temperature, seed)
-    ids = _ids_of(model, prompt)
+    ids = token_ids(_tokenizer(model), prompt, model_tensor(model).device)
     with measuring(model):
         memory = _memory(model, state, ids.shape[1] + tokens)
         logits, after = Reader(model, model.config.chunk_size).predict(ids, memory.fresh_sequence(), write=False)
@@ -85,22 +87,18 @@ def _check_text(name: str, text: object) -> None:
 
 
 def _memory(model: Any, state: Any, length: int) -> Any:
-    """A state to read on from, of this call alone; the longest sequence to come says how full attention rotates."""
-    first = fresh_state(model, length)
+    """A state before a new sequence, with the fast weights of ``state``, not copies; how long it is to be says how full
+    attention rotates."""
     if state is None:
-        return first
+        return fresh_state(model, length)
     model.check_state(state)
-    return replace(state.copy().fresh_sequence(), yarn=first.yarn)
+    return replace(state.fresh_sequence(), yarn=yarn_for(model.config, length))
 
 
 def _tokenizer(model: Any) -> Tokenizer:
     from fwpkm_eval.api import tokenizer_of
 
     return tokenizer_of(model.config)
-
-
-def _ids_of(model: Any, text: str) -> Any:
-    return token_ids(_tokenizer(model), text, model_tensor(model).device)
 
 
 def token_ids(tokenizer: Tokenizer, text: str, device: Any) -> Any:

@@ -98,8 +98,9 @@ def test_going_on_with_what_is_finished_is_no_mistake(
 def test_a_training_that_ends_in_its_warm_up_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = RECIPES["micro"]
     assert recipe.warm_up_note is None
-    assert recipe.shortened(recipe.warmup + 1).warm_up_note is None
-    assert recipe.shortened(recipe.warmup).warm_up_note is not None
+    assert recipe.shortened(recipe.warmup).warm_up_note is None, "its last step has the rate"
+    assert learning_rate(recipe, recipe.warmup - 1) == recipe.learning_rate
+    assert recipe.shortened(recipe.warmup - 1).warm_up_note is not None
     assert recipe.shortened(12).warm_up_note == (
         "12 steps end within the recipe's 100 steps of warm-up: the learning rate comes to 0.00024 of 0.002"
     )

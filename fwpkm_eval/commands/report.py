@@ -18,17 +18,14 @@ if TYPE_CHECKING:
 
 def _part(given: Path) -> Part:
     """``runs/a``, or ``text=runs/a`` with a label."""
-    from fwpkm_eval.commands.sources import LABEL
+    from fwpkm_eval.commands.sources import LABEL, LABEL_RULE
     from fwpkm_eval.reporting.merge import Part
 
     label, equals, folder = str(given).partition("=")
     if not equals or "/" in label or given.is_dir():
         return Part(given)
     if not (LABEL.fullmatch(label) and folder):
-        raise UserError(
-            f"{shown(str(given))} is no LABEL=DIR: a label is letters, digits, '.', '_' and '-', at most 40, as in "
-            "text=runs/a"
-        )
+        raise UserError(f"{shown(str(given))} is no LABEL=DIR: {LABEL_RULE}, as in text=runs/a")
     return Part(Path(folder), label)
 
 

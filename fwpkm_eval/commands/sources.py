@@ -22,6 +22,9 @@ ALL = "all"
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
+LABEL_RULE = "a label is letters, digits, '.', '_' and '-', at most 40"
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A model with what the user calls it, so that tables tell it from others of the same name."""
@@ -58,10 +61,7 @@ def names_or_folders(text: str) -> tuple[Chosen, ...]:
         elif LABEL.fullmatch(label) and model:
             found[Labelled(label, _name_or_folder(model))] = None
         else:
-            raise UserError(
-                f"{shown(part)} is no LABEL=MODEL: a label is letters, digits, '.', '_' and '-', at most 40, as in "
-                "top32=runs/top32"
-            )
+            raise UserError(f"{shown(part)} is no LABEL=MODEL: {LABEL_RULE}, as in top32=runs/top32")
     return tuple(found)
 
 

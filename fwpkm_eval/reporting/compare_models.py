@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from fwpkm_eval.errors import UserError, unknown
-from fwpkm_eval.runs.rows import VARIANT_SEPARATOR, Row
+from fwpkm_eval.reporting.measurements import label_of, spec_of
+from fwpkm_eval.runs.rows import Row
 
 
 def chosen_pairs(before: Sequence[Row], after: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -31,7 +32,7 @@ def pairs_by_weights(before: Sequence[Row], after: Sequence[Row]) -> dict[str, s
         alike = [
             other
             for other in here.keys() - there.keys()
-            if _unlabelled(name) == _unlabelled(other) and there[name] & here[other]
+            if spec_of(name) == spec_of(other) and there[name] & here[other]
         ]
         if len(alike) == 1:
             found[name] = alike[0]
@@ -70,13 +71,9 @@ def _named(rows: Sequence[Row], run: str, asked: str) -> str:
     names = dict.fromkeys(row.model for row in rows if row.model)
     if asked in names:
         return asked
-    found = [name for name in names if name.partition(VARIANT_SEPARATOR)[2] == asked]
+    found = [name for name in names if label_of(name) == asked]
     if len(found) > 1:
         raise UserError(f"{asked!r} is the label of several models of {run}: {', '.join(found)}; give a name")
     if not found:
         raise unknown(f"model of {run}", asked, names)
     return found[0]
-
-
-def _unlabelled(model: str) -> str:
-    return model.partition(VARIANT_SEPARATOR)[0]

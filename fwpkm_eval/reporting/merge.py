@@ -14,7 +14,7 @@ from fwpkm_eval.reporting.measurements import FLOORS
 from fwpkm_eval.reporting.trace_page import FOLDER as TRACES
 from fwpkm_eval.runs.manifest import as_mapping, check_or_create, tidy, update_manifest
 from fwpkm_eval.runs.replaced_rows import replace_rows
-from fwpkm_eval.runs.rows import VARIANT_SEPARATOR, Row
+from fwpkm_eval.runs.rows import VARIANT_SEPARATOR, Row, without_values
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,10 @@ def _rows(parts: Sequence[Part], found: Sequence[Results]) -> tuple[list[Row], i
         own: dict[Row, Row] = {}
         for row in result.rows:
             named = replace(row, model=part.name(row.model))
-            own.setdefault(_without_values(named), named)
+            own.setdefault(without_values(named), named)
         others += sum(repr(own[key].value) != repr(rows[key].value) for key in own.keys() & rows.keys())
         rows = own | rows
     return list(rows.values()), others
-
-
-def _without_values(row: Row) -> Row:
-    return replace(row, value=None, n=None, ci_low=None, ci_high=None, seconds=None, tokens=None, version="")
 
 
 def _shared_data(parts: Sequence[Part], manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.files import create_whole
-from fwpkm_eval.runs.rows import FIELDS, Row, read_rows_csv, write_rows_csv
-
-_MEASURED = {"value", "n", "ci_low", "ci_high", "seconds", "tokens", "version"}
-_NAMING = [name for name in FIELDS if name not in _MEASURED]
+from fwpkm_eval.runs.rows import Row, read_rows_csv, without_values, write_rows_csv
 
 
 def replace_rows(rows: Sequence[Row], path: Path) -> Path:
@@ -40,13 +35,7 @@ def replace_rows(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _left_out(before: Iterable[Row], now: Iterable[Row]) -> int:
-    return (Counter(map(_name, before)) - Counter(map(_name, now))).total()
-
-
-def _name(row: Row) -> tuple[Any, ...]:
-    """What is measured, as a row says it, without how much that was."""
-    values = dataclasses.asdict(row)
-    return tuple(repr(values[name]) for name in _NAMING)
+    return (Counter(map(without_values, before)) - Counter(map(without_values, now))).total()
 
 
 def _keep(path: Path) -> Path:

@@ -113,6 +113,14 @@ class Row:
         return cls(**values)
 
 
+def without_values(row: Row) -> Row:
+    """What a row says is measured, without how much that was, what it cost, and by which version: two rows of one
+    quantity are equal in it."""
+    return dataclasses.replace(
+        row, value=None, n=None, ci_low=None, ci_high=None, seconds=None, tokens=None, version=""
+    )
+
+
 FIELDS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Row))
 """The columns of ``rows.csv``, in order."""
 

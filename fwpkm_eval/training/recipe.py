@@ -131,7 +131,7 @@ class Recipe:
     @property
     def warm_up_note(self) -> str | None:
         """What to say of a training that ends before its learning rate has risen; None where it has."""
-        if self.steps > self.warmup:
+        if self.steps >= self.warmup:
             return None
         return (
             f"{'1 step ends' if self.steps == 1 else f'{self.steps} steps end'} within the recipe's {self.warmup} "
