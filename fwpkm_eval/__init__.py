@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.api import evaluate, load_model, load_state, save_state
     from fwpkm_eval.generation_text import generate, memorise
 
-__version__ = "0.9.7"
+__version__ = "0.9.8"
 __all__ = ["__version__", "evaluate", "generate", "load_model", "load_state", "memorise", "save_state"]
 
 _MODULES = {

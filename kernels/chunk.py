@@ -43,7 +43,10 @@ class ChunkStep:
 
 @dataclass(frozen=True)
 class TouchedRows:
-    """Gradient of the rows that any chunk read: slots [U] ascending, gradient [U,dv], updated from chunk to chunk."""
+    """Gradient of the rows that any chunk read: slots [U] ascending, gradient [U,dv], updated from chunk to chunk.
+
+    Slots at the end may be S² or more: rows of no slot, which nobody looks up.
+    """
 
     slots: Tensor
     gradient: Tensor

@@ -112,7 +112,8 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     steps: list[ChunkStep] = ctx.steps
     rule: MemoryRule = ctx.rule
     ops: ChunkOps = ctx.ops
-    touched = torch.cat([s.touched for s in steps]).unique().long()
+    exactly = d_values is not None or ctx.needs_input_grad[4]
+    touched = _touched_slots(steps, ctx.values_shape[0], exactly)
     d_rows = query.new_zeros(len(touched), ctx.values_shape[1]) if d_values is None else d_values[touched]
     rows = TouchedRows(touched, d_rows.contiguous())
     d_keys = torch.zeros_like(ctx.old_keys[0]) if d_keys is None else d_keys
@@ -136,6 +137,24 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         d_first_values = _zeros(query, ctx.values_shape) if d_values is None else copy_large(d_values)
         d_first_values[touched] = rows.gradient
     return d_query, d_target, d_gate, d_keys, d_first_values, None, None, None, None, None
+
+
+def _touched_slots(steps: list[ChunkStep], memory_slots: int, exactly: bool) -> Tensor:
+    """The slots [U] int64 that any chunk read, ascending.
+
+    On a GPU their number would have to be waited for, and the program would no longer be ahead of the GPU when it
+    launches the chunks' many small kernels. So there are min(reads, S²) of them, beyond U of the number S², which no
+    slot has; unless `exactly` those read are asked for.
+    """
+    reads = torch.cat([s.touched for s in steps])
+    if exactly or reads.device.type == "cpu":
+        return reads.unique().long()
+    ordered = reads.sort().values
+    first = torch.ones_like(ordered)
+    torch.ne(ordered[1:], ordered[:-1], out=first[1:])
+    touched = torch.full((min(len(reads), memory_slots),), memory_slots, dtype=torch.int64, device=reads.device)
+    # Reads of one slot have one place, and all write the same there.
+    return touched.scatter_(0, first.cumsum(0) - 1, ordered.long())
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -34,9 +34,14 @@ class DivergenceWatch:
         import torch
 
         self.looks += 1
-        for layer, memory in getattr(state, "fast_weights", {}).items():
-            peaks = [torch.stack(torch.aminmax(tensor.detach())).abs().max() for tensor in memory.values()]
-            if not bool(torch.stack(peaks).max() < EXPLODED):  # what is not a number is not below it, either
+        memories = getattr(state, "fast_weights", {})
+        peaks = [
+            torch.stack([torch.stack(torch.aminmax(tensor.detach())).abs().max() for tensor in memory.values()]).max()
+            for memory in memories.values()
+        ]
+        read = torch.stack(peaks).tolist() if peaks else []  # all at once: a GPU is waited for
+        for layer, peak in zip(memories, read, strict=True):
+            if not peak < EXPLODED:  # what is not a number is not below it, either
                 self.first[layer] = min(self.first.get(layer, tokens), tokens)
                 self.affected[layer] = self.affected.get(layer, 0) + 1
 

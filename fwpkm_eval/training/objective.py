@@ -26,12 +26,13 @@ BLOCK_LOGITS = 2**27
 class Part:
     """The rows of a step that one process reads at once.
 
-    tokens [B,T+1] int64; is_answer [B,T] bool; token_share and answer_share: how much of the whole step's tokens and
-    answer digits these are, so that the parts' losses add up to the step's.
+    tokens [B,T+1] int64; answers [A] int64: which of the B·T targets, counted row after row, are digits of an answer
+    (places: a mask would have to be counted, and a GPU be waited for); token_share and answer_share: how much of the
+    whole step's tokens and answer digits these are, so that the parts' losses add up to the step's.
     """
 
     tokens: Tensor
-    is_answer: Tensor
+    answers: Tensor
     chunk_size: int
     training_window: int | None = None
     token_share: float = 1.0
@@ -67,20 +68,21 @@ class Objective(nn.Module):
         if targets.numel() * self.model.config.vocab_size <= MOST_LOGITS:
             logits, state = self.model(inputs, state, **options)
             nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-            answers = nats[part.is_answer]
+            answers = nats.flatten()[part.answers]
             loss = nats.mean() * part.token_share
             if len(answers):
                 loss = loss + self.answer_weight * answers.mean() * part.answer_share
             right = logits.detach().argmax(-1) == targets
             return loss, PartLoss(loss, nats.detach(), right), state
         hidden, state = self.model(inputs, state, logits="hidden", **options)
-        weights = torch.full_like(targets, part.token_share / targets.numel(), dtype=torch.float32)
-        count = part.is_answer.sum().clamp(min=1)
-        weights = weights + part.is_answer * (self.answer_weight * part.answer_share / count)
+        each = part.token_share / targets.numel()
+        weights = torch.full_like(targets.flatten(), each, dtype=torch.float32)
+        answers_share = self.answer_weight * part.answer_share / max(1, len(part.answers))
+        weights.index_fill_(0, part.answers, each + answers_share)
         low = torch.is_autocast_enabled(hidden.device.type)
         dtype = torch.get_autocast_dtype(hidden.device.type) if low else hidden.dtype
         loss, nats, right = weighted_cross_entropy(
-            hidden.flatten(0, 1), self.model.embedding.weight, targets.flatten(), weights.flatten(), dtype
+            hidden.flatten(0, 1), self.model.embedding.weight, targets.flatten(), weights, dtype
         )
         return loss, PartLoss(loss, nats.view_as(targets), right.view_as(targets)), state
 

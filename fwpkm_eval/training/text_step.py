@@ -29,8 +29,7 @@ class TextStep:
 
     def __call__(self, rows: Tensor) -> None:
         """rows [B,T+1] int64, on the model's device: a step on its T tokens, written every `chunk_size` of them."""
-        no_answer = torch.zeros_like(rows[:, 1:], dtype=torch.bool)
-        part = Part(rows, no_answer, self.model.config.chunk_size)
+        part = Part(rows, rows.new_empty(0), self.model.config.chunk_size)
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.bf16):
             loss, _, state = self._objective(part, self._state)

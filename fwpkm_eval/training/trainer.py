@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -211,15 +212,18 @@ class Trainer:
         if batch.new_document:
             self.state = self._state_of_new_document()
         keys = self._keys()
-        sums = torch.zeros(7, dtype=torch.float64, device=self.ranks.device)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)
+        counts = np.zeros(3)
         for number in range(self.parts):
             mine = batch.part(self.ranks.rank * self.parts + number, self.ranks.world * self.parts)
             sums += self._train_part(mine, batch, last=number == self.parts - 1)
+            counts += mine.is_document.sum() * mine.is_answer.shape[1], mine.is_answer.sum(), mine.is_answer.size
         self.ranks.finish_gradients(self.model)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip))
-        self.ranks.sum(sums)
-        *totals, gradient_norm = [*sums.tolist(), norm.item()]
-        loss, document_nats, document_tokens, answer_nats, right, answers, tokens = totals
+        summed = self.ranks.sum(torch.cat([sums, self._sent(counts)]))
+        # A GPU is waited for here and nowhere else in a step: whether to take it is decided by what it came to.
+        *totals, gradient_norm = torch.cat([summed, norm.double().reshape(1)]).tolist()
+        loss, document_nats, answer_nats, right, document_tokens, answers, tokens = totals
         diverged: tuple[int, ...] = ()
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             self.optimizer.step()
@@ -245,17 +249,18 @@ class Trainer:
         )
 
     def _train_part(self, mine: Batch, batch: Batch, last: bool) -> Tensor:
-        """Adds one part's gradients; returns its sums: loss, then nats and counts, as `_train_step` names them."""
-        device = self.ranks.device
-        answers = int(batch.is_answer.sum())
+        """Adds one part's gradients; returns its sums [4] float64: loss, nats of the documents and of the answers'
+        digits, and how many of these are right."""
+        all_answers, answers = int(batch.is_answer.sum()), np.flatnonzero(mine.is_answer)
         part = Part(
-            tokens=torch.from_numpy(mine.tokens).to(device, non_blocking=True),
-            is_answer=torch.from_numpy(mine.is_answer).to(device, non_blocking=True),
+            tokens=self._sent(mine.tokens),
+            answers=self._sent(answers),
             chunk_size=batch.chunk_size,
             training_window=self.config.backbone.window if batch.windowed else None,
             token_share=len(mine.tokens) / len(batch.tokens),
-            answer_share=int(mine.is_answer.sum()) / answers if answers else 0.0,
+            answer_share=len(answers) / all_answers if all_answers else 0.0,
         )
+        documents = self._sent(np.flatnonzero(mine.is_document))
         with self.ranks.accumulating(self.wrapped, last):
             with self._precision():
                 loss, result, state = self.wrapped(part, self.state)
@@ -263,17 +268,17 @@ class Trainer:
             self.state = state.fresh_sequence()
             # The engines average over processes; the parts' losses are to be added.
             (loss * self.ranks.world).backward()
-        document = torch.from_numpy(mine.is_document).to(device)
         sums = (
             loss.detach(),
-            result.nats[document].sum(),
-            document.sum() * part.is_answer.shape[1],
-            result.nats[part.is_answer].sum(),
-            (result.right & part.is_answer).sum(),
-            part.is_answer.sum(),
-            torch.tensor(result.nats.numel(), device=device),
+            result.nats[documents].sum(),
+            result.nats.flatten()[part.answers].sum(),
+            result.right.flatten()[part.answers].sum(),
         )
         return torch.stack([entry.double() for entry in sums])
+
+    def _sent(self, array: np.ndarray) -> Tensor:
+        """The array on the device, which is not waited for."""
+        return torch.from_numpy(array).to(self.ranks.device, non_blocking=True)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16)
