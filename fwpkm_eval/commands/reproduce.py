@@ -307,12 +307,14 @@ def _print_summary(out: Path, rows: Sequence[Any]) -> None:
     from fwpkm_eval.reporting.sets import SetFacts
     from fwpkm_eval.reporting.summary import summarise
     from fwpkm_eval.reporting.tables import build_tables
+    from fwpkm_eval.reporting.training_seeds import with_training_seeds
     from fwpkm_eval.runs.manifest import load_manifest
     from fwpkm_eval.runs.rows import rows_to_frame
 
     if not rows:
         return
-    frame, sets = rows_to_frame(rows), SetFacts.from_manifest(load_manifest(out))
+    manifest = load_manifest(out)
+    frame, sets = with_training_seeds(rows_to_frame(rows), manifest), SetFacts.from_manifest(manifest)
     findings = summarise(frame, sets)
     if not findings:  # gates, slots and traces: there is no sentence on them, only tables
         print_tables(build_tables(frame, sets), details=True)

@@ -32,12 +32,13 @@ def build_report(out_dir: Path, payloads: Sequence[Mapping[str, Any]] | None = N
     from fwpkm_eval.reporting.table import to_markdown
     from fwpkm_eval.reporting.tables import build_tables
     from fwpkm_eval.reporting.trace_page import load_traces
+    from fwpkm_eval.reporting.training_seeds import with_training_seeds
     from fwpkm_eval.runs.replaced_rows import replace_rows
     from fwpkm_eval.runs.rows import rows_to_frame
 
     out = Path(out_dir)
     results = gather(out, payloads)
-    frame = rows_to_frame(results.rows)
+    frame = with_training_seeds(rows_to_frame(results.rows), results.manifest)
     sets = SetFacts.from_manifest(results.manifest)
     tables, plots = build_tables(frame, sets), build_plots(frame, sets)
     unfinished = ""

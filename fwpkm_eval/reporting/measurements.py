@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.reporting.published import STANDS_IN_FOR, has_fast_weights, memories_of
+from fwpkm_eval.reporting.training_seeds import COLUMN as TRAINING_SEED
 from fwpkm_eval.runs.intervals import wilson_interval
 from fwpkm_eval.runs.rows import FROZEN, VARIANT_SEPARATOR, arm_without_yarn
 from fwpkm_eval.sizes import HAYSTACK
@@ -383,10 +384,14 @@ def _distinct(rows: list[dict[str, Any]]) -> int:
 
 
 def _by_training(rows: list[dict[str, Any]]) -> tuple[tuple[int, float], ...]:
-    """Each training's first seed and value, in the order of the seeds; nothing for rows of one training."""
+    """Each training's seed and value, in the order of the seeds; nothing for rows of one training.
+
+    The seed is the training's own where it is known (see `training_seeds`), else the first that it was measured with.
+    """
     trainings: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         trainings[row["weights_hash"]].append(row)
-    if len(trainings) < 2 or any(row["seed"] is None for row in rows):
+    name = "seed" if any(row.get(TRAINING_SEED) is None for row in rows) else TRAINING_SEED
+    if len(trainings) < 2 or any(row[name] is None for row in rows):
         return ()
-    return tuple(sorted((int(min(row["seed"] for row in of)), pool(of).value) for of in trainings.values()))
+    return tuple(sorted((int(min(row[name] for row in of)), pool(of).value) for of in trainings.values()))
