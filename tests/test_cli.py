@@ -109,7 +109,7 @@ def test_other_ways_to_start_it(arguments: list[str]) -> None:
             ["unknown memory 'fwpmk'", "did you mean fwpkm?", "valid: fwmlp, fwpkm, lact, pkm"],
         ),
         (["models", "gdn:pkm@2+fwpkm@2"], ["layer 2", "both pkm and fwpkm"]),
-        (["models", "runs/mine"], ["'runs/mine' is a folder, and a model's name is wanted here"]),
+        (["models", "runs/mine"], ["no checkpoint in runs/mine: it must hold model.json and model.safetensors"]),
         (["train", "--model", "./mine", "--out", "x"], ["'./mine' is a folder, and a model's name is wanted here"]),
         (["models", "gdn:fwpkm@99"], ["layer 99", "out of range", "valid: 0 to"]),
         (["models", "--scale", "mikro"], ["unknown scale 'mikro'", "did you mean micro?"]),

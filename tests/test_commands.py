@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import importlib.metadata
 import json
@@ -14,6 +15,10 @@ from fwpkm_eval import __version__, cli
 from fwpkm_eval.commands.text_table import aligned
 from fwpkm_eval.devices import DTYPES, resolve_device, resolve_dtype
 from fwpkm_eval.errors import UserError
+from fwpkm_eval.reference_models.checkpoint import save_checkpoint
+from fwpkm_eval.reference_models.config import model_config
+from fwpkm_eval.reference_models.language_model import LanguageModel
+from fwpkm_eval.training.recipe import RECIPES
 
 
 @pytest.fixture
@@ -66,6 +71,31 @@ def test_models_shows_the_ones_asked_for_as_a_table(capsys: pytest.CaptureFixtur
     assert "Gated DeltaNet in every layer" in text
     assert re.search(r"^gdn +[\d,]+ +[\d,]+ +[\d,]+$", text, re.MULTILINE)
     assert re.search(r"^fa:fwpkm@1 +[\d,]+ +[\d,]+ +[\d,]+$", text, re.MULTILINE)
+
+
+def test_models_shows_a_checkpoint_with_what_is_unusual_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = model_config("gdn:fwpkm@1", "micro", **{"fwpkm.topk": 16})
+    recipe = dataclasses.replace(RECIPES["micro"], seed=3, needle_share=0.1)
+    training = {"recipe": recipe.to_dict(), "tokens": 5000, "data": "embedded", "version": "0.9.8"}
+    save_checkpoint(LanguageModel(config, seed=0), tmp_path / "mine", training)
+    assert cli.main(["models", str(tmp_path / "mine"), "gdn"]) == 0
+    table, told = capsys.readouterr().out.split("\n\n")
+    assert re.search(rf"^gdn:fwpkm@1 +[\d,]+ +[\d,]+ +[\d,]+ +{tmp_path}/mine$", table, re.MULTILINE)
+    assert re.search(r"^gdn +[\d,]+ +[\d,]+ +[\d,]+$", table, re.MULTILINE)
+    assert told.startswith(f"{tmp_path}/mine: fwpkm.topk 16 in place of 8, needle_share 0.1 in place of 0.35; trained")
+    assert told.endswith("on source, docs (embedded), seed 3, version 0.9.8\n")
+    assert cli.main(["models", str(tmp_path / "mine"), "--scale", "paper", "gdn", "--json"]) == 0
+    mine, paper = json.loads(capsys.readouterr().out)["models"]
+    assert (mine["scale"], paper["scale"]) == ("micro", "paper")
+    assert mine["settings"] == {"fwpkm.topk": {"is": 16, "usual": 8}}
+    assert (mine["shipped"], mine["training"]["seed"]) == (False, 3)
+    assert cli.main(["models", str(tmp_path / "mine"), "--scale", "paper", "gdn"]) == 0
+    assert [line[:20] for line in capsys.readouterr().out.splitlines() if line.startswith("model at scale")] == [
+        "model at scale micro",
+        "model at scale paper",
+    ]
 
 
 def test_data_list_shows_the_embedded_sets_and_what_they_stand_in_for(

@@ -57,15 +57,16 @@ def names_or_folders(text: str) -> tuple[Chosen, ...]:
     for part in split_model_names(text):
         label, equals, model = part.partition("=")
         if not equals or "/" in label or Path(part).is_dir():
-            found[_name_or_folder(part)] = None
+            found[name_or_folder(part)] = None
         elif LABEL.fullmatch(label) and model:
-            found[Labelled(label, _name_or_folder(model))] = None
+            found[Labelled(label, name_or_folder(model))] = None
         else:
             raise UserError(f"{shown(part)} is no LABEL=MODEL: {LABEL_RULE}, as in top32=runs/top32")
     return tuple(found)
 
 
-def _name_or_folder(text: str) -> str | Path:
+def name_or_folder(text: str) -> str | Path:
+    """A model's canonical name, or the folder that is meant: it holds a /, or is there."""
     from fwpkm_eval.reference_models.notation import parse_model_name
 
     return Path(text) if "/" in text or Path(text).is_dir() else parse_model_name(text).name

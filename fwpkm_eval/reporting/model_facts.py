@@ -32,9 +32,13 @@ def unusual(entry: Mapping[str, Any], most: int | None = None) -> str:
     return ", ".join(found[:most] + more)
 
 
+def told(entry: Mapping[str, Any]) -> list[str]:
+    """In what a model and its training are unusual, and how it was trained; each empty where nothing is known."""
+    return [unusual(entry), _trained(as_mapping(entry.get("training")))]
+
+
 def _described(entry: Mapping[str, Any]) -> list[str]:
-    training = as_mapping(entry.get("training"))
-    return [str(entry.get("checkpoint") or ""), unusual(entry), _trained(training)] if entry else []
+    return [str(entry.get("checkpoint") or ""), *told(entry)] if entry else []
 
 
 def _trained(training: Mapping[str, Any]) -> str:
