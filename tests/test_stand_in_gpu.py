@@ -26,7 +26,10 @@ from fwpkm_eval.bench.models import ModelCase
 from fwpkm_eval.kernels import backends
 from fwpkm_eval.reference_models import config as model_configs
 from fwpkm_eval.runs.rows import Row, read_rows_csv
+from fwpkm_eval.sizes import HAYSTACK
+from fwpkm_eval.tasks.describe import fresh_state
 from fwpkm_eval.tasks.divergence import DivergenceWatch
+from fwpkm_eval.tasks.reading import Reader
 from fwpkm_eval.training import objective
 from fwpkm_eval.training.parallel import Ranks
 from fwpkm_eval.training.speed import training_speed
@@ -142,6 +145,19 @@ def test_a_step_waits_once(
     assert waited == []
     with waits() as waited:
         timed(tokens)
+    assert waited == []
+
+
+@pytest.mark.parametrize("write_chunk", [16, HAYSTACK])
+@pytest.mark.parametrize("spec", ["gdn+swa:pkm@0+fwpkm@1", "gdn+fa:fwmlp@1"])
+@pytest.mark.usefixtures("no_gradients")
+def test_reading_and_writing_wait_for_nothing(spec: str, write_chunk: int | str, gpu: None) -> None:
+    model = tiny_model(spec).to("cuda").eval()
+    tokens = torch.randint(200, (1, 70), device="cuda")
+    reader = Reader(model, write_chunk, block=48)
+    memory = reader.memorise(tokens, fresh_state(model, 70), 1)  # what is made once is made by now
+    with waits() as waited:
+        reader.memorise(tokens, memory, 2)
     assert waited == []
 
 
