@@ -10,6 +10,9 @@ from pathlib import Path
 import pandas
 
 from fwpkm_eval.ablations import ARMS, REFERENCE
+from fwpkm_eval.reporting.training_seeds import COLUMN as TRAINING_SEED
+from fwpkm_eval.reporting.training_seeds import with_training_seeds
+from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import FROZEN, arm_without_yarn, read_rows_csv, rows_to_frame
 from fwpkm_eval.tasks.compressors import COMPRESSORS
 
@@ -52,7 +55,7 @@ BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
 BOOK_RUNS: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
     ("books", "text and needles", {BACKBONE: (0, 1), "gdn+swa:pkm@1,3": (0, 1)}),
     ("books-fwpkm", "text and needles", {WITH_MEMORY: (0, 1)}),
-    ("books-few", "text and fewer needles", {BACKBONE: (0,), WITH_MEMORY: (0,)}),
+    ("books-few", "text and fewer needles", {BACKBONE: (0, 1), WITH_MEMORY: (0, 1)}),
     ("books-text", "text alone", {BACKBONE: (0,)}),
     ("books-text-fwpkm", "text alone", {BACKBONE: (1,), WITH_MEMORY: (0, 1)}),
     ("books-text-no-conv", "text alone, no query convolution", {WITH_MEMORY: (0, 1)}),
@@ -73,7 +76,8 @@ SHOWN = ((512, 20, OFTEN), (4096, 20, OFTEN), *((n, 5, how) for n in (32768, 131
 
 @cache
 def rows_of(name: str) -> pandas.DataFrame:
-    frame = rows_to_frame(read_rows_csv(ROOT / "results" / name / "rows.csv"))
+    folder = ROOT / "results" / name
+    frame = with_training_seeds(rows_to_frame(read_rows_csv(folder / "rows.csv")), load_manifest(folder))
     return frame.assign(arm=frame["arm"].map(arm_without_yarn))
 
 
@@ -218,7 +222,10 @@ def _bits_of(name: str) -> Callable[[pandas.DataFrame, str], str]:
 
 
 def of_training(frame: pandas.DataFrame, seed: int) -> pandas.DataFrame:
-    """The rows of the weights that were trained with a seed: text is read with one seed for all of them."""
+    """The rows of the weights that were trained with a seed, which an older manifest does not say: there needles have
+    it, too, and text is read with one seed for all of them."""
+    if TRAINING_SEED in frame:
+        return frame[frame[TRAINING_SEED] == seed]
     own = set(frame[(frame["task"] == "niah") & (frame["seed"] == seed)]["weights_hash"])
     return frame[frame["weights_hash"].isin(own)]
 
