@@ -37,6 +37,7 @@ _WAITING = (
     *(_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.nonzero.default, _ATEN.masked_select.default),
     *(_ATEN._unique2.default, _ATEN.unique_consecutive.default, _ATEN.unique_dim.default),
 )
+_PINNED = "pinned"
 _zeros = torch.zeros
 _waits: list[str] = []
 
@@ -44,7 +45,7 @@ _waits: list[str] = []
 @contextlib.contextmanager
 def waits() -> Iterator[list[str]]:
     """What makes the program wait until the GPU has done all it was given: its numbers are read, sizes depend on them,
-    or memory of the CPU is copied without non_blocking. Each with the lines that asked for it."""
+    or memory of the CPU is copied that is not pinned, or without non_blocking. Each with the lines that asked."""
     _waits.clear()
     found: list[str] = []
     yield found
@@ -167,6 +168,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in _FACTORIES:
         monkeypatch.setattr(torch, name, _made_there(getattr(torch, name)))
     monkeypatch.setattr(Tensor, "to", _moved(Tensor.to))
+    monkeypatch.setattr(Tensor, "pin_memory", _pinned)
     monkeypatch.setattr(GridExecutor, "__call__", _launched(GridExecutor.__call__))
     monkeypatch.setattr(F, "scaled_dot_product_attention", _attend(F.scaled_dot_product_attention))
     said: dict[str, Any] = {"is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0}
@@ -220,12 +222,19 @@ def _moved(real: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return real(self, *args, **named)
         if isinstance(self, GpuTensor):
             return real(self, dtype or self.dtype)
-        if not named.get("non_blocking"):
+        if not (named.get("non_blocking") and hasattr(self, _PINNED)):
             _wait("to")
         assert not (self.requires_grad and torch.is_grad_enabled()), "no gradient goes back from the stand-in"
         return GpuTensor(self.detach().to(dtype or self.dtype, copy=True))
 
     return to
+
+
+def _pinned(self: Tensor) -> Tensor:
+    assert not isinstance(self, GpuTensor), "cannot pin 'torch.cuda.FloatTensor', only dense CPU tensors can be pinned"
+    copied = self.clone()
+    setattr(copied, _PINNED, True)
+    return copied
 
 
 def _launched(real: Callable[..., None]) -> Callable[..., None]:

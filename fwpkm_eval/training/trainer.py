@@ -278,7 +278,10 @@ class Trainer:
 
     def _sent(self, array: np.ndarray) -> Tensor:
         """The array on the device, which is not waited for."""
-        return torch.from_numpy(array).to(self.ranks.device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        if self.ranks.device.type == "cuda":
+            tensor = tensor.pin_memory()  # for a copy from memory that is not, CUDA may wait for the stream
+        return tensor.to(self.ranks.device, non_blocking=True)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16)
