@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fwpkm_eval.api import evaluate, load_model, load_state, save_state
     from fwpkm_eval.generation_text import generate, memorise
+    from fwpkm_eval.training.train import train
 
-__version__ = "0.9.8"
-__all__ = ["__version__", "evaluate", "generate", "load_model", "load_state", "memorise", "save_state"]
+__version__ = "0.9.9"
+__all__ = ["__version__", "evaluate", "generate", "load_model", "load_state", "memorise", "save_state", "train"]
 
 _MODULES = {
     **dict.fromkeys(("evaluate", "load_model", "load_state", "save_state"), "fwpkm_eval.api"),
     **dict.fromkeys(("generate", "memorise"), "fwpkm_eval.generation_text"),
+    "train": "fwpkm_eval.training.train",
 }
 
 

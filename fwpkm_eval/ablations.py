@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.errors import UserError, shown, unknown
+from fwpkm_eval.model_settings import RECIPE, check_settings, parse_setting, setting_text
 from fwpkm_eval.runs.rows import FROZEN
 
 if TYPE_CHECKING:
@@ -72,6 +73,49 @@ ARMS: dict[str, Arm] = {
         ),
     )
 }
+
+JOIN = "+"
+"""Between the parts of an arm of one's own."""
+
+
+def arm_named(name: str) -> Arm:
+    """One of `ARMS`; or an arm of one's own, settings and arms joined by ``+``: ``no-gate+fwpkm.topk=16``.
+
+    Raises:
+        UserError: a part that is neither an arm nor a setting, or a setting that an arm cannot change.
+    """
+    if name in ARMS:
+        return ARMS[name]
+    parts = [part.strip() for part in name.split(JOIN)]
+    read = [parse_setting(part) if "=" in part else part for part in parts]
+    for part in read:
+        if isinstance(part, str):
+            _check_part(part, alone=len(read) == 1)
+        elif part[0] == "fwpkm.score":
+            raise UserError("fwpkm.score is no arm: --scores says under which scorings all arms are trained")
+        elif part[0].startswith(f"{RECIPE}."):
+            raise UserError(f"{part[0]} is no arm: all of them are trained by one recipe")
+    names = [part if isinstance(part, str) else setting_text(*part) for part in read]
+    tests = [ARMS[part].tests if isinstance(part, str) else f"{part[0]} is {part[1]}" for part in read]
+
+    def overrides(reference: ModelConfig) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for part in read:
+            changes = ARMS[part].changes(reference) if isinstance(part, str) else dict([part])
+            if twice := sorted(changed.keys() & changes.keys()):
+                raise UserError(f"arm {shown(name)} sets {twice[0]} twice")
+            changed.update(changes)
+        return changed
+
+    return Arm(JOIN.join(names), overrides, "; ".join(tests))
+
+
+def _check_part(part: str, *, alone: bool) -> None:
+    if part not in ARMS:
+        raise unknown("arm", part, [*ARMS, *(SCORES if alone else ()), "SETTING=VALUE"])
+    if not alone and part == FROZEN:
+        raise UserError(f"arm {FROZEN!r} is the reference as trained: it cannot be joined with another")
+
 
 PUBLISHED_SCORING = (
     "the paper reports that dot-product scoring collapses or diverges and uses inverse distances (idw); a secondary "
@@ -160,7 +204,7 @@ def _in_full(model: str, recipe: Recipe) -> AblationPlan:
 class Trained:
     """One model to train for each seed: its arm (REFERENCE for none), its scoring, and whether to measure it frozen.
 
-    ``overrides``: the settings that an arm changes which is none of `ARMS`.
+    ``overrides``: the settings that it changes, where they are not its arm's (`arm_named`).
     """
 
     arm: str
@@ -175,9 +219,7 @@ def models_to_train(arms: Sequence[str], scores: Sequence[str]) -> list[Trained]
     The arms ``idw`` and ``dot`` are the references of those scorings. Raises UserError for a name that is neither
     an arm nor a scoring.
     """
-    for arm in arms:
-        if arm not in ARMS and arm not in SCORES:
-            raise unknown("arm", arm, [*ARMS, *SCORES])
+    arms = [arm if arm in SCORES else arm_named(arm).name for arm in arms]
     for score in scores:
         if score not in SCORES:
             raise unknown("scoring", score, SCORES)
@@ -186,7 +228,7 @@ def models_to_train(arms: Sequence[str], scores: Sequence[str]) -> list[Trained]
     only_scores = set(arms) <= set(SCORES)
     wanted = [score for score in SCORES if score in arms or (score in scores and not only_scores)]
     found = [Trained(REFERENCE, score, FROZEN in arms and score in scores) for score in wanted]
-    changed = [arm for arm in dict.fromkeys(arms) if arm in ARMS and arm != FROZEN]
+    changed = [arm for arm in dict.fromkeys(arms) if arm not in (*SCORES, FROZEN)]
     return found + [Trained(arm, score) for arm in changed for score in SCORES if score in scores]
 
 
@@ -212,7 +254,8 @@ def ablated_config(model: str, scale: str, plan: AblationPlan, trained: Trained)
         raise UserError(f"the ablations are of FwPKM, and {reference.name} has none: name a model such as {plan.model}")
     if trained.arm == REFERENCE:
         return reference
-    overrides = ARMS[trained.arm].changes(reference) if trained.overrides is None else trained.overrides
+    overrides = arm_named(trained.arm).changes(reference) if trained.overrides is None else trained.overrides
+    check_settings(list(overrides.items()), reference.spec)
     config = model_config(model, scale, **{**common, **overrides}).trained_on(plan.recipe.tokens)
     if trained.overrides is not None:
         return config

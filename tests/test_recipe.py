@@ -162,8 +162,8 @@ def test_a_recipe_has_the_settings_that_were_asked_for(tmp_path: Path, monkeypat
             "fwpkm.query_conv is '[16'; it must be a whole number of at least 0, or one for each",
         ),
         (["fwpkm.topk=[8]"], "fwpkm.topk is [8]; it must be a whole number"),
-        (["pkm.topk=4"], "--set pkm.topk: gdn:fwpkm has no pkm"),
-        (["fwpkm.topk=4", "fwpkm.topk=5"], "--set gives a setting twice"),
+        (["pkm.topk=4"], "pkm.topk: gdn:fwpkm has no pkm, such as gdn:pkm"),
+        (["fwpkm.topk=4", "fwpkm.topk=5"], "fwpkm.topk is given twice"),
         (["fwpkm.subkeys=10000000"], "not enough memory"),
     ],
 )

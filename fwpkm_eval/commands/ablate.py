@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import click
 
-from fwpkm_eval.ablations import ARMS, SCORES, AblationPlan
+from fwpkm_eval.ablations import ARMS, SCORES, AblationPlan, arm_named
 from fwpkm_eval.commands import options, trained
 
 
 def _arms_in_words() -> str:
     """What each arm tests, a line each, as click leaves them."""
     width = max(map(len, ARMS))
-    return "\n".join(["\b", "Arms:", *(f"  {arm.name:{width}}  {arm.tests}" for arm in ARMS.values())])
+    own = f"  {'SETTING=VALUE':{width}}  any other setting of the model, such as fwpkm.topk=16 or fwpkm.subkeys=64"
+    joined = f"  {'ARM+ARM':{width}}  several at once: no-lookahead+no-entropy, fwpkm.heads=2+fwpkm.topk=4"
+    named = (f"  {arm.name:{width}}  {arm.tests}" for arm in ARMS.values())
+    return "\n".join(["\b", "Arms:", *named, own, joined])
+
+
+def _arms(text: str) -> tuple[str, ...]:
+    """``no-gate,fwpkm.query_conv=[16,0]`` as its two arms; a comma within brackets is a value's."""
+    parts = (part.strip() for part in re.split(r",(?![^\[]*\])", text))
+    return tuple(dict.fromkeys(part if part in SCORES else arm_named(part).name for part in parts if part))
 
 
 @click.command(name="ablate", epilog=_arms_in_words())
 @click.option(
     "--arms",
-    type=options.choices("arms", "arm", (*ARMS, *SCORES), may_be_none=True),
+    type=options.Parsed("arms", _arms, lists=True),
     default=None,
-    metavar="NAMES",
-    help="What to take away, by the names below; idw or dot compare the scorings alone. "
+    metavar="ARMS",
+    help="What to take away or change, as below; idw or dot compare the scorings alone. "
     "[default: all that the scale's model has]",
 )
 @click.option(
@@ -43,6 +53,9 @@ def _arms_in_words() -> str:
 )
 @trained.steps
 @click.option("--length", type=options.SIZE, default=None, help="Tokens of a haystack. [default: 4K]")
+@click.option(
+    "--needles", type=options.SIZES, default=None, help="Numbers of needles in a haystack. [default: by scale]"
+)
 @trained.samples
 @options.tokens
 @trained.dry_run
@@ -56,6 +69,7 @@ def command(
     full: bool,
     steps: int | None,
     length: int | None,
+    needles: tuple[int, ...] | None,
     samples: int | None,
     tokens: int | None,
     dry_run: bool,
@@ -71,7 +85,7 @@ def command(
     from fwpkm_eval.reporting.tables_ablation import ablation_tables
     from fwpkm_eval.runs.ablation import TASK
 
-    plan = _changed(ablation_plan(scale, full=full), steps, length, samples, tokens)
+    plan = _changed(ablation_plan(scale, full=full), steps, length, needles, samples, tokens)
     arms = arms_of(model or plan.model, scale, plan) if arms is None else arms
     trained.train_and_measure(
         "ablate",
@@ -89,7 +103,12 @@ def command(
 
 
 def _changed(
-    plan: AblationPlan, steps: int | None, length: int | None, samples: int | None, tokens: int | None
+    plan: AblationPlan,
+    steps: int | None,
+    length: int | None,
+    needles: tuple[int, ...] | None,
+    samples: int | None,
+    tokens: int | None,
 ) -> AblationPlan:
     """The plan with what the command line changes in it."""
     recipe = plan.recipe if steps is None else plan.recipe.shortened(steps)
@@ -97,6 +116,7 @@ def _changed(
         plan,
         recipe=recipe,
         length=length or plan.length,
+        needles=needles or plan.needles,
         samples=samples or plan.samples,
         tokens=tokens or plan.tokens,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,44 +24,10 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-_RECIPE, _CHUNK_SIZE = "recipe", "chunk_size"
-
-
 def _setting(text: str) -> tuple[str, Any]:
-    """``fwpkm.query_conv=[16,0]`` as ("fwpkm.query_conv", [16, 0])."""
-    from fwpkm_eval.reference_models.notation import MEMORIES
+    from fwpkm_eval.model_settings import parse_setting
 
-    key, equals, value = text.partition("=")
-    owner, _, name = key.partition(".")
-    if not (equals and ((owner in (*MEMORIES, "backbone", _RECIPE) and name) or key == _CHUNK_SIZE)):
-        raise UserError(
-            f"{shown(text)} is not a setting and its value, such as fwpkm.query_conv=0, backbone.window=128, "
-            f"{_CHUNK_SIZE}=256 or {_RECIPE}.needle_share=0.1"
-        )
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
-def _settings(chosen: Sequence[tuple[str, Any]], model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the model, and those of the recipe by their names in it.
-
-    UserError for a setting of a memory that the model does not have, or that is given twice.
-    """
-    from fwpkm_eval.reference_models.notation import MEMORIES, parse_model_name
-
-    spec = parse_model_name(model)
-    for key, _ in chosen:
-        owner = key.partition(".")[0]
-        if owner in MEMORIES and owner not in {kind for kind, _ in spec.memories}:
-            raise UserError(f"--set {key}: {spec.name} has no {owner}, such as {spec.backbone}:{owner}")
-    if len(dict(chosen)) < len(chosen):
-        raise UserError("--set gives a setting twice")
-    if "backbone.vocab_size" in dict(chosen):
-        raise UserError("--set backbone.vocab_size: the vocabulary is that of the scale's tokenizer")
-    of_recipe = {key.partition(".")[2]: value for key, value in chosen if key.startswith(f"{_RECIPE}.")}
-    return {key: value for key, value in chosen if not key.startswith(f"{_RECIPE}.")}, of_recipe
+    return parse_setting(text)
 
 
 @click.command(name="train")
@@ -188,10 +153,6 @@ def command(
     token, seconds since the start). A killed run goes on with --resume and, on a CPU, ends with the same weights.
     For many GPUs: torchrun --nproc-per-node 4 -m fwpkm_eval train …
     """
-    from dataclasses import replace
-
-    if steps is not None and tokens is not None:
-        raise UserError("--steps and --tokens both say how long to train: one is enough")
     from fwpkm_eval.malloc import tune_malloc
     from fwpkm_eval.runs.engine import end_with_the_starter
 
@@ -199,21 +160,26 @@ def command(
     tune_malloc()
     import torch
 
-    from fwpkm_eval.reference_models.config import model_config
+    from fwpkm_eval.training.choose import choose_training
     from fwpkm_eval.training.finished import is_finished
-    from fwpkm_eval.training.recipe import lookahead_note, recipe_for
+    from fwpkm_eval.training.recipe import lookahead_note
     from fwpkm_eval.training.run import Where, train_model
     from fwpkm_eval.training.trainer import Settings
 
     if threads is not None:
         torch.set_num_threads(threads)
-    of_model, of_recipe = _settings(chosen, model)
-    config = model_config(model, scale, **of_model)
-    recipe = recipe_for(config, data, exercises, needles).changed(of_recipe)
-    recipe = replace(recipe, seed=seed, rows=rows or recipe.rows)
-    if tokens is not None:
-        steps = max(1, tokens // (recipe.rows * recipe.tokens))
-    recipe = recipe.shortened(steps or recipe.steps)
+    config, recipe = choose_training(
+        model,
+        scale,
+        chosen,
+        data=data,
+        seed=seed,
+        steps=steps,
+        tokens=tokens,
+        rows=rows,
+        exercises=exercises,
+        needles=needles,
+    )
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)
     first = int(os.environ.get("RANK", "0")) == 0

@@ -191,7 +191,7 @@ def _longbench(run: Run) -> list[Fact]:
 
 
 def _ablation(run: Run) -> list[Fact]:
-    from fwpkm_eval.ablations import REFERENCE
+    from fwpkm_eval.ablations import REFERENCE, AblationPlan
 
     found, own = [], run.settings("ablate")
     for model, rows in run.rows("ablation").groupby("model", sort=False):
@@ -204,6 +204,7 @@ def _ablation(run: Run) -> list[Fact]:
             "scores": ",".join(own.get("scores") or scores),
             "full": set(rows["protocol"].dropna()) - {""} == {"closed-book"},
             **_trained(rows),
+            "needles": unless(listed(rows["needles"].dropna()), listed(AblationPlan.needles)),
             "tokens": size_text(rows[rows["metric"] == "bits_per_byte"]["tokens"].max()),
         }
         found.append(fact_of(run, "Ablation", "ablate", (), "ablation", options))

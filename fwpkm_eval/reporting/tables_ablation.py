@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fwpkm_eval.ablations import ARMS, PUBLISHED_SCORING, REFERENCE, SCORES
+from fwpkm_eval.ablations import PUBLISHED_SCORING, REFERENCE, SCORES, Arm, arm_named
+from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.measurements import chunk_order
 from fwpkm_eval.reporting.measurements_ablation import (
@@ -170,7 +171,7 @@ def _training_table(results: Results) -> Table:
     """What each arm is, how its training went, and what was published about it."""
     rows = Rows()
     for (arm, score), result in results.items():
-        about = ARMS.get(arm)
+        about = _described(arm)
         dropped = sum(result.dropped.values())
         rows.add(
             arm,
@@ -191,6 +192,14 @@ def _training_table(results: Results) -> Table:
         words=2,
         detail=True,
     )
+
+
+def _described(arm: str) -> Arm | None:
+    """The arm of a row; None for the reference, and for what only another version knows."""
+    try:
+        return arm_named(arm)
+    except UserError:
+        return None
 
 
 def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def ablation_jobs(
             readings = [readings_per_sample(niah, has_fast_weights=True, write_chunk=c) for c in plan.write_chunks]
             if trained.frozen_too:
                 readings.append(readings_per_sample(niah, has_fast_weights=False, write_chunk="haystack"))
-            name = f"{trained.arm.replace(', ', '-').replace(' ', '')}-{trained.score}-seed{seed}{elsewhere}"
+            name = f"{_folder_name(trained.arm)}-{trained.score}-seed{seed}{elsewhere}"
             folder = checkpoints / name
             there = is_finished(folder, config, recipe, haystack.data, where)
             work = 0 if there else recipe.steps * recipe.tokens * recipe.rows * TRAINED_TOKEN
@@ -98,6 +99,11 @@ def ablation_jobs(
             cell = Cell(task, config.name, settings)
             jobs.append(Job(cell, label, work, haystack.data, str(folder), str(where)))
     return jobs
+
+
+def _folder_name(arm: str) -> str:
+    """``S 128, dv 64`` as ``S128-dv64``, ``fwpkm.query_conv=[16,0]`` as ``fwpkm.query_conv-16-0``."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", arm.replace(" ", "")).rstrip("-")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""What a training is to be, from a model's name and what is chosen for it: its configuration and its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fwpkm_eval.errors import UserError
+from fwpkm_eval.model_settings import RECIPE, Setting, check_settings
+from fwpkm_eval.reference_models.config import ModelConfig, model_config
+from fwpkm_eval.reference_models.notation import parse_model_name
+from fwpkm_eval.training.recipe import Recipe, recipe_for
+
+
+def choose_training(
+    model: str,
+    scale: str,
+    settings: Sequence[Setting] = (),
+    *,
+    data: str = "embedded",
+    seed: int = 0,
+    steps: int | None = None,
+    tokens: int | None = None,
+    rows: int | None = None,
+    exercises: bool = True,
+    needles: bool = True,
+) -> tuple[ModelConfig, Recipe]:
+    """The model with these settings, and its scale's recipe with those that begin with ``recipe.``.
+
+    Args: model: the notation. steps, or tokens to read in all (as many steps as end before, one at least), and rows of
+        a step: in place of the recipe's. exercises, needles: False leaves out the short rows, the needles (see
+        `recipe.recipe_for`).
+
+    Raises:
+        UserError: an unknown model, scale or setting, a value that does not fit, or steps and tokens both.
+    """
+    if steps is not None and tokens is not None:
+        raise UserError("steps and tokens both say how long to train: one is enough")
+    check_settings(settings, parse_model_name(model))
+    of_recipe = {key.partition(".")[2]: value for key, value in settings if key.startswith(f"{RECIPE}.")}
+    of_model = {key: value for key, value in settings if not key.startswith(f"{RECIPE}.")}
+    config = model_config(model, scale, **of_model)
+    recipe = recipe_for(config, data, exercises, needles).changed(of_recipe)
+    recipe = replace(recipe, seed=seed, rows=rows or recipe.rows)
+    if tokens is not None:
+        steps = max(1, tokens // (recipe.rows * recipe.tokens))
+    return config, recipe.shortened(steps or recipe.steps)

@@ -1,0 +1,78 @@
+"""Training from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fwpkm_eval.errors import UserError, shown
+from fwpkm_eval.kernels.arguments import check_finite, check_whole
+from fwpkm_eval.malloc import tune_malloc
+from fwpkm_eval.model_settings import is_setting
+from fwpkm_eval.reference_models.checkpoint import load_checkpoint
+from fwpkm_eval.training.choose import choose_training
+from fwpkm_eval.training.finished import is_finished
+from fwpkm_eval.training.run import Where, train_model
+
+
+def train(
+    model: str,
+    out: str | Path,
+    *,
+    scale: str = "micro",
+    settings: Mapping[str, Any] | None = None,
+    data: str = "embedded",
+    seed: int = 0,
+    steps: int | None = None,
+    exercises: bool = True,
+    needles: bool = True,
+    device: str = "auto",
+    save_every: float = 60.0,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Any:
+    """Trains a model as `fwpkm-eval train` does, into the checkpoint folder ``out``, and loads it on the CPU: in one
+    process (under torchrun the command is the way).
+
+    glibc's malloc is told to keep what is freed, for the rest of the process: training is several times as fast so.
+
+    Args:
+        model: the notation. settings: other values of settings, such as ``{"fwpkm.topk": 32, "recipe.needle_share":
+            0.1}``; a checkpoint's model.json has them all. data: ``embedded``, ``hub``, or a folder of
+            ``<set>/train.jsonl[.gz]``. steps: in place of the recipe's. exercises, needles: False trains without short
+            rows, without needles (which means without short rows, too). save_every: seconds between save points.
+            resume: go on where a killed training of the same settings stopped; a finished one is loaded. quiet: no
+            progress lines (on standard error).
+
+    Returns:
+        What `load_model` returns.
+
+    Raises:
+        UserError: an unknown model or setting, a value that does not fit, missing data, a folder that holds something
+            already.
+        fwpkm_eval.training.trainer.Diverged: training ran away; the last good save point is kept.
+    """
+    if not isinstance(model, str):
+        raise UserError(f"model is a {type(model).__name__}; it must be a name such as gdn+swa:fwpkm")
+    check_whole("seed", seed, 0)
+    check_finite("save_every", save_every)
+    if steps is not None:
+        check_whole("steps", steps, 1)
+    for key in settings or {}:
+        if not (isinstance(key, str) and is_setting(key)):
+            raise UserError(f"{shown(str(key))} is no setting; they are named as in fwpkm.topk or recipe.needle_share")
+    chosen = [(key, _as_json(value)) for key, value in (settings or {}).items()]
+    folder = Path(out)
+    config, recipe = choose_training(
+        model, scale, chosen, data=data, seed=seed, steps=steps, exercises=exercises, needles=needles
+    )
+    tune_malloc()
+    if not (resume and is_finished(folder, config.trained_on(recipe.tokens), recipe, data)):
+        train_model(config, recipe, folder, data, resume, quiet, where=Where(device, save_every=save_every))
+    return load_checkpoint(folder)
+
+
+def _as_json(value: Any) -> Any:
+    """A setting of one number for each layer as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
