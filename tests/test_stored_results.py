@@ -14,6 +14,7 @@ import pandas
 import pytest
 from readme_tables import (
     BACKBONE,
+    FEWER_NEEDLES,
     FROZEN,
     FULL,
     FULL_WITH_MEMORY,
@@ -27,6 +28,7 @@ from readme_tables import (
     WITH_MEMORY,
     bits,
     block,
+    of_training,
     page_of,
     rows_of,
     trained,
@@ -178,6 +180,32 @@ def test_readme_tells_what_fwpkm_is_worth_beside_full_attention() -> None:
     low, high = ([f"{least(one[place] for one in worth):.0f}" for place in (1, 2, 0)] for least in (min, max))
     assert low[0] == high[0]
     assert f"beside `gdn+fa` {low[0]}, {low[1]} to {high[1]} and {low[2]} to {high[2]}%, in two" in short
+
+
+def test_readme_tells_what_fewer_needles_in_training_are_worth() -> None:
+    short, long = (" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES[:2])
+    frame, seeds, order = rows_of("micro-few"), FEWER_NEEDLES[WITH_MEMORY], ("docs", "source", "manual")
+
+    def bits_of(model: str, seed: int) -> dict[str, float]:
+        return _bits(of_training(frame[frame["model"] == model], seed))
+
+    def saved(less: dict[str, float], more: dict[str, float]) -> list[float]:
+        return [100 * (1 - less[name] / more[name]) for name in order]
+
+    def by_set(worth: list[list[float]]) -> list[str]:
+        return [_listed(f"{one[place]:.1f}" for one in worth) for place in range(3)]
+
+    usual = by_set([saved(bits_of(WITH_MEMORY, seed), _bits(trained(WITH_MEMORY, seed))) for seed in seeds])
+    assert f"{usual[0]}% on `docs`, {usual[1]}% on `source` and {usual[2]}% on `manual`, and as many" in long
+    beside = [saved(bits_of(WITH_MEMORY, seed), bits_of(BACKBONE, seed)) for seed in seeds]
+    docs, source, manual = by_set(beside)
+    assert f"takes {docs}% fewer on `docs`, {source}% on `source` and {manual}% on `manual`" in long
+    low, high = ([f"{least(one[place] for one in beside):.0f}" for place in range(3)] for least in (min, max))
+    ranges = [f"{least} to {most}%" for least, most in zip(low, high, strict=True)]
+    assert f"{ranges[0]} on `docs`, {ranges[1]} on `source` and {ranges[2]} on `manual`" in short
+    (more, fewer) = (saved(bits_of(BACKBONE, seed), _bits(trained(BACKBONE, seed))) for seed in seeds)
+    told = f"{_listed(f'{-one:.1f}' for one in more)}% more bits, then {_listed(f'{one:.1f}' for one in fewer)}% fewer"
+    assert told in long
 
 
 def _worth(seed: int, model: str = WITH_MEMORY, backbone: str = BACKBONE) -> list[float]:
