@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,10 @@ from fwpkm_eval.ablations import (
     arm_named,
     models_to_train,
 )
+from fwpkm_eval.commands import trained
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.config import ModelConfig
+from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.reporting.tables_ablation import ablation_tables
 from fwpkm_eval.runs.ablation import _folder_name
 from fwpkm_eval.runs.rows import Row, rows_to_frame
@@ -96,6 +99,27 @@ def test_it_stands_among_the_named_ones_on_the_command_line(capsys: pytest.Captu
     assert labels == [
         f"{arm}, dot, seed 0" for arm in (REFERENCE, "fwpkm.query_conv=[8]", "no-gate", "no-gate+fwpkm.topk=4")
     ]
+
+
+def test_as_many_needles_are_asked_for_as_were_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(trained, "train_and_measure", lambda command, plan, *_, **__: given.append(plan.needles))
+    for arguments in ([], ["--needles", "3,9"], ["--full", "--needles", "12"]):
+        assert cli.main(["ablate", *arguments, "--out", str(tmp_path)]) == 0
+    assert given == [PLAN.needles, (3, 9), (12,)]
+
+
+@pytest.mark.parametrize(("needles", "option"), [((5, 64), ""), ((3, 9), " --needles 3,9")])
+def test_the_report_says_how_to_run_it_again(needles: tuple[int, ...], option: str) -> None:
+    asked = {"length": 1024, "passes": 1, "write_chunk": "haystack", "protocol": "open-book", "n": 2, "seed": 0}
+    common: dict[str, Any] = {"model": PLAN.model, "scale": "micro", "score": "idw", "dtype": "float32", **asked}
+    rows = [
+        Row(task="ablation", metric="exact_match", value=1.0, arm=arm, needles=count, **common)
+        for arm in (REFERENCE, "no-gate+fwpkm.query_conv=[8]")
+        for count in needles
+    ]
+    (told,) = [fact.value for fact in commands(rows_to_frame(rows), None) if fact.name == "Ablation"]
+    assert f"--arms 'no-gate+fwpkm.query_conv=[8]' --scores idw --seeds 1 --length 1K --samples 2{option} --out" in told
 
 
 def test_each_is_trained_once_and_beside_its_reference() -> None:

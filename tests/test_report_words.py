@@ -58,6 +58,16 @@ def test_tiles_name_all_that_share_a_number_and_the_book_it_is_from() -> None:
     ]
 
 
+def test_of_two_models_with_fwpkm_the_tile_is_of_the_one_that_finds_more_at_the_longest_length() -> None:
+    usual: dict[str, Any] = {"scope": "sample", "dataset": "manual"}
+    rows = [needle("fa:fwpkm@2", 12, **usual, length=4096), needle("gdn:fwpkm@2", 15, **usual, length=4096)]
+    first, second = highlights(rows_to_frame([*rows, needle("gdn:lact@2", 20, **usual, length=4096)]))
+    assert (first.number, first.text) == ("75%", "of needles found by gdn:fwpkm@2 at 4K, closed book")
+    assert (second.number, second.text.partition(",")[0]) == ("100%", "by gdn:lact@2")
+    longer = needle("fa:fwpkm@2", 2, **usual, length=8192)
+    assert highlights(rows_to_frame([*rows, longer]))[0].text == "of needles found by fa:fwpkm@2 at 8K, closed book"
+
+
 def test_the_tile_of_text_is_of_the_model_with_the_fewest_bits_and_tells_the_others() -> None:
     rows = [*bits("fa", 2.8), *bits("gdn", 2.0), *bits("fa:fwpkm@2", 1.96), *bits("gdn:fwpkm@2", 1.7)]
     rows += [*bits("gdn:lact@2", 1.8), *bits("gdn:pkm@2", 1.5), *bits("gdn:lact@2", 1.0, arm="frozen")]

@@ -12,6 +12,7 @@ from fwpkm_eval.reporting.measurements import (
     Context,
     Measurement,
     NiahResults,
+    Setting,
     TextKey,
     TextResult,
     chunk_order,
@@ -193,9 +194,17 @@ def _headline_order(speedup: Speedup) -> tuple[bool, bool, bool, bool]:
     )
 
 
-def main_model(models: Mapping[str, object]) -> str | None:
-    """The model that the report is about: FwPKM alone, else FwPKM with PKM, else any with fast weights."""
-    return min(filter(writes, models), key=model_rank, default=None)
+def main_model(models: Mapping[str, Mapping[Setting, Measurement]]) -> str | None:
+    """The model that the report is about: FwPKM alone, else FwPKM with PKM, else any with fast weights; of several
+    such, on other backbones, the one that finds most at the longest length."""
+
+    def place(model: str) -> tuple[int, int, float, str]:
+        kind, name = model_rank(model)
+        length = max(setting.length for setting in models[model])
+        best = best_at(models[model], length)
+        return kind, -length, -best.value if best else 0.0, name
+
+    return min(filter(writes, models), key=place, default=None)
 
 
 def _interval(measurement: Measurement) -> str:
