@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.errors import UserError, shown, unknown
-from fwpkm_eval.model_settings import RECIPE, check_settings, parse_setting, setting_text
+from fwpkm_eval.model_settings import by_owner, check_settings, parse_setting, setting_text
 from fwpkm_eval.runs.rows import FROZEN
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Arm:
     published: str = ""
 
     def changes(self, reference: ModelConfig) -> Mapping[str, Any]:
-        """The settings that it changes, with their new values."""
+        """The settings that it changes, with their new values; those of the recipe begin with ``recipe.``."""
         return self.overrides(reference) if callable(self.overrides) else self.overrides
 
 
@@ -74,6 +74,7 @@ ARMS: dict[str, Arm] = {
     )
 }
 
+_THE_SAME_FOR_ALL = ("recipe.steps", "recipe.rows", "recipe.rows_at_once", "recipe.seed")
 JOIN = "+"
 """Between the parts of an arm of one's own."""
 
@@ -93,8 +94,8 @@ def arm_named(name: str) -> Arm:
             _check_part(part, alone=len(read) == 1)
         elif part[0] == "fwpkm.score":
             raise UserError("fwpkm.score is no arm: --scores says under which scorings all arms are trained")
-        elif part[0].startswith(f"{RECIPE}."):
-            raise UserError(f"{part[0]} is no arm: all of them are trained by one recipe")
+        elif part[0] in _THE_SAME_FOR_ALL:
+            raise UserError(f"{part[0]} is no arm: all are trained as long, with as many rows and the same seeds")
     names = [part if isinstance(part, str) else setting_text(*part) for part in read]
     tests = [ARMS[part].tests if isinstance(part, str) else f"{part[0]} is {part[1]}" for part in read]
 
@@ -242,9 +243,14 @@ def arms_of(model: str, scale: str, plan: AblationPlan) -> tuple[str, ...]:
 
 
 def ablated_config(model: str, scale: str, plan: AblationPlan, trained: Trained) -> ModelConfig:
-    """The configuration of one arm under one scoring.
+    """The configuration of one arm under one scoring; see `ablated_training`."""
+    return ablated_training(model, scale, plan, trained)[0]
 
-    Raises UserError for a model without FwPKM, and for an arm that changes nothing of the model.
+
+def ablated_training(model: str, scale: str, plan: AblationPlan, trained: Trained) -> tuple[ModelConfig, Recipe]:
+    """The configuration of one arm under one scoring, and the recipe that it is trained by.
+
+    Raises UserError for a model without FwPKM, and for an arm that changes nothing of model and recipe.
     """
     from fwpkm_eval.reference_models.config import model_config
 
@@ -253,12 +259,12 @@ def ablated_config(model: str, scale: str, plan: AblationPlan, trained: Trained)
     if not reference.spec.layers("fwpkm"):
         raise UserError(f"the ablations are of FwPKM, and {reference.name} has none: name a model such as {plan.model}")
     if trained.arm == REFERENCE:
-        return reference
+        return reference, plan.recipe
     overrides = arm_named(trained.arm).changes(reference) if trained.overrides is None else trained.overrides
     check_settings(list(overrides.items()), reference.spec)
-    config = model_config(model, scale, **{**common, **overrides}).trained_on(plan.recipe.tokens)
-    if trained.overrides is not None:
-        return config
-    if config == reference:
+    of_model, of_recipe = by_owner(overrides)
+    recipe = plan.recipe.changed(of_recipe)
+    config = model_config(model, scale, **{**common, **of_model}).trained_on(recipe.tokens)
+    if trained.overrides is None and (config, recipe) == (reference, plan.recipe):
         raise UserError(f"arm {trained.arm!r} changes nothing of {reference.name} at scale {scale}: leave it out")
-    return config
+    return config, recipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.errors import UserError, shown
@@ -12,7 +12,7 @@ from fwpkm_eval.reference_models.notation import MEMORIES
 if TYPE_CHECKING:
     from fwpkm_eval.reference_models.notation import ModelSpec
 
-RECIPE, _BACKBONE, _CHUNK_SIZE = "recipe", "backbone", "chunk_size"
+_RECIPE, _BACKBONE, _CHUNK_SIZE = "recipe", "backbone", "chunk_size"
 Setting = tuple[str, Any]
 
 
@@ -27,7 +27,7 @@ def parse_setting(text: str) -> Setting:
     if not (equals and is_setting(key)):
         raise UserError(
             f"{shown(text)} is not a setting and its value, such as fwpkm.query_conv=0, {_BACKBONE}.window=128, "
-            f"{_CHUNK_SIZE}=256 or {RECIPE}.needle_share=0.1"
+            f"{_CHUNK_SIZE}=256 or {_RECIPE}.needle_share=0.1"
         )
     try:
         return key, json.loads(value)
@@ -38,12 +38,18 @@ def parse_setting(text: str) -> Setting:
 def is_setting(key: str) -> bool:
     """Whether a name is formed as that of a setting."""
     owner, _, name = key.partition(".")
-    return key == _CHUNK_SIZE or (owner in (*MEMORIES, _BACKBONE, RECIPE) and bool(name))
+    return key == _CHUNK_SIZE or (owner in (*MEMORIES, _BACKBONE, _RECIPE) and bool(name))
 
 
 def setting_text(key: str, value: Any) -> str:
     """A setting as `parse_setting` reads it."""
     return f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+
+
+def by_owner(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the model, and those of the recipe by their names in it."""
+    of_recipe = {name: value for key, value in settings.items() if (name := key.removeprefix(f"{_RECIPE}.")) != key}
+    return {key: value for key, value in settings.items() if not key.startswith(f"{_RECIPE}.")}, of_recipe
 
 
 def check_settings(settings: Sequence[Setting], spec: ModelSpec) -> None:

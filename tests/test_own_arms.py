@@ -15,6 +15,7 @@ from fwpkm_eval.ablations import (
     REFERENCE,
     Trained,
     ablated_config,
+    ablated_training,
     ablation_plan,
     arm_named,
     models_to_train,
@@ -24,8 +25,9 @@ from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.config import ModelConfig
 from fwpkm_eval.reporting.commands import commands
 from fwpkm_eval.reporting.tables_ablation import ablation_tables
-from fwpkm_eval.runs.ablation import _folder_name
+from fwpkm_eval.runs.ablation import _folder_name, plan_ablation
 from fwpkm_eval.runs.rows import Row, rows_to_frame
+from fwpkm_eval.training.recipe import Recipe
 
 PLAN = ablation_plan("micro")
 
@@ -57,6 +59,29 @@ def test_it_may_change_the_backbone_and_the_chunk_too() -> None:
     assert config_of("pkm.topk=4", "gdn:pkm@1+fwpkm@2").pkm.topk == 4
 
 
+def test_it_may_change_the_recipe_too() -> None:
+    reference, recipe = ablated_training(PLAN.model, "micro", PLAN, Trained(REFERENCE, "idw"))
+    assert recipe == PLAN.recipe
+    config, fewer = ablated_training(PLAN.model, "micro", PLAN, Trained("recipe.needle_share=0.1", "idw"))
+    assert (config, fewer) == (reference, replace(PLAN.recipe, needle_share=0.1))
+    config, both = ablated_training(PLAN.model, "micro", PLAN, Trained("no-gate+recipe.chunks=[64,128]", "idw"))
+    assert not config.fwpkm.gate
+    assert both == replace(PLAN.recipe, chunks=(64, 128))
+    full = ablated_training("gdn+fa:fwpkm@2", "micro", PLAN, Trained("recipe.tokens=1K", "idw"))[0]
+    assert full.row_tokens is None, "as its scale's"
+    assert ablated_config("gdn+fa:fwpkm@2", "micro", PLAN, Trained(REFERENCE, "idw")).row_tokens == PLAN.recipe.tokens
+
+
+def test_each_arm_is_trained_by_its_own_recipe(tmp_path: Path) -> None:
+    arms = [Trained(arm, "idw") for arm in (REFERENCE, "recipe.needle_share=0.1", 'recipe.sets=["docs"]')]
+    jobs = plan_ablation(PLAN, arms, [3], scale="micro", data="embedded", checkpoints=tmp_path).jobs
+    recipes = [Recipe.from_dict(job.cell.settings["recipe"]) for job in jobs]
+    expected = replace(PLAN.recipe, seed=3)
+    assert recipes == [expected, replace(expected, needle_share=0.1), replace(expected, sets=("docs",))]
+    assert [len(job.cell.settings["training"]) for job in jobs] == [2, 2, 1]
+    assert len({job.cell.key for job in jobs}) == 3
+
+
 def test_one_arm_has_one_name() -> None:
     for text in ("no-gate+fwpkm.query_conv=[8,0]", " no-gate + fwpkm.query_conv = [8, 0] "):
         assert arm_named(text).name == "no-gate+fwpkm.query_conv=[8,0]"
@@ -78,7 +103,10 @@ def test_one_arm_has_one_name() -> None:
         ("no-gate+frozen", "'frozen' is the reference as trained: it cannot be joined"),
         ("no-gate+", "unknown arm ''"),
         ("fwpkm.score=dot", "fwpkm.score is no arm: --scores says"),
-        ("recipe.needle_share=0.1", "recipe.needle_share is no arm: all of them are trained by one recipe"),
+        ("recipe.steps=9", "recipe.steps is no arm: all are trained as long"),
+        ("recipe.needle_share=0.7", "arm 'recipe.needle_share=0.7' changes nothing of gdn+swa:fwpkm@2"),
+        ("recipe.needle_share=2", "needle_share is 2.0; it must be 0 to 1"),
+        ('recipe.sets=["doc"]', "unknown set 'doc', did you mean docs?"),
         ("no-gat", "did you mean no-gate?"),
     ],
 )

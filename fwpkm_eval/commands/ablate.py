@@ -14,7 +14,7 @@ from fwpkm_eval.commands import options, trained
 def _arms_in_words() -> str:
     """What each arm tests, a line each, as click leaves them."""
     width = max(map(len, ARMS))
-    own = f"  {'SETTING=VALUE':{width}}  any other setting of the model, such as fwpkm.topk=16 or fwpkm.subkeys=64"
+    own = f"  {'SETTING=VALUE':{width}}  another setting of model or recipe: fwpkm.topk=16, recipe.needle_share=0.1"
     joined = f"  {'ARM+ARM':{width}}  several at once: no-lookahead+no-entropy, fwpkm.heads=2+fwpkm.topk=4"
     named = (f"  {arm.name:{width}}  {arm.tests}" for arm in ARMS.values())
     return "\n".join(["\b", "Arms:", *named, own, joined])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwpkm_eval.ablations import AblationPlan, Trained, ablated_config
+from fwpkm_eval.ablations import AblationPlan, Trained, ablated_training
 from fwpkm_eval.runs.cells import Cell, with_tuples
 from fwpkm_eval.runs.engine import Job, Report
 from fwpkm_eval.runs.jobs import TextSource, how_computed, named
@@ -61,15 +62,16 @@ def ablation_jobs(
     from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
     from fwpkm_eval.training.finished import is_finished, recipe_computed_on
 
-    training = [load_set(haystack.data, name, "train") for name in plan.recipe.sets]
+    training_set = functools.cache(lambda name: load_set(haystack.data, name, "train"))
     where = resolve_device(device)
     elsewhere = "" if where.type == "cpu" else f"-{where.type}"
     jobs = []
     for seed in seeds:
-        recipe = replace(plan.recipe, seed=seed)
         niah, reading = _needles(plan, seed), _reading(plan, seed)
         for trained in models:
-            config = ablated_config(model, scale, plan, trained)
+            config, recipe = ablated_training(model, scale, plan, trained)
+            recipe = replace(recipe, seed=seed)
+            training = [training_set(name) for name in recipe.sets]
             check_fit(haystack.text_set, niah, tokenizer_of(config))
             settings = {
                 "arm": trained.arm,
@@ -134,7 +136,7 @@ def plan_ablation(
     from fwpkm_eval.data import default_haystack, load_set
 
     for one in models:
-        ablated_config(model or plan.model, scale, plan, one)
+        ablated_training(model or plan.model, scale, plan, one)
     haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
     text = TextSource(data, load_set(data, plan.text, "test"))
     jobs = ablation_jobs(

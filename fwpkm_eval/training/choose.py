@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fwpkm_eval.errors import UserError
-from fwpkm_eval.model_settings import RECIPE, Setting, check_settings
+from fwpkm_eval.model_settings import Setting, by_owner, check_settings
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.reference_models.notation import parse_model_name
 from fwpkm_eval.training.recipe import Recipe, recipe_for
@@ -37,8 +37,7 @@ def choose_training(
     if steps is not None and tokens is not None:
         raise UserError("steps and tokens both say how long to train: one is enough")
     check_settings(settings, parse_model_name(model))
-    of_recipe = {key.partition(".")[2]: value for key, value in settings if key.startswith(f"{RECIPE}.")}
-    of_model = {key: value for key, value in settings if not key.startswith(f"{RECIPE}.")}
+    of_model, of_recipe = by_owner(dict(settings))
     config = model_config(model, scale, **of_model)
     recipe = recipe_for(config, data, exercises, needles).changed(of_recipe)
     recipe = replace(recipe, seed=seed, rows=rows or recipe.rows)
