@@ -192,7 +192,7 @@ def evaluate(
         raise UserError("sets names none: name at least one, or leave it out for the usual ones")
     if (note := skipped_note(data)) is not None:
         warnings.warn(note, stacklevel=2)
-    names = [sets] if isinstance(sets, str) else sets
+    names = [sets] if isinstance(sets, str) else list(dict.fromkeys(sets or ()))
     names = names or ([default_haystack(data)] if task == "niah" else default_sets(data))
     rows: list[Row] = []
     for name in names:

@@ -32,6 +32,7 @@ def memorise(model: Any, text: str, state: Any = None, *, passes: int = 1, write
     Raises:
         UserError: no text, a model without fast weights, a state of another model.
     """
+    _check_model(model)
     _check_text("text", text)
     if not text:
         raise UserError("text is empty: there is nothing to memorise")
@@ -64,6 +65,7 @@ def generate(
     Raises:
         UserError: settings that do not fit, a state of another model.
     """
+    _check_model(model)
     _check_text("prompt", prompt)
     check_whole("tokens", tokens, 1)
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -81,9 +83,16 @@ def generate(
     return written.text
 
 
+def _check_model(model: object) -> None:
+    if not hasattr(model, "config"):
+        raise UserError(f"model is a {type(model).__name__}; it must be what load_model returns")
+
+
 def _check_text(name: str, text: object) -> None:
     if not isinstance(text, str):
         raise UserError(f"{name} is a {type(text).__name__}; it must be text")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{name} holds half of a surrogate pair, which is no character")
 
 
 def _memory(model: Any, state: Any, length: int) -> Any:

@@ -63,7 +63,7 @@ def fwmlp_scan(
 ) -> DenseScanResult:
     """Reads and trains a SwiGLU MLP, chunk by chunk: one SGD step per chunk on the mean squared error of its reads.
 
-        out = W_down (W_up q + b_up ⊙ SiLU(W_gate q + b_gate)) + b_down
+        out = W_down ((W_up q + b_up) ⊙ SiLU(W_gate q + b_gate)) + b_down
         W   ← W − η·∂/∂W mean_{t<C−L, features} (out_t − y_t)²
 
     y_t is the mean of v_t … v_{t+L} ("mean", the published baseline) or v_{t+L} ("next").
@@ -89,10 +89,11 @@ def fwmlp_scan(
     for start in range(0, query.shape[1], chunk_size):
         part = slice(start, start + chunk_size)
         with own_gradients(), full_precision(query.device):
-            weights = {n: recordable(w) for n, w in weights.items()}
-            weights = {n: w if w.requires_grad else w.detach().requires_grad_() for n, w in weights.items()}
-            output = mlp(recordable(query[:, part]), weights)
             wanted = shifted_target(recordable(target[:, part]), lookahead, target_rule)
+            weights = {n: recordable(w) for n, w in weights.items()}
+            if wanted.shape[1]:  # or nothing is written, and they are returned as they came
+                weights = {n: w if w.requires_grad else w.detach().requires_grad_() for n, w in weights.items()}
+            output = mlp(recordable(query[:, part]), weights)
             squared = (output[:, : wanted.shape[1]] - wanted).square()
             if wanted.shape[1]:
                 weights = _step(squared.mean(), weights, learning_rate, unrolled)

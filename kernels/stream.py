@@ -21,6 +21,7 @@ from fwpkm_eval.kernels.graph_capture import Inputs, Outputs, Step
 from fwpkm_eval.kernels.graphs import run_step
 from fwpkm_eval.kernels.huge_pages import copy_large
 from fwpkm_eval.kernels.observe import MemoryObserver, Places, Write, first, shift
+from fwpkm_eval.kernels.precision import full_precision
 from fwpkm_eval.kernels.types import MemoryRule
 
 
@@ -77,7 +78,8 @@ class ProductKeyMemory:
 
     def read(self, query: Tensor) -> Tensor:
         query = query.to(self.values.dtype)
-        output, slots, weights = self._ops.read_memory(query, self.keys, self.values, self.rule)
+        with full_precision(query.device):
+            output, slots, weights = self._ops.read_memory(query, self.keys, self.values, self.rule)
         if self.count == "read":
             self._since.append(slots)
         if self.observer is not None:
@@ -104,7 +106,8 @@ class ProductKeyMemory:
         query, target, gate = query.to(dtype), target.to(dtype), None if gate is None else gate.to(dtype)
         counted = torch.cat(self._since) if self._since else None
         inputs, ops = (query, target, gate, counted), self._ops
-        slots, weights = run_step(("write", ops, rule), _step(ops, rule), inputs, self.keys, self.values)
+        with full_precision(query.device):
+            slots, weights = run_step(("write", ops, rule), _step(ops, rule), inputs, self.keys, self.values)
         self._since = []
         self.writes += 1
         if self.observer is not None:
@@ -148,13 +151,15 @@ class DenseMemory:
         return self.weights
 
     def read(self, query: Tensor) -> Tensor:
-        return self.rule.read(query.to(self.weights["w_up"].dtype), self.weights)
+        with full_precision(query.device):
+            return self.rule.read(query.to(self.weights["w_up"].dtype), self.weights)
 
     def write(self, query: Tensor, target: Tensor, gate: Tensor | None, places: Places = ()) -> None:
         dtype = self.weights["w_up"].dtype
         wanted = shifted_target(target.to(dtype), self.rule.lookahead, self.rule.target_rule)
         rates = None if gate is None else gate.to(dtype)
-        self.weights = self.rule.step(query.to(dtype), wanted, rates, self.weights)
+        with full_precision(query.device):
+            self.weights = self.rule.step(query.to(dtype), wanted, rates, self.weights)
         self.writes += 1
 
     def copy(self) -> DenseMemory:
@@ -179,6 +184,11 @@ class WriteQueue:
     @property
     def tokens(self) -> int:
         return sum(piece.query.shape[1] for piece in self.pieces)
+
+    @property
+    def end(self) -> int:
+        """Where the token behind the last one stands; there must be one."""
+        return self.pieces[-1].places[-1].stop
 
     def append(self, query: Tensor, target: Tensor, gate: Tensor | None, place: int = 0) -> None:
         places = (range(place, place + query.shape[1]),)

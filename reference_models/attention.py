@@ -66,7 +66,10 @@ class Attention(nn.Module):
             out = window_attention(q, wide_k, wide_v, window)
         out = out.transpose(1, 2).reshape(batch, tokens, -1) * torch.sigmoid(gate.reshape(batch, tokens, -1))
         if self.window is not None:
+            held = k.shape[2]
             k, v = k[:, :, -(self.window - 1) :], v[:, :, -(self.window - 1) :]
+            if held > 2 * self.window:  # as views they would keep all of the call's alive
+                k, v = k.clone(), v.clone()
             if self.window == 1:
                 k, v = k[:, :, :0], v[:, :, :0]
         return self.o_proj(out), {"k": k, "v": v}

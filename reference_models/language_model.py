@@ -138,6 +138,7 @@ class LanguageModel(nn.Module):
         self.seed = seed
         self.backend = "auto"
         self._known_hash: tuple[int, str] | None = None
+        self.loaded_weights = ""
         back = config.backbone
         with torch.random.fork_rng(devices=[]):
             self.embedding = nn.Embedding(back.vocab_size, back.hidden)
@@ -203,6 +204,7 @@ class LanguageModel(nn.Module):
     def was_loaded(self, weights_hash: str) -> None:
         """Has `weights_hash` give the hash of the checkpoint that the weights are of, as long as they are as now."""
         self._known_hash = check_sum(self.seed, self.state_dict()), weights_hash
+        self.loaded_weights = weights_hash
 
     def initial_state(self, batch_size: int = 1, length: int | None = None) -> ModelState:
         """Before the first token, with the fast weights as they are before anything was read.
@@ -216,7 +218,7 @@ class LanguageModel(nn.Module):
             if layer.memory is not None:
                 memories[number] = MemoryState(layer.memory.initial_memory(values_seed(self.seed, number)))
         yarn = None if length is None else yarn_for(self.config, length)
-        return ModelState(0, [None] * len(self.layers), memories, yarn=yarn)
+        return ModelState(0, [None] * len(self.layers), memories, yarn=yarn, weights=self.loaded_weights)
 
     def forget_drawn(self) -> None:
         """Frees the first fast weights that memories keep on a GPU for the next `initial_state`: training needs one."""
@@ -225,13 +227,19 @@ class LanguageModel(nn.Module):
                 layer.memory.forget_drawn()
 
     def check_state(self, state: ModelState) -> None:
-        """Refuses a state of another model, by the kind and sizes of each layer's memory, recurrence and cache.
+        """Refuses a state of another model: of another checkpoint, where both are of one, or by the kind and sizes of
+        each layer's memory, recurrence and cache.
 
         Raises:
             UserError: they are not this model's.
         """
         if not isinstance(state, ModelState):
             raise UserError(f"the state is a {type(state).__name__}; it must be what this model returned")
+        if state.weights and self.loaded_weights and state.weights != self.loaded_weights:
+            raise UserError(
+                f"this state is one of a model with weights {state.weights}; those of this {self.config.name} are "
+                f"{self.loaded_weights}"
+            )
         if len(state.mixers) != len(self.layers):
             raise UserError(
                 f"this state is not one of a {self.config.name}: "
@@ -269,8 +277,9 @@ class LanguageModel(nn.Module):
         Args:
             state: None for `initial_state()`.
             updates: "stream" queues tokens and writes every write_chunk of them (any split of a stream into calls gives
-                the same results); "off" only reads; "scan" is the training form: chunks counted from the first token of
-                this call, targets within their chunk, differentiable through the writes.
+                the same results); "off" only reads: where the stream goes on behind it, what was queued before is first
+                written with the targets it has, as by `flush`; "scan" is the training form: chunks counted from the
+                first token of this call, targets within their chunk, differentiable through the writes.
             write_chunk: tokens per write; None for the model's chunk_size, "haystack" for a write only at `flush`
                 (with "scan": at the end of this call).
             logits: for which tokens. inplace: the given state's fast weights may be written in place; use only the
@@ -310,7 +319,7 @@ class LanguageModel(nn.Module):
             mixers.append(mixer)
             if held is not None:
                 memories[number] = held
-        after = ModelState(state.position + tokens.shape[1], mixers, memories, state.origin, state.yarn)
+        after = ModelState(state.position + tokens.shape[1], mixers, memories, state.origin, state.yarn, state.weights)
         if logits == "none":
             return None, after
         if logits == "hidden":

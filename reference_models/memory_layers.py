@@ -180,7 +180,7 @@ class FastWeightLayer(nn.Module):
     ) -> tuple[Tensor, MemoryState]:
         """x [B,T,D]; state is updated in place and returned. write_chunk None: only a flush writes.
 
-        place: where x's first token stands, for whoever observes the memory.
+        place: where x's first token stands, in all the text that the memory was ever shown.
         """
         q, v, gate, past = self.project(x, state.past)
         weigh = self.write_weight(x, gate)
@@ -190,6 +190,8 @@ class FastWeightLayer(nn.Module):
             elif updates == "off":
                 read = state.memory.read(q)
             else:
+                if state.queue.tokens and state.queue.end != place:
+                    flush(state.memory, state.queue)  # a token is not stored with one from beyond what was only read
                 read = read_and_queue(state.memory, state.queue, q, v, weigh, write_chunk, place)
         state.past = past
         if isinstance(state.memory, ProductKeyMemory) and state.memory.observer is not None:

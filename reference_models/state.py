@@ -20,7 +20,8 @@ class ModelState:
     position: tokens of this sequence so far. mixers: attention caches or recurrent matrices, one a layer (None before
     the first token). memories: fast weights and their queues, by layer. origin: where this sequence's first token
     stands in all the text that the memories were ever shown; only who observes a memory asks for it. yarn: how full
-    attention rotates, from a sequence's first token to its last.
+    attention rotates, from a sequence's first token to its last. weights: the hash of the checkpoint whose model it is
+    of; "" where that was not loaded from one.
 
     States share what does not differ, to spare memory: `fresh_sequence` and a call with updates "off" give states with
     the very fast weights of the one they come from. Only a call or a flush with ``inplace=True`` changes fast weights
@@ -33,6 +34,7 @@ class ModelState:
     memories: dict[int, MemoryState] = field(default_factory=dict)
     origin: int = 0
     yarn: Yarn | None = None
+    weights: str = ""
 
     def __repr__(self) -> str:
         """In one line: what was read and written, without the tensors."""
@@ -66,7 +68,7 @@ class ModelState:
     def copy(self) -> ModelState:
         """A state that shares no fast weights with this one (caches are never changed in place: they are shared)."""
         memories = {n: m.copy() for n, m in self.memories.items()}
-        return ModelState(self.position, list(self.mixers), memories, self.origin, self.yarn)
+        return ModelState(self.position, list(self.mixers), memories, self.origin, self.yarn, self.weights)
 
     def fresh_sequence(self) -> ModelState:
         """The same fast weights (shared, not copied) before a new sequence: position 0, no caches, nothing queued.
@@ -74,7 +76,7 @@ class ModelState:
         The new sequence is taken to be another reading of the same text: its origin is this one's.
         """
         memories = {n: MemoryState(m.memory) for n, m in self.memories.items()}
-        return ModelState(0, [None] * len(self.mixers), memories, self.origin, self.yarn)
+        return ModelState(0, [None] * len(self.mixers), memories, self.origin, self.yarn, self.weights)
 
     @property
     def fast_weights(self) -> dict[int, dict[str, Tensor]]:

@@ -75,6 +75,7 @@ def load_state(path: Path | str, model: LanguageModel) -> ModelState:
             f"dtype={theirs!r}, or save the state's fresh_sequence()"
         )
     state = stored.to(model.device).state
+    state.weights = model.loaded_weights  # it is this model's, though its weights may have been changed since
     for held in state.memories.values():
         if isinstance(held.memory, ProductKeyMemory):
             held.memory.backend = model.backend  # as `initial_state` has it: a file says nothing of how to compute
@@ -94,10 +95,11 @@ def _read_in(state: ModelState) -> torch.dtype | None:
 
 def check_same_model(path: Path | str, stored: StoredState, model: LanguageModel) -> None:
     """Refuses a state that another model made."""
-    if stored.config != model.config:
+    same_name = (stored.config.name, stored.config.scale) == (model.config.name, model.config.scale)
+    if stored.config != model.config and not same_name:
         other = f"{stored.config.name} ({stored.config.scale})"
         raise UserError(f"{path} is a state of another model: of {other}, not of this {model.config.name}")
-    if stored.weights_hash != model.weights_hash or stored.seed != model.seed:
+    if (stored.config, stored.weights_hash, stored.seed) != (model.config, model.weights_hash, model.seed):
         raise UserError(
             f"{path} is a state of a {stored.config.name} with weights {stored.weights_hash}; "
             f"this model's are {model.weights_hash}"

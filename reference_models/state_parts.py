@@ -46,13 +46,14 @@ class StateParts:
         mixers = [self._mixer(n) for n in range(config.backbone.layers)]
         longer = about.get("yarn")
         yarn = None if longer is None else Yarn(_whole(longer["factor"]), _whole(longer["trained_length"]))
-        state = ModelState(_whole(about["position"]), mixers, memories, _whole(about["origin"]), yarn)
+        weights = str(about["weights_hash"])
+        state = ModelState(_whole(about["position"]), mixers, memories, _whole(about["origin"]), yarn, weights)
         spans, forgotten = (
             [Span(str(one["name"]), *_span(one["start"], one["stop"])) for one in about[name]]
             for name in ("spans", "forgotten")
         )
         tokens_read = _whole(about["tokens_read"])
-        return StoredState(config, seed, str(about["weights_hash"]), state, first, tokens_read, spans, forgotten)
+        return StoredState(config, seed, weights, state, first, tokens_read, spans, forgotten)
 
     def _first(self, number: int, config: ModelConfig) -> dict[str, Tensor]:
         """Which of a layer's first fast weights the file holds: a FwPKM's keys always, the others all or none."""

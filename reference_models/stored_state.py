@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -111,7 +111,7 @@ class StoredState:
             if self.has_log and isinstance(memory, ProductKeyMemory):
                 memory.observer = WriteLog()
             memories[number] = MemoryState(memory)
-        fresh = ModelState(0, [None] * len(self.state.mixers), memories)
+        fresh = ModelState(0, [None] * len(self.state.mixers), memories, weights=self.weights_hash)
         return StoredState(self.config, self.seed, self.weights_hash, fresh, self.first)
 
     def forget(self, span: Span, keys: Keys = "kept") -> StoredState:
@@ -135,7 +135,7 @@ class StoredState:
             device = held.memory.values.device
             first.keys, first.values = first.keys.to(device), first.values.to(device)
             memories[number] = MemoryState(forget(first, held.memory, span.places, keys, f"layer {number}"))
-        after = ModelState(0, [None] * len(self.state.mixers), memories, self.state.origin, self.state.yarn)
+        after = replace(self.state.fresh_sequence(), memories=memories, yarn=self.state.yarn)
         spans = [one for one in self.spans if not (span.start <= one.start and one.stop <= span.stop)]
         forgotten = [*self.forgotten, span]
         about = (self.config, self.seed, self.weights_hash)

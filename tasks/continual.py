@@ -92,7 +92,12 @@ def evaluate_continual(
     cost: list[PerplexityResult] = []
 
     def test() -> list[PerplexityResult]:
-        results = [read_stream(model, last, testing, memory.copy(), progress=progress)[0] for _, last in texts]
+        # A copy only where it will be written on: fast weights may be gigabytes.
+        held = (memory.copy() if settings.test_writes else memory for _ in texts)
+        results = [
+            read_stream(model, last, testing, state, progress=progress)[0]
+            for (_, last), state in zip(texts, held, strict=True)
+        ]
         cost.extend(results)
         return results
 

@@ -110,7 +110,7 @@ def evaluate_longbench(
         if progress is not None:
             progress(tokens)
 
-    reader = Reader(model, settings.write_chunk, settings.block, read)
+    reader = Reader(model, settings.write_chunk, settings.block, read, decodes=False)
     started = time.perf_counter()
     with measuring(model):
         for question in questions.questions[: settings.questions]:

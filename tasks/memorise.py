@@ -33,7 +33,7 @@ def memorise(
     import torch
 
     ids = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))[None].to(model_tensor(model).device)
-    reader = Reader(model, write_chunk or model.config.chunk_size, progress=progress)
+    reader = Reader(model, model.config.chunk_size if write_chunk is None else write_chunk, progress=progress)
     with measuring(model):
         return reader.memorise(ids, state, passes)
 

@@ -39,6 +39,7 @@ from fwpkm_eval.tasks.reading import (
     Reader,
     answer_without_memory,
     memorise_and_answer,
+    tokens_written,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ class NiahSettings:
     block: int = 1024
 
     def __post_init__(self) -> None:
+        for name in ("lengths", "passes", "write_chunks", "needles", "protocols"):
+            # Asked twice, the same answers would count as twice as many.
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for protocol in self.protocols:
             if protocol not in PROTOCOLS:
                 raise unknown("protocol", protocol, PROTOCOLS)
@@ -206,8 +210,9 @@ def evaluate_niah(
 
 def scoring_version(settings: NiahSettings) -> int:
     """What a cell's key holds of how needles are scored."""
-    # Asked by `published` alone, memories were not looked at for divergence until 0.9.2: the other cells are as before.
-    return NIAH_VERSION + (set(settings.protocols) == {PUBLISHED})
+    # Asked by `published` alone, memories were not looked at for divergence until 0.9.2; until 0.9.9 the tokens of
+    # earlier samples were not counted where a memory is carried on: the other cells are as before.
+    return NIAH_VERSION + (set(settings.protocols) == {PUBLISHED}) + 2 * (settings.scope == "stream")
 
 
 def check_fit(text_set: TextSet, settings: NiahSettings, tokenizer: Tokenizer) -> None:
@@ -327,9 +332,12 @@ def _ask_with_memory(
         # written: these runs share no work.
         for protocols in _that_write_alike(settings.protocols):
             for passes in settings.passes:
-                memory = fresh_state(model, setting.length)
+                memory, read = fresh_state(model, setting.length), 0
                 for index, sample, exam in samples:
-                    answers, memory = memorise_and_answer(reader, exam, memory.fresh_sequence(), protocols, (passes,))
+                    answers, memory = memorise_and_answer(
+                        reader, exam, memory.fresh_sequence(), protocols, (passes,), already_read=read
+                    )
+                    read += tokens_written(exam, passes, protocols == {PUBLISHED})
                     for (protocol, _), answer in answers.items():
                         which = {"setting": setting, "protocol": protocol, "passes": passes}
                         result.answers.append(samples.grade(sample, index, answer, **which))

@@ -44,7 +44,7 @@ PROTOCOLS = (OPEN_BOOK, CLOSED_BOOK, PUBLISHED)
 
 @dataclass(frozen=True)
 class Answer:
-    """``tokens`` as decoded greedily, and ``logprob`` of the true answer.
+    """``tokens`` as decoded greedily (none where that is not asked for), and ``logprob`` of the true answer.
 
     ``logprob`` = Σ log p(true token | the true tokens before it), in nats.
     """
@@ -65,13 +65,14 @@ class Exam:
 @dataclass(frozen=True)
 class Reader:
     """A model, how often it writes, in which blocks it reads, who is told of the tokens read, and who looks at the fast
-    weights after each reading that was written."""
+    weights after each reading that was written. decodes: whether answers are decoded, and not only scored."""
 
     model: Any
     write_chunk: int | str
     block: int = 1024
     progress: Callable[[int], None] | None = None
     divergence: DivergenceWatch | None = None
+    decodes: bool = True
 
     def read(self, tokens: torch.Tensor, state: Any, *, write: bool) -> Any:
         """Reads on in ``state``, which must not be used again; what is left in the queue stays there."""
@@ -117,7 +118,7 @@ class Reader:
 
     def _decode(self, first: torch.Tensor, state: Any, exam: Exam) -> Answer:
         """Decodes greedily from the logits [V] of the first token, and scores the true answer from there."""
-        model, digits = self.model, exam.answer.shape[1]
+        model, digits = self.model, exam.answer.shape[1] if self.decodes else 0
         steps = decode(model, first, state, limit=digits, write_chunk=self.write_chunk, progress=self.progress)
         tokens = [step.token for step in steps]  # as tensors: a GPU is not waited for at each step
         scores = score(model, first, state, exam.answer, write_chunk=self.write_chunk, progress=self.progress)
@@ -144,11 +145,12 @@ Answers = dict[tuple[str, int], Answer]
 
 
 def memorise_and_answer(
-    reader: Reader, exam: Exam, memory: Any, protocols: Iterable[str], passes: Iterable[int]
+    reader: Reader, exam: Exam, memory: Any, protocols: Iterable[str], passes: Iterable[int], already_read: int = 0
 ) -> tuple[Answers, Any]:
     """Reads the haystack max(``passes``) times and answers after each number in it, by each protocol.
 
-    Returns the answers and the state after the last write. ``memory`` must not be used afterwards.
+    Returns the answers and the state after the last write. ``memory``, which has read ``already_read`` tokens, must not
+    be used afterwards.
 
     With several passes or protocols the answers are those of separate runs from the same memory; the state
     returned is the one after the last reading of the haystack alone, or, where ``published`` is the only
@@ -180,11 +182,17 @@ def memorise_and_answer(
             answers[PUBLISHED, count], written = reader.answer_published(state, exam)
             if only_published and count == max(passes):
                 if reader.divergence is not None:  # no reading of the haystack alone comes to look
-                    reader.divergence.look(written, count * exam.haystack.shape[1] + exam.question.shape[1])
+                    reader.divergence.look(written, already_read + tokens_written(exam, count, only_published))
                 return answers, written
-        memory = reader.written(state, count * exam.haystack.shape[1])
+        memory = reader.written(state, already_read + tokens_written(exam, count, False))
         answer_after(count)
     return answers, memory
+
+
+def tokens_written(exam: Exam, passes: int, only_published: bool) -> int:
+    """Tokens that a memory has read after so many readings: of the haystack, and by `PUBLISHED` alone of the question
+    in the last one."""
+    return passes * exam.haystack.shape[1] + only_published * exam.question.shape[1]
 
 
 def answer_without_memory(reader: Reader, exam: Exam, protocols: Iterable[str]) -> dict[str, Answer]:

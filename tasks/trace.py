@@ -58,6 +58,7 @@ class TraceSettings:
     block: int = 1024
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", tuple(dict.fromkeys(self.samples)))
         if self.protocol not in TRACED:
             raise unknown("protocol", self.protocol, TRACED)
         if not self.samples or min(self.samples) < 0:

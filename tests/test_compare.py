@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,3 +253,29 @@ def test_rows_that_say_yarn_are_held_against_rows_that_do_not_say_it_yet() -> No
     assert compare_rows([EXACT], [change(EXACT, arm="yarn")]).same == 1
     assert compare_rows([change(BITS, arm="frozen")], [change(BITS, arm="frozen+yarn")]).same == 1
     assert compare_rows([BITS], [change(BITS, arm="frozen")]).same == 0
+
+
+def test_models_of_two_kinds_are_held_against_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One has slots that are scored and writes while it reads a text, the other does neither."""
+    text: dict[str, Any] = {"task": "ppl", "metric": "bits_per_byte", "dataset": "docs", "scope": "stream"}
+    backbone = Row(model="gdn", value=2.0, **text)
+    memory = Row(model="gdn:fwpkm@1", value=1.8, score="idw", write_chunk="128", **text)
+    asked: dict[str, Any] = {"task": "niah", "metric": "exact_match", "length": 512, "write_chunk": "1024"}
+    needles = [Row(model="gdn", value=0.0, **asked), Row(model="gdn:fwpkm@1", value=1.0, score="idw", **asked)]
+    described = {"weights_hash": "aa", "settings": {}, "training": {}}
+    for name in "ab":
+        check_or_create(
+            tmp_path / name, {"command": "ppl"}, command=["x"], seeds=[0], data={}, weights={},
+            models={"gdn": {**described, "config_sha256": "g"}, "gdn:fwpkm@1": {**described, "config_sha256": "f"}},
+        )  # fmt: skip
+        write_rows_csv([backbone, memory, *needles], tmp_path / name / "rows.csv")
+    command = ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--as", "gdn=gdn:fwpkm@1"]
+    assert cli.main(command) == 0
+    told = capsys.readouterr().out
+    assert "equal: 0, different: 2, in A alone: 0, in B alone: 2" in told
+    assert "better by 10.00%" in told
+    assert "other scales" not in told
+    # Of several ways of writing a text nobody can say which is meant.
+    write_rows_csv([memory, change(memory, write_chunk="512")], tmp_path / "b" / "rows.csv")
+    assert cli.main(command) == 0
+    assert "different: 0" in capsys.readouterr().out

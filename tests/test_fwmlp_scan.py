@@ -151,3 +151,12 @@ def test_low_precision_activations_with_float32_weights() -> None:
     assert torch.equal(low.output, raised.output)
     for name in WEIGHT_NAMES:
         assert torch.equal(low.weights[name], raised.weights[name])
+
+
+def test_weights_that_were_not_written_are_not_new_leaves() -> None:
+    """They would have the next call keep its graph."""
+    query, target, weights = inputs(tokens=1)
+    result = fwmlp_scan(query.requires_grad_(), target, weights)
+    assert result.output.requires_grad
+    assert not any(weight.requires_grad for weight in result.weights.values())
+    assert all(torch.equal(weights[name], weight) for name, weight in result.weights.items())

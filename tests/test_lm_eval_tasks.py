@@ -141,6 +141,40 @@ def test_lengths_count_tokens_of_a_model_that_shows_its_tokenizer() -> None:
     assert counts.tolist() == [3, 1, 4, 0]
 
 
+class Prefixing(Reads):
+    """A tokenizer with a token for each character that puts a space before every text, as Llama 2's does, and takes
+    one away where it reads tokens as text."""
+
+    eot_token_id = 0
+    tokenizer_name = "prefixing"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
+        parts = re.findall(r"</s>|.", f" {string}", re.DOTALL)
+        return [0 if part == "</s>" else ord(part) for part in (parts[1:] if string == "</s>" else parts)]
+
+    def tok_decode(self, tokens: list[int]) -> str:
+        return "".join("</s>" if token == 0 else chr(token) for token in tokens).removeprefix(" ")
+
+
+class Upper(Prefixing):
+    """One that cannot be put together from parts at all."""
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
+        return [ord(letter) for letter in f" {string.strip()}"]
+
+
+def test_needles_stay_whole_for_a_tokenizer_that_puts_a_space_before_every_text() -> None:
+    with lengths_in_tokens_of(Prefixing()) as unit:
+        assert (unit.name, unit.document_end) == ("prefixing", "</s>")
+        assert unit.tokenizer.encode("12").tolist() == [ord("1"), ord("2")]
+        documents = niah.load(length=600, samples=3, needles=2)["test"]
+    for document in documents:
+        assert f"{document['question']}{document['answer']}." in document["haystack"]
+        assert len(document["haystack"]) in (599, 600)  # a space at its start is taken for the one put there
+        assert niah.grade(document, [f"{document['answer']}."])["exact_match"] == 1
+    assert unit_of(Upper()) is BYTES
+
+
 def test_text_keeps_its_length_where_documents_end_and_characters_are_cut() -> None:
     ids = np.array([*"aé".encode(), 256, 0xC3, 98, *"é".encode()[:1]])
     assert BYTES.text(ids) == "aé\n?b?"

@@ -68,6 +68,12 @@ def test_losses_are_those_of_the_protocol_done_plainly(write_chunk: int | str) -
             assert loss.nats == pytest.approx(expected, rel=1e-4)
 
 
+def test_answers_are_scored_and_not_decoded() -> None:
+    model = HonestModel()
+    evaluate_longbench(model, question_set(QUESTIONS[1]), replace(SETTINGS, passes=(1,)), TOKENIZER)
+    assert [len(call.tokens) for call in model.calls if call.updates == "off"].count(1) == 0
+
+
 def test_readings_help_a_model_that_remembers() -> None:
     """The honest model recalls what followed eight tokens, once it has read that often enough."""
     question = Question(

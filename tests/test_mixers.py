@@ -37,6 +37,18 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Ten
     return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v
 
 
+def test_what_a_state_keeps_does_not_keep_the_whole_call_alive() -> None:
+    x = normal(1, 400, SMALL.hidden, dtype=torch.float32)
+    _, past = CausalConv(SMALL.hidden, 4)(x, None)
+    kept = [past]
+    for mixer in (Attention(SMALL, SMALL.window), GatedDeltaNet(SMALL)):
+        for parameter in mixer.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        kept += [part for part in mixer(x, None, 0)[1].values() if part is not None]
+    for part in kept:
+        assert part.untyped_storage().nbytes() <= 2 * part.nbytes
+
+
 @pytest.mark.parametrize("window", [1, 2, 5, 16])
 @pytest.mark.parametrize(("tokens", "past"), [(17, 0), (63, 0), (1, 4), (16, 0), (30, 15), (4, 1), (100, 4)])
 def test_window_attention_is_masked_full_attention(tokens: int, past: int, window: int) -> None:

@@ -170,6 +170,27 @@ def test_updates_off_only_reads(spec: str) -> None:
     assert not torch.allclose(logits, unwritten, atol=1e-3)
 
 
+@every_memory
+def test_a_stream_that_goes_on_behind_what_was_only_read_is_two_streams(spec: str) -> None:
+    """But for what attention and recurrence saw, which go on."""
+    model, ids = small_model(spec), tokens(length=20)
+    _, before = model(ids[:, :8], write_chunk="haystack")
+    _, between = model(ids[:, 8:12], before, updates="off", write_chunk="haystack")
+    _, after = model(ids[:, 12:], between, write_chunk="haystack")
+    assert all(held.memory.writes == 1 for held in after.memories.values())
+    assert same(fast_weights(after), fast_weights(model.flush(before)))
+
+
+@every_memory
+def test_a_flush_within_autocast_writes_in_full_precision(spec: str) -> None:
+    model = small_model(spec)
+    _, state = model(tokens(length=20), write_chunk="haystack")
+    expected = fast_weights(model.flush(state))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fast_weights(model.flush(state))
+    assert same(found, expected)
+
+
 @every_model
 def test_a_later_token_changes_no_earlier_logit(spec: str) -> None:
     model, ids = small_model(spec), tokens()

@@ -12,6 +12,7 @@ from niah_cases import LENGTH, TEXT, TOKENIZER, Plainly, ask, by_name, exactly, 
 from tiny_models import tiny_model
 
 from fwpkm_eval.tasks import niah
+from fwpkm_eval.tasks.divergence import DivergenceWatch
 from fwpkm_eval.tasks.niah import evaluate_niah
 from fwpkm_eval.tasks.niah_rows import niah_rows
 
@@ -170,6 +171,28 @@ def test_in_scope_stream_the_memory_goes_from_sample_to_sample_for_each_number_o
     fresh = by_name(ask(HonestModel(), samples=3, passes=(1, 2), protocols=("closed-book",)))
     last = (LENGTH, 3, "haystack", "closed-book", 1, 2)
     assert together[last].logprob != fresh[last].logprob
+
+
+@pytest.mark.parametrize("protocol", ["closed-book", "published"])
+def test_in_scope_stream_a_divergence_is_told_after_all_tokens_that_the_memory_read(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(DivergenceWatch, "look", lambda self, state, tokens: looks.append(tokens))
+    ask(HonestModel(), samples=3, scope="stream", passes=(2,), protocols=(protocol,))
+    of_each = 2 * LENGTH + (len(sample(0).question) if protocol == "published" else 0)
+    assert looks[-1] == 3 * of_each
+    looks.clear()
+    ask(HonestModel(), samples=3, passes=(2,), protocols=(protocol,))
+    assert looks[-1] == of_each
+    asked = [settings(scope=scope, protocols=(protocol,), passes=(1,)) for scope in ("sample", "stream")]
+    assert niah.scoring_version(asked[1]) == niah.scoring_version(asked[0]) + 2
+
+
+def test_what_is_named_twice_is_asked_once() -> None:
+    """Asked twice, the same answers would count as twice as many."""
+    twice = settings(lengths=(200, 200), passes=(1, 2, 1), needles=(3, 3), protocols=("open-book", "open-book"))
+    assert twice == settings(lengths=(200,), passes=(1, 2), needles=(3,), protocols=("open-book",))
 
 
 def test_a_model_without_fast_weights_is_measured_once_and_its_rows_repeated() -> None:

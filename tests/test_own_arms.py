@@ -72,6 +72,12 @@ def test_it_may_change_the_recipe_too() -> None:
     assert ablated_config("gdn+fa:fwpkm@2", "micro", PLAN, Trained(REFERENCE, "idw")).row_tokens == PLAN.recipe.tokens
 
 
+def test_two_names_of_one_arm_are_not_trained_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    arms = ["no-query-conv", "fwpkm.query_conv=0"]
+    assert cli.main(["ablate", "--arms", ",".join(arms), "--dry-run"]) == 2
+    assert "'no-query-conv' and 'fwpkm.query_conv=0' are the same: leave one out" in capsys.readouterr().err
+
+
 def test_each_arm_is_trained_by_its_own_recipe(tmp_path: Path) -> None:
     arms = [Trained(arm, "idw") for arm in (REFERENCE, "recipe.needle_share=0.1", 'recipe.sets=["docs"]')]
     jobs = plan_ablation(PLAN, arms, [3], scale="micro", data="embedded", checkpoints=tmp_path).jobs

@@ -47,6 +47,34 @@ def described(weights: str, steps: int = 9) -> dict[str, Any]:
     return {"weights_hash": weights, "settings": {}, "config_sha256": "cc", "training": training}
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"recipe": {"steps": 20}}, "recipe.steps is 10 and 20"),
+        ({"plan": {"length": 512}}, "plan.length is 4096 and 512"),
+        ({"model": "gdn:fwpkm@2"}, "model is gdn:fwpkm@1 and gdn:fwpkm@2"),
+        ({}, ""),
+    ],
+)
+@pytest.mark.parametrize("command", ["ablate", "capacity"])
+def test_ablations_that_were_not_trained_and_asked_alike_are_refused(
+    command: str, changed: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    """Their rows do not say how they were: they would be taken for seeds of one."""
+    config = {"command": command, "model": "gdn:fwpkm@1", "recipe": {"steps": 10}, "plan": {"length": 4096}}
+    parts = []
+    for seed, own in enumerate((config, {**config, **changed})):
+        folder = tmp_path / str(seed)
+        check_or_create(folder, own, command=["x"], seeds=[seed], data={}, weights={})
+        write_rows_csv([replace(needle(FWPKM, 3), task="ablation", arm="no-gate", seed=seed)], folder / "rows.csv")
+        parts.append(Part(folder, "x" if seed else ""))
+    if told:
+        with pytest.raises(UserError, match=f"did not train and ask their models alike \\({told}\\)"):
+            merge_runs(parts, tmp_path / "both")
+    else:
+        merge_runs(parts, tmp_path / "both")
+
+
 def test_trainings_of_several_runs_are_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [
         a_run(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_models import SIZES
 from training_cases import write_words
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = "gdn:pkm@0+fwpkm@1"
 SETTINGS: dict[str, Any] = {
     **{name: value for name, value in SIZES.items() if name.partition(".")[0] not in ("fwmlp", "lact")},
-    "fwpkm.topk": 4,
+    "fwpkm.topk": np.int64(4),
     "fwpkm.query_conv": (3,),
     "recipe.tokens": 64,
     "recipe.chunks": [16, 32],
@@ -34,9 +35,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_it_trains_what_the_command_trains(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = train(MODEL, tmp_path / "here", settings=SETTINGS, data=data, seed=2, steps=3, needles=False, device="cpu")
-    assert "3/3" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "3/3" in told
+    assert "note: fwpkm.lookahead" not in told
     command = ["train", "--model", MODEL, "--data", data, "--seed", "2", "--steps", "3", "--no-needles", "--quiet"]
-    chosen = (part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}"))
+    chosen = (
+        part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value, default=int)}")
+    )
     assert cli.main([*command, "--device", "cpu", "--out", str(tmp_path / "there"), *chosen]) == 0
     here, there = (read_description(tmp_path / name) for name in ("here", "there"))
     assert here["weights_hash"] == there["weights_hash"] == model.weights_hash
@@ -90,6 +95,14 @@ def test_a_killed_training_goes_on(data: str, tmp_path: Path, monkeypatch: pytes
         ({"settings": {"fwmlp.hidden": 3}}, "fwmlp.hidden: gdn:fwpkm has no fwmlp"),
         ({"settings": {"recipe.steps": 3}}, "recipe.steps has an option of its own"),
         ({"settings": {"fwpkm.subkeys": "many"}}, "fwpkm.subkeys is 'many'; it must be a whole number"),
+        ({"settings": ["fwpkm.topk=4"]}, "settings is a list; it must be a dict"),
+        (
+            {"settings": {"recipe.needle_share": 0.5}, "needles": False},
+            "recipe.needle_share is of what this training is",
+        ),
+        ({"settings": {"recipe.exercise_steps": [1, 2, 3]}, "exercises": False}, "recipe.exercise_steps is of what"),
+        ({"needles": "no"}, "needles is 'no'; it must be True or False"),
+        ({"save_every": -1}, "save_every is -1; it must be at least 0"),
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"steps": 1.5}, "steps is 1.5; it must be a whole number"),
         ({"save_every": "often"}, "save_every is 'often'; it must be a finite number"),

@@ -69,10 +69,11 @@ def test_a_read_without_a_gradient_keeps_nothing_for_one() -> None:
         assert all(slope.abs().sum() > 0 for slope in torch.autograd.grad(with_gradient.square().sum(), given))
 
 
-def test_pkm_in_bfloat16_looks_up_in_float32() -> None:
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_pkm_in_bfloat16_looks_up_in_float32(backend: str) -> None:
     """Inputs are rounded first; the lookup and its sums then run in float32."""
     query, keys, values = (x.to(DEVICE, torch.bfloat16).requires_grad_() for x in pkm_inputs(2, 9, 4, 20, 4))
-    read, slots = pkm_read(query, keys, values, topk=3, backend="triton")
+    read, slots = pkm_read(query, keys, values, topk=3, backend=backend)
     raised = [x.detach().cpu().double().requires_grad_() for x in (query, keys, values)]
     expected, expected_slots = pkm_read(raised[0], raised[1], raised[2], topk=3, backend="torch")
     assert read.dtype == torch.bfloat16

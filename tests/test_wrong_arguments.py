@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import tiny_checkpoint, tiny_model
 
-from fwpkm_eval import load_state, save_state
+from fwpkm_eval import evaluate, generate, load_model, load_state, memorise, save_state
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels import fwpkm_scan
 from fwpkm_eval.reference_models.language_model import LanguageModel
@@ -38,6 +38,51 @@ def model() -> LanguageModel:
 def test_tokens_that_are_none_are_refused(tokens: Any, message: str, model: LanguageModel) -> None:
     with pytest.raises(UserError, match=message):
         model(tokens)
+
+
+def test_a_state_of_other_weights_is_refused(tmp_path: Path) -> None:
+    """Of the same sizes, so that only the checkpoint tells them apart."""
+    ours, theirs = (load_model(tiny_checkpoint("gdn+swa:fwpkm@1", tmp_path / str(n), seed=n)) for n in (0, 1))
+    state = memorise(ours, "some text to remember")
+    for call in (
+        lambda: theirs(TOKENS, state),
+        lambda: theirs(TOKENS, ours(TOKENS, state)[1].copy().fresh_sequence()),
+        lambda: generate(theirs, "some", state),
+        lambda: save_state(tmp_path / "x", theirs, state),
+    ):
+        with pytest.raises(
+            UserError, match=f"weights {ours.weights_hash}; those of this gdn.* are {theirs.weights_hash}"
+        ):
+            call()
+    save_state(tmp_path / "kept", ours, state)
+    for weight in ours.parameters():
+        weight.data.mul_(1.01)
+    ours(TOKENS, state)  # its own, as it was trained on
+    with pytest.raises(UserError, match="with weights"):
+        load_state(tmp_path / "kept", ours)
+    save_state(tmp_path / "now", ours, state)
+    ours(TOKENS, load_state(tmp_path / "now", ours))
+
+
+def test_text_in_text_out_says_what_is_wrong(model: LanguageModel) -> None:
+    wrong: list[tuple[Callable[[], object], str]] = [
+        (lambda: generate("gdn", "x"), "model is a str; it must be what load_model returns"),
+        (lambda: memorise("gdn", "x"), "model is a str; it must be what load_model returns"),
+        (lambda: generate(model, "\ud800"), "prompt holds half of a surrogate pair"),
+        (
+            lambda: memorise(model, "abc " * 40, write_chunk=0),
+            "write_chunk is 0; it must be a number of tokens above 0",
+        ),
+        (lambda: memorise(model, "abc " * 40, write_chunk=False), "write_chunk is False"),
+    ]
+    for call, message in wrong:
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_a_set_that_is_named_twice_is_measured_once(model: LanguageModel) -> None:
+    once, twice = (evaluate(model, "ppl", sets=sets, tokens=300) for sets in ("docs", ["docs", "docs"]))
+    assert len(once) == len(twice)
 
 
 def test_tokens_of_32_bits_are_those_of_64(model: LanguageModel) -> None:

@@ -83,18 +83,28 @@ def command(
     protocol, arm, score and seed. Each metric knows whether lower or higher is better.
     """
     from fwpkm_eval.reporting.compare import compare_rows
-    from fwpkm_eval.reporting.compare_models import chosen_pairs, pairs_by_weights, renamed, renamed_in_manifest
+    from fwpkm_eval.reporting.compare_models import (
+        aligned,
+        chosen_pairs,
+        pairs_by_weights,
+        renamed,
+        renamed_in_manifest,
+    )
     from fwpkm_eval.reporting.compare_setup import setup_differences
+    from fwpkm_eval.reporting.measurements import spec_of
     from fwpkm_eval.runs.manifest import load_manifest
 
     ours, theirs = _rows(before), _rows(after)
     names = chosen_pairs(ours, theirs, pairs)
     ours = renamed(ours, names)
     same = pairs_by_weights(ours, theirs)
-    found = compare_rows(renamed(ours, same), theirs)
+    found = compare_rows(*aligned(renamed(ours, same), theirs, names))
     names |= same
     found.setup = [f"{name} in A is held against {other} in B" for name, other in names.items()]
-    found.setup += setup_differences(renamed_in_manifest(load_manifest(before), names), load_manifest(after))
+    of_two_kinds = {other for name, other in names.items() if spec_of(name) != spec_of(other)}
+    found.setup += setup_differences(
+        renamed_in_manifest(load_manifest(before), names), load_manifest(after), of_two_kinds
+    )
     different = [change for change in found.changed if timings or not change.timing]
     listed = [change for change in different if within is None or not change.within(within)]
     near = len(different) - len(listed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -47,9 +48,16 @@ def command() -> None:
 
 
 def _check_new(out: Path, force: bool) -> None:
-    """Raises UserError for a file that would be replaced without a word: its write log cannot be had again."""
+    """Raises UserError, before anything is read, for a file that cannot be written, and for one that would be replaced
+    without a word: its write log cannot be had again."""
     if out.exists() and not force:
         raise UserError(f"{out} is there already: choose another --out, or replace it with --force")
+    folder = next(place for place in out.absolute().parents if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise UserError(f"cannot write {out}: {problem.strerror or problem} ({folder})") from None
 
 
 @command.command(name="save")

@@ -28,7 +28,7 @@ from fwpkm_eval.runs.rows import YARN, joined_arm
 if TYPE_CHECKING:
     from fwpkm_eval.harness.subjects import Subject
 
-HARNESS_VERSION = 2
+HARNESS_VERSION = 3
 """Part of every cell's key: raise it whenever a change in `harness` or `tasks.lm_eval` can change a number."""
 
 LM_EVAL_SEED = 1234

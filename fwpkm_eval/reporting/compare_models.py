@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.reporting.compare import READING
 from fwpkm_eval.reporting.measurements import label_of, spec_of
 from fwpkm_eval.runs.rows import Row
 
@@ -45,6 +46,29 @@ def renamed(rows: Sequence[Row], names: Mapping[str, str]) -> list[Row]:
     for."""
     taken = set(names.values()) - names.keys()
     return [replace(row, model=names.get(row.model, row.model)) for row in rows if row.model not in taken]
+
+
+def aligned(before: Sequence[Row], after: Sequence[Row], names: Mapping[str, str]) -> tuple[list[Row], list[Row]]:
+    """The rows of two runs, those of A under B's names, without what keeps models of two kinds that were named as a
+    pair from being held against each other: how slots are scored, and how often a text was written, which a model has
+    only if it has slots, or writes. Where either has several of one, they stay as they are."""
+    runs = [list(before), list(after)]
+    for model in {other for name, other in names.items() if spec_of(name) != spec_of(other)}:
+        of_score: dict[str, Any] = {"score": ""}
+        of_write: dict[str, Any] = {"write_chunk": ""}
+        for left_out, tasks in ((of_score, None), (of_write, READING)):
+            (name,) = left_out
+            own = [[row.model == model and (tasks is None or row.task in tasks) for row in rows] for rows in runs]
+            values = [
+                {getattr(row, name) for row, is_own in zip(rows, which, strict=True) if is_own}
+                for rows, which in zip(runs, own, strict=True)
+            ]
+            if values[0] != values[1] and max(map(len, values)) == 1:
+                runs = [
+                    [replace(row, **left_out) if is_own else row for row, is_own in zip(rows, which, strict=True)]
+                    for rows, which in zip(runs, own, strict=True)
+                ]
+    return runs[0], runs[1]
 
 
 def renamed_in_manifest(manifest: Mapping[str, Any] | None, names: Mapping[str, str]) -> Mapping[str, Any] | None:

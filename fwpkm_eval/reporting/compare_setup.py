@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fwpkm_eval.runs.manifest import as_mapping, differences
@@ -12,15 +12,21 @@ TRAINED_WITH = ("seed", "sets", "data_hash")
 _PLACES = ("in A", "in B")
 
 
-def setup_differences(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[str]:
-    """What differs between two manifests, in words, apart from when and where they were written."""
+def setup_differences(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, of_two_kinds: Collection[str] = ()
+) -> list[str]:
+    """What differs between two manifests, in words, apart from when and where they were written.
+
+    ``of_two_kinds``: names under which models of two kinds are held against each other, whose settings are of course
+    not the same.
+    """
     if before is None or after is None:
         missing = [name for name, manifest in (("A", before), ("B", after)) if manifest is None]
         return [f"{' and '.join(missing)} has no manifest.json: config, data and versions are not known"]
     found = differences(_made_with(before), _made_with(after), places=_PLACES)
     there, here = as_mapping(before.get("models")), as_mapping(after.get("models"))
     for name in sorted(there.keys() & here.keys()):
-        found += _model_differences(name, as_mapping(there[name]), as_mapping(here[name]))
+        found += _model_differences(name, as_mapping(there[name]), as_mapping(here[name]), name in of_two_kinds)
     return found
 
 
@@ -31,10 +37,12 @@ def _made_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return parts | ({"git_commit": commit} if commit else {})
 
 
-def _model_differences(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _model_differences(name: str, there: Mapping[str, Any], here: Mapping[str, Any], of_two_kinds: bool) -> list[str]:
     """In what a model that both runs describe (`describe_model`) has other settings or was trained otherwise."""
-    found = _differences(name, as_mapping(there.get("settings")), as_mapping(here.get("settings")))
-    if not found and there.get("config_sha256") != here.get("config_sha256"):
+    found = []
+    if not of_two_kinds:
+        found = _differences(name, as_mapping(there.get("settings")), as_mapping(here.get("settings")))
+    if not (found or of_two_kinds) and there.get("config_sha256") != here.get("config_sha256"):
         found = [f"{name} is as its scale has it in A and in B, but the two versions have other scales"]
     ours, theirs = (as_mapping(model.get("training")) for model in (there, here))
     found += _differences(f"{name} recipe", as_mapping(ours.get("recipe")), as_mapping(theirs.get("recipe")))

@@ -41,13 +41,14 @@ def merge_runs(parts: Sequence[Part], out: Path, command: Sequence[str] = ()) ->
 
     Raises:
         UserError: a folder without results, runs of other text under one name, trainings of one model by other settings
-            under one name, or an ``out`` that holds something else.
+            under one name, ablations that were trained or asked otherwise, or an ``out`` that holds something else.
     """
     if len({(part.folder.resolve(), part.label) for part in parts}) < len(parts):
         raise UserError("a run is named twice")
     found = [gather(part.folder) for part in parts]
     manifests = [as_mapping(result.manifest) for result in found]
     config = {"command": "report", "of": [str(part) for part in parts], **_shared_data(parts, manifests)}
+    _check_trained_alike(parts, manifests)
     texts = _texts(parts, manifests)
     models = _models(parts, manifests)
     rows, other = _rows(parts, found)
@@ -103,6 +104,33 @@ def _texts(parts: Sequence[Part], manifests: Sequence[Mapping[str, Any]]) -> dic
             texts.setdefault(name, facts)
             of.setdefault(name, part)
     return texts
+
+
+def _check_trained_alike(parts: Sequence[Part], manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses ablations, and memories of several sizes, that were not all trained and asked alike: their rows do not
+    say how they were, and would be taken for seeds of one."""
+    first: dict[str, tuple[Part, dict[str, Any]]] = {}
+    for part, manifest in zip(parts, manifests, strict=True):
+        config = as_mapping(manifest.get("config"))
+        command = str(config.get("command"))
+        if command not in ("ablate", "capacity"):
+            continue
+        here = _flat({name: config.get(name) for name in ("model", "scale", "recipe", "plan")})
+        other, there = first.setdefault(command, (part, here))
+        differing = next((name for name in (*there, *here) if there.get(name) != here.get(name)), None)
+        if differing is not None:
+            raise UserError(
+                f"{other.folder} and {part.folder} did not train and ask their models alike ({differing} is "
+                f"{there.get(differing)} and {here.get(differing)}), and one report would mix them: make one of each"
+            )
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"recipe": {"steps": 3}}`` as ``{"recipe.steps": 3}``, one level deep."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+    return found
 
 
 def _models(parts: Sequence[Part], manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

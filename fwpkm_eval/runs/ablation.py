@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.ablations import AblationPlan, Trained, ablated_training
+from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs.cells import Cell, with_tuples
 from fwpkm_eval.runs.engine import Job, Report
 from fwpkm_eval.runs.jobs import TextSource, how_computed, named
@@ -135,8 +136,12 @@ def plan_ablation(
     """
     from fwpkm_eval.data import default_haystack, load_set
 
+    trained: list[tuple[ModelConfig, Recipe]] = []
     for one in models:
-        ablated_training(model or plan.model, scale, plan, one)
+        this = ablated_training(model or plan.model, scale, plan, one)
+        if this in trained:
+            raise UserError(f"{models[trained.index(this)].arm!r} and {one.arm!r} are the same: leave one out")
+        trained.append(this)
     haystack = TextSource(data, load_set(data, default_haystack(data), "test"))
     text = TextSource(data, load_set(data, plan.text, "test"))
     jobs = ablation_jobs(

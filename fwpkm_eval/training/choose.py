@@ -11,6 +11,9 @@ from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.reference_models.notation import parse_model_name
 from fwpkm_eval.training.recipe import Recipe, recipe_for
 
+_OF_NEEDLES = ("needle_share", "dense_share", "answer_weight")
+_OF_EXERCISES = ("exercise_tokens", "exercise_steps")
+
 
 def choose_training(
     model: str,
@@ -38,6 +41,9 @@ def choose_training(
         raise UserError("steps and tokens both say how long to train: one is enough")
     check_settings(settings, parse_model_name(model))
     of_model, of_recipe = by_owner(dict(settings))
+    left_out = [*(_OF_NEEDLES if not needles else ()), *(_OF_EXERCISES if not (exercises and needles) else ())]
+    if name := next((name for name in left_out if name in of_recipe), None):
+        raise UserError(f"recipe.{name} is of what this training is to leave out (no needles, or no exercises)")
     config = model_config(model, scale, **of_model)
     recipe = recipe_for(config, data, exercises, needles).changed(of_recipe)
     recipe = replace(recipe, seed=seed, rows=rows or recipe.rows)

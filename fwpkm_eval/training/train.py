@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from fwpkm_eval.model_settings import is_setting
 from fwpkm_eval.reference_models.checkpoint import load_checkpoint
 from fwpkm_eval.training.choose import choose_training
 from fwpkm_eval.training.finished import is_finished
+from fwpkm_eval.training.recipe import lookahead_note
 from fwpkm_eval.training.run import Where, train_model
 
 
@@ -51,28 +54,44 @@ def train(
     Raises:
         UserError: an unknown model or setting, a value that does not fit, missing data, a folder that holds something
             already.
+        OSError: the folder cannot be written.
         fwpkm_eval.training.trainer.Diverged: training ran away; the last good save point is kept.
     """
     if not isinstance(model, str):
         raise UserError(f"model is a {type(model).__name__}; it must be a name such as gdn+swa:fwpkm")
+    if not str(out):
+        raise UserError("out is empty: name the folder that the checkpoint is to be in")
     check_whole("seed", seed, 0)
     check_finite("save_every", save_every)
+    if save_every < 0:
+        raise UserError(f"save_every is {save_every}; it must be at least 0 seconds")
     if steps is not None:
         check_whole("steps", steps, 1)
+    for name, choice in (("exercises", exercises), ("needles", needles), ("resume", resume), ("quiet", quiet)):
+        if not isinstance(choice, bool):
+            raise UserError(f"{name} is {choice!r}; it must be True or False")
+    if not isinstance(settings, Mapping | None):
+        raise UserError(f"settings is a {type(settings).__name__}; it must be a dict such as {{'fwpkm.topk': 32}}")
     for key in settings or {}:
         if not (isinstance(key, str) and is_setting(key)):
             raise UserError(f"{shown(str(key))} is no setting; they are named as in fwpkm.topk or recipe.needle_share")
-    chosen = [(key, _as_json(value)) for key, value in (settings or {}).items()]
+    chosen = [(key, _plain(value)) for key, value in (settings or {}).items()]
     folder = Path(out)
     config, recipe = choose_training(
         model, scale, chosen, data=data, seed=seed, steps=steps, exercises=exercises, needles=needles
     )
+    for note in filter(None, () if quiet else (recipe.warm_up_note, lookahead_note(config, recipe))):
+        print(f"note: {note}", file=sys.stderr)
     tune_malloc()
     if not (resume and is_finished(folder, config.trained_on(recipe.tokens), recipe, data)):
         train_model(config, recipe, folder, data, resume, quiet, where=Where(device, save_every=save_every))
     return load_checkpoint(folder)
 
 
-def _as_json(value: Any) -> Any:
-    """A setting of one number for each layer as JSON has it."""
-    return list(value) if isinstance(value, tuple) else value
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it: of one number for each layer a list, of NumPy's numbers Python's."""
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    if isinstance(value, bool | int | float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value

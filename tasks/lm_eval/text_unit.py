@@ -57,7 +57,8 @@ def current_unit() -> TextUnit:
 def lengths_in_tokens_of(lm: Any) -> Iterator[TextUnit]:
     """Within it, tasks that are loaded count lengths in the tokens of ``lm``, an lm-eval model.
 
-    A model without a tokenizer that it shows (``tok_encode`` and ``tok_decode``) is counted in bytes.
+    A model without a tokenizer that it shows (``tok_encode`` and ``tok_decode``), or with one that does not keep a
+    number whose digits are tokenised one by one, is counted in bytes.
     """
     unit = unit_of(lm)
     token = _current.set(unit)
@@ -74,6 +75,8 @@ def unit_of(lm: Any) -> TextUnit:
         return unit
     if callable(getattr(lm, "tok_encode", None)) and callable(getattr(lm, "tok_decode", None)):
         tokenizer = LmTokenizer(lm)
+        if not tokenizer.joins_parts:
+            return BYTES
         end = lm.tok_decode([tokenizer.eos])
         # A tokenizer that does not read its own end token in a text gets a new line instead.
         known = isinstance(end, str) and tokenizer.encode(end).tolist() == [tokenizer.eos]
@@ -82,7 +85,11 @@ def unit_of(lm: Any) -> TextUnit:
 
 
 class LmTokenizer:
-    """The tokenizer that an lm-eval model shows, as our data code takes it."""
+    """The tokenizer that an lm-eval model shows, as our data code takes it: the ids of parts are those of their whole.
+
+    Some (Llama 2's, Mistral's) put a space before every text, and so one before each digit of a needle, which is
+    tokenised by itself. Their ids are those of the text behind a new line, without the new line's.
+    """
 
     fingerprint: str | None = None
 
@@ -94,9 +101,24 @@ class LmTokenizer:
             self.name = str(lm.tokenizer_name)
         except (AttributeError, NotImplementedError):
             self.name = type(lm).__name__
+        self._before: list[int] = []
+        if not self.joins_parts:
+            self._before = self._ids("\n")
+
+    @property
+    def joins_parts(self) -> bool:
+        """Whether parts that are tokenised one by one are their whole again when they are read as text together."""
+        parts = ("number is ", *"1234", ". ")
+        return "".join(parts).strip() in self.decode(np.concatenate([self.encode(part) for part in parts]))
 
     def encode(self, text: str) -> IntArray:
-        return np.array(self._lm.tok_encode(text, add_special_tokens=False), dtype=np.int64)
+        ids = self._ids(f"\n{text}" if self._before else text)
+        if self._before and ids[: len(self._before)] == self._before:
+            return np.array(ids[len(self._before) :], dtype=np.int64)
+        return np.array(self._ids(text) if self._before else ids, dtype=np.int64)
+
+    def _ids(self, text: str) -> list[int]:
+        return [int(token) for token in self._lm.tok_encode(text, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         text: str = self._lm.tok_decode([int(token) for token in ids])
