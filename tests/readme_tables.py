@@ -65,13 +65,15 @@ BOOK_RUNS: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
 """Folder, how its models were trained, and the seeds of each in the order measured."""
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
-    (5, 4096, 20, ONE_WRITE),
-    (5, 4096, 20, OFTEN),
-    (64, 4096, 20, ONE_WRITE),
-    (256, 16384, 5, ONE_WRITE),
-    (256, 16384, 5, OFTEN),
-    (5, 32768, 5, ONE_WRITE),
-    (5, 32768, 5, OFTEN),
+    ("micro", 5, 4096, 20, ONE_WRITE),
+    ("micro", 5, 4096, 20, OFTEN),
+    ("micro", 64, 4096, 20, ONE_WRITE),
+    ("needles-16k", 256, 16384, 50, ONE_WRITE),
+    ("needles-16k", 256, 16384, 50, OFTEN),
+    ("needles-32k", 5, 32768, 20, ONE_WRITE),
+    ("needles-32k", 5, 32768, 20, OFTEN),
+    ("needles-128k-memories", 5, 131072, 5, ONE_WRITE),
+    ("needles-128k-memories", 5, 131072, 5, OFTEN),
 )
 SHOWN = ((512, 20, OFTEN), (4096, 20, OFTEN), *((n, 5, how) for n in (32768, 131072) for how in (OFTEN, ONE_WRITE)))
 
@@ -111,9 +113,9 @@ def size(tokens: int) -> str:
 
 def closed_book() -> str:
     lines = []
-    for needles, length, samples, (chunk, words) in HELD:
+    for run, needles, length, samples, (chunk, words) in HELD:
         asked = {"needles": needles, "length": length, "write_chunk": chunk, "protocol": "closed-book"}
-        cells = [found(rows_of("micro"), model, **asked) for model in WRITERS]
+        cells = [found(rows_of(run), model, **asked) for model in WRITERS]
         lines.append([f"{needles} needles in {size(length)}, {words} (n = {samples})", *cells])
     return table(["asked with nothing in sight", *(f"`{model}`" for model in WRITERS)], lines)
 

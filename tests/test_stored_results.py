@@ -25,6 +25,7 @@ from readme_tables import (
     SETS,
     TABLES,
     TRAININGS,
+    WITH_BOTH,
     WITH_MEMORY,
     bits,
     block,
@@ -153,6 +154,38 @@ def test_readme_tells_how_many_of_64_needles_each_training_finds() -> None:
     assert f"{theirs[1]} of 20 after one reading, {theirs[2]} after two and {theirs[4]} after four" in long
     assert f"three of FwPKM {ours[1]} after one, and all after more" in long
     assert ours[2] == ours[4] == "20, 20 and 20"
+
+
+def test_readme_tells_what_was_asked_more_often() -> None:
+    short, long = (" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES[:2])
+
+    def rates(run: str, model: str, chunk: str) -> list[int]:
+        rows = rows_of(run)
+        rows = rows[(rows["model"] == model) & (rows["metric"] == "exact_match") & rows["depth"].isna()]
+        rows = rows[(rows["write_chunk"] == chunk) & (rows["protocol"] == "closed-book")]
+        return [round(100 * value) for value in rows.sort_values("passes")["value"]]
+
+    ours, theirs = ({c: rates("needles-16k", model, c) for c in ("haystack", "1024")} for model in (WITH_MEMORY, LACT))
+    assert f"FwPKM finds {ours['haystack'][1]}% after two readings, LaCT {theirs['haystack'][1]}%." in short
+    first, second = ours["haystack"]
+    assert f"{first}% after one reading and {second}% after two, and written every 1,024 {_both(ours['1024'])}%" in long
+    both = {c: _both(rates("needles-16k", WITH_BOTH, c)) for c in ("haystack", "1024")}
+    assert f"with PKM beside it {both['haystack']}%, and {both['1024']}%" in long
+    assert f"LaCT {_both(theirs['haystack'])}%, and {_both(theirs['1024'])}%." in long
+    once, often = (rates("needles-32k", WITH_MEMORY, chunk) for chunk in ("haystack", "1024"))
+    assert f"{_listed(map(str, once))}% after 1, 2 and 4 readings, and written every 1,024 all after one" in long
+    assert f"FwPKM {once[0]}% of those in 32K, {once[2]}% after four readings, and none in 128K" in short
+    lact_once, lact_often = (rates("needles-32k", LACT, chunk) for chunk in ("haystack", "1024"))
+    assert often == lact_once == rates("needles-128k-memories", LACT, "haystack") == [100, 100, 100]
+    assert f"LaCT all after one, and {_listed(map(str, lact_often))}%." in long
+    assert f"LaCT {lact_often[0]}% and none." in short
+    assert rates("needles-128k-memories", LACT, "1024") == [0, 0, 0]
+    assert rates("needles-128k-memories", WITH_MEMORY, "haystack") == [0, 0, 0]
+    assert rates("needles-128k-memories", WITH_MEMORY, "1024")[0] == 60
+
+
+def _both(values: Iterable[int]) -> str:
+    return " and ".join(map(str, values))
 
 
 def _of_64(model: str, passes: int) -> list[str]:
