@@ -95,15 +95,15 @@ def _read_in(state: ModelState) -> torch.dtype | None:
 
 def check_same_model(path: Path | str, stored: StoredState, model: LanguageModel) -> None:
     """Refuses a state that another model made."""
-    same_name = (stored.config.name, stored.config.scale) == (model.config.name, model.config.scale)
-    if stored.config != model.config and not same_name:
-        other = f"{stored.config.name} ({stored.config.scale})"
-        raise UserError(f"{path} is a state of another model: of {other}, not of this {model.config.name}")
-    if (stored.config, stored.weights_hash, stored.seed) != (model.config, model.weights_hash, model.seed):
+    ours, theirs = (config.name + f" ({config.scale})" for config in (model.config, stored.config))
+    if ours == theirs and (stored.weights_hash, stored.seed) != (model.weights_hash, model.seed):
         raise UserError(
             f"{path} is a state of a {stored.config.name} with weights {stored.weights_hash}; "
             f"this model's are {model.weights_hash}"
         )
+    if stored.config != model.config:
+        other = theirs if ours != theirs else "one with other settings"
+        raise UserError(f"{path} is a state of another model: of {other}, not of this {model.config.name}")
 
 
 def write_state(path: Path, stored: StoredState) -> None:
