@@ -215,8 +215,8 @@ def test_what_the_summary_says_about_text(ours: float, frozen: float, verdict: s
 
 
 def test_what_was_not_measured_is_said() -> None:
-    assert "Not measured in this run: perplexity and speed." in said([needle(FWPKM, 3)])
-    assert "Not measured in this run: needles, perplexity and speed." in said([])
+    assert "Not measured in this run: perplexity and cost." in said([needle(FWPKM, 3)])
+    assert "Not measured in this run: needles, perplexity and cost." in said([])
     assert "Not measured" not in said(realistic_rows())
 
 

@@ -128,7 +128,7 @@ def caveats(
         for name, there in (
             ("needles", needles.overall),
             ("perplexity", texts),
-            ("speed", _has(frame, "bench") or _has(frame, "cost")),
+            ("cost", _has(frame, "bench") or _has(frame, "cost")),
         )
         if not there
     ]
