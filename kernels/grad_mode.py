@@ -1,12 +1,17 @@
-"""Whether a call takes a gradient, asked before it enters an autograd function; and gradients that it needs itself."""
+"""Whether a call takes a gradient, asked before it enters an autograd function; gradients that it needs itself; and the
+refusal of gradients of gradients, which these autograd functions do not have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fwpkm_eval.errors import UserError
 
 
 def takes_gradient(*inputs: Tensor | None) -> bool:
@@ -31,3 +36,34 @@ def own_gradients() -> Iterator[None]:
 def recordable(x: Tensor) -> Tensor:
     """x, or a copy of it where it was made in inference mode, which autograd refuses. Outside of inference mode."""
     return x.clone() if x.is_inference() else x
+
+
+def first_gradient_only(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """For an autograd function's `backward`, whose result does not record how it came about (no second derivative).
+
+    Whoever asks for a gradient of that gradient is refused. `torch.autograd.function.once_differentiable` refuses only
+    where the incoming gradient itself has one: of `grad(output.sum(), query, create_graph=True)`, whose incoming
+    gradient is a constant, it leaves the second derivative out without a word.
+    """
+
+    @functools.wraps(backward)
+    def once(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():  # nobody asked for create_graph
+            return found
+        return tuple(x if x is None else _NoSecondGradient.apply(x.detach().requires_grad_()) for x in found)
+
+    return once
+
+
+class _NoSecondGradient(torch.autograd.Function):
+    """x, of which no gradient can be taken."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        raise UserError("this backend gives no gradient of a gradient; use backend='reference' for second derivatives")

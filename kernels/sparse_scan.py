@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fwpkm_eval.kernels.chunk import ChunkGradient, ChunkInputs, ChunkOps, ChunkStep, TouchedRows
-from fwpkm_eval.kernels.grad_mode import takes_gradient
+from fwpkm_eval.kernels.grad_mode import first_gradient_only, takes_gradient
 from fwpkm_eval.kernels.graph_capture import Inputs, Outputs, Step
 from fwpkm_eval.kernels.graphs import active_graphs
 from fwpkm_eval.kernels.huge_pages import copy_large
@@ -100,7 +99,7 @@ class _Scan(torch.autograd.Function):
         return done.output, keys, values, *not_differentiable
 
     @staticmethod
-    @once_differentiable
+    @first_gradient_only
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         with full_precision(ctx.saved_tensors[0].device):  # a backward pass may be run within autocast
             return _backward(ctx, *grads)

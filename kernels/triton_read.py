@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fwpkm_eval.kernels.grad_mode import takes_gradient
+from fwpkm_eval.kernels.grad_mode import first_gradient_only, takes_gradient
 from fwpkm_eval.kernels.triton_gradients import add_rows, launch_read_backward, move_keys, scores_back
 from fwpkm_eval.kernels.triton_launch import blocks, dense_rows, on_device, power, token_tile
 from fwpkm_eval.kernels.triton_rows import read_kernel
@@ -46,7 +45,7 @@ class _Read(torch.autograd.Function):
         return output, found.slots, found.weights
 
     @staticmethod
-    @once_differentiable
+    @first_gradient_only
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         query, keys, values, *lookups = ctx.saved_tensors
         found = Lookups(*lookups)

@@ -15,6 +15,7 @@ from tolerances import assert_close
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from fwpkm_eval.errors import UserError
 from fwpkm_eval.kernels.pkm import pkm_read
 from fwpkm_eval.kernels.stream import ProductKeyMemory, WriteQueue, flush, read_and_queue
 from fwpkm_eval.kernels.triton_topk import Lookups
@@ -48,6 +49,14 @@ def test_pkm_agrees_with_torch(heads: int, subkeys: int, half: int, width: int, 
     untouched = torch.ones(subkeys**2, dtype=torch.bool)
     untouched[found["torch"][0].flatten()] = False
     assert (found["triton"][-1].cpu()[untouched] == 0).all()
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    given = [x.to(DEVICE).requires_grad_() for x in pkm_inputs(1, 5, 3, 4, 3)]
+    read, _ = pkm_read(*given, topk=2, backend="triton")
+    slopes = torch.autograd.grad(read.sum(), given, create_graph=True)
+    with pytest.raises(UserError, match="no gradient of a gradient"):
+        slopes[0].square().sum().backward()
 
 
 def test_a_read_without_a_gradient_keeps_nothing_for_one() -> None:
