@@ -50,8 +50,12 @@ TRAININGS = {
     FULL_WITH_MEMORY: {0: "micro", 1: "micro-fa-seeds"},
 }
 """The folder of each training of the models that were trained more than once, by seed."""
-FEWER_NEEDLES = {BACKBONE: (0, 1), WITH_MEMORY: (0, 1)}
-"""The seeds of what was trained with fewer needles, all in one folder."""
+TRAINED_OTHERWISE: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
+    ("micro-few", "fewer needles", {BACKBONE: (0, 1), WITH_MEMORY: (0, 1)}),
+    ("micro-long", "four times as long", {BACKBONE: (0,), WITH_MEMORY: (0,)}),
+    ("micro-conv", "convolution over 16 bytes", {BACKBONE: (0,)}),
+)
+"""Folder, what is unusual in model or recipe, and the seeds of each model."""
 SETS = ("source", "docs", "manual")
 BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
 BOOK_RUNS: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
@@ -160,10 +164,11 @@ def trainings() -> str:
         for seed in seeds:
             frame = trained(model, seed)
             lines.append([f"`{model}`", str(seed), *(tell(frame, model) for _, tell in asked)])
-    for model, fewer in FEWER_NEEDLES.items():
-        for seed in fewer:
-            frame = of_training(rows_of("micro-few"), seed)
-            lines.append([f"`{model}`, fewer needles", str(seed), *(tell(frame, model) for _, tell in asked)])
+    for name, how, models in TRAINED_OTHERWISE:
+        for model, seeds_so in models.items():
+            for seed in seeds_so:
+                frame = of_training(rows_of(name), seed)
+                lines.append([f"`{model}`, {how}", str(seed), *(tell(frame, model) for _, tell in asked)])
     return table(["model", "seed", *(label for label, _ in asked)], lines)
 
 

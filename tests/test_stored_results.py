@@ -14,7 +14,6 @@ import pandas
 import pytest
 from readme_tables import (
     BACKBONE,
-    FEWER_NEEDLES,
     FROZEN,
     FULL,
     FULL_WITH_MEMORY,
@@ -24,6 +23,7 @@ from readme_tables import (
     PKM,
     SETS,
     TABLES,
+    TRAINED_OTHERWISE,
     TRAININGS,
     WITH_BOTH,
     WITH_MEMORY,
@@ -216,34 +216,68 @@ def test_readme_tells_what_fwpkm_is_worth_beside_full_attention() -> None:
 
 
 def test_readme_tells_what_fewer_needles_in_training_are_worth() -> None:
-    short, long = (" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES[:2])
-    frame, seeds, order = rows_of("micro-few"), FEWER_NEEDLES[WITH_MEMORY], ("docs", "source", "manual")
-
-    def bits_of(model: str, seed: int) -> dict[str, float]:
-        return _bits(of_training(frame[frame["model"] == model], seed))
-
-    def saved(less: dict[str, float], more: dict[str, float]) -> list[float]:
-        return [100 * (1 - less[name] / more[name]) for name in order]
-
-    def by_set(worth: list[list[float]]) -> list[str]:
-        return [_listed(f"{one[place]:.1f}" for one in worth) for place in range(3)]
-
-    usual = by_set([saved(bits_of(WITH_MEMORY, seed), _bits(trained(WITH_MEMORY, seed))) for seed in seeds])
+    short, long = _pages()
+    [seeds] = [models[WITH_MEMORY] for name, _, models in TRAINED_OTHERWISE if name == "micro-few"]
+    usual = _by_set(
+        [_saved(_bits_in("micro-few", WITH_MEMORY, seed), _bits(trained(WITH_MEMORY, seed))) for seed in seeds]
+    )
     assert f"{usual[0]}% on `docs`, {usual[1]}% on `source` and {usual[2]}% on `manual`, and as many" in long
-    beside = [saved(bits_of(WITH_MEMORY, seed), bits_of(BACKBONE, seed)) for seed in seeds]
-    docs, source, manual = by_set(beside)
+    beside = [_saved(*(_bits_in("micro-few", model, seed) for model in (WITH_MEMORY, BACKBONE))) for seed in seeds]
+    docs, source, manual = _by_set(beside)
     assert f"takes {docs}% fewer on `docs`, {source}% on `source` and {manual}% on `manual`" in long
     low, high = ([f"{least(one[place] for one in beside):.0f}" for place in range(3)] for least in (min, max))
     ranges = [f"{least} to {most}%" for least, most in zip(low, high, strict=True)]
     assert f"{ranges[0]} on `docs`, {ranges[1]} on `source` and {ranges[2]} on `manual`" in short
-    (more, fewer) = (saved(bits_of(BACKBONE, seed), _bits(trained(BACKBONE, seed))) for seed in seeds)
+    (more, fewer) = (_saved(_bits_in("micro-few", BACKBONE, seed), _bits(trained(BACKBONE, seed))) for seed in seeds)
     told = f"{_listed(f'{-one:.1f}' for one in more)}% more bits, then {_listed(f'{one:.1f}' for one in fewer)}% fewer"
     assert told in long
 
 
+def test_readme_tells_what_longer_training_and_a_wider_convolution_are_worth() -> None:
+    short, long = _pages()
+    backbone, with_memory = (_bits_in("micro-long", model, 0) for model in (BACKBONE, WITH_MEMORY))
+    usual, usual_with_memory = (_bits(trained(model, 0)) for model in (BACKBONE, WITH_MEMORY))
+    wide = _bits_in("micro-conv", BACKBONE, 0)
+    for page, digits in ((long, 1), (short, 0)):
+
+        def told(less: dict[str, float], more: dict[str, float], sign: int = 1, digits: int = digits) -> str:
+            return f"{_listed(f'{sign * one:.{digits}f}' for one in _saved(less, more))}%"
+
+        assert f"takes {told(backbone, usual)} fewer bits than trained for 3,300 steps" in page
+        assert f"FwPKM trained for 3,300 steps takes {told(usual_with_memory, backbone)} fewer than that" in page
+        assert f"trained as long, {told(with_memory, backbone)} fewer" in page
+        assert f"takes {told(wide, usual, -1)} more bits than the usual one" in page
+        assert f"FwPKM {told(usual_with_memory, wide)} fewer than it" in page
+    assert not any(_found(rows_of(name), BACKBONE) for name in ("micro-long", "micro-conv"))
+
+
+def _found(frame: pandas.DataFrame, model: str) -> float:
+    """The sum of all shares of needles that a model found, whatever it was asked."""
+    asked = frame[(frame["task"] == "niah") & (frame["metric"] == "exact_match") & (frame["model"] == model)]
+    assert len(asked)
+    return float(asked["value"].sum())
+
+
+def _pages() -> list[str]:
+    return [" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES[:2]]
+
+
+def _bits_in(name: str, model: str, seed: int) -> dict[str, float]:
+    frame = rows_of(name)
+    return _bits(of_training(frame[frame["model"] == model], seed))
+
+
+def _saved(less: dict[str, float], more: dict[str, float]) -> list[float]:
+    """How many percent fewer bits the first takes on docs, source and manual."""
+    return [100 * (1 - less[name] / more[name]) for name in ("docs", "source", "manual")]
+
+
+def _by_set(worth: list[list[float]]) -> list[str]:
+    return [_listed(f"{one[place]:.1f}" for one in worth) for place in range(3)]
+
+
 def _worth(seed: int, model: str = WITH_MEMORY, backbone: str = BACKBONE) -> list[float]:
-    alone, with_memory = (_bits(trained(one, seed)) for one in (backbone, model))
-    return [100 * (1 - with_memory[name] / alone[name]) for name in ("docs", "source", "manual")]
+    return _saved(*(_bits(trained(one, seed)) for one in (model, backbone)))
 
 
 def _bits(frame: pandas.DataFrame) -> dict[str, float]:
