@@ -23,6 +23,8 @@ Curve = dict[int, float]
 """Bits per byte by position."""
 EQUAL = 0.06
 """Bits per byte within which a model's curve with writes off says no more than that with writes."""
+LEAST_SPAN = 0.1
+"""Bits per byte an axis spans at least: a difference in the third decimal does not fill a plot."""
 
 _DASHED = (0, (3, 1.5))
 
@@ -80,7 +82,7 @@ def _bits_plot(
             values.append(least.value)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
-        span = max(values) - min(values) or 0.1 * max(values)
+        span = max(max(values) - min(values), LEAST_SPAN)
         axes.set_xlim(min(values) - 0.24 * span, max(values) + 0.08 * span)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(False, axis="y")
