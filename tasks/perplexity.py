@@ -13,7 +13,9 @@ fresh in each segment; what was queued in it is written at its end. The fast wei
     scope ``document``   where a document starts (segments then end with their document),
     scope ``segment``    where a segment starts.
 
-A *frozen* run never writes: the distance to the same run with writes is what the updates are worth.
+A *frozen* run never writes: the distance to the same run with writes is what the updates are worth. Each is also
+scored beside a match model, which copies from what was read since the memory began: what is left of that distance is
+worth more than copying.
 
 Source of the protocol: arXiv 2601.00671, section 4 (8 M tokens per set, 4096-token segments, batch 1,
 memory never reset).
@@ -33,6 +35,7 @@ from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.kernels.precision import at_least_float32
 from fwpkm_eval.tasks.describe import describe_model, fresh_state, measuring, model_tensor, yarn_arm
 from fwpkm_eval.tasks.divergence import DivergenceWatch
+from fwpkm_eval.tasks.match_model import mixed_nats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
     from fwpkm_eval.data import TextSet
     from fwpkm_eval.data.stream import Segment, TokenStream
-    from fwpkm_eval.data.tokenizers import Tokenizer
+    from fwpkm_eval.data.tokenizers import IntArray, Tokenizer
     from fwpkm_eval.runs.rows import Row
 
 PERPLEXITY_VERSION = 2
@@ -92,14 +95,16 @@ class PositionBucket:
 class PerplexityResult:
     """What one reading of a set gave; the arrays have one entry for each scored token, in reading order.
 
-    ``nats`` [n] float32 is −log p; ``byte_counts`` [n] the bytes of text that the token stands for (0: an
-    end token); ``positions`` [n] its place in its document (0: the first); ``divergence`` looked at the fast
-    weights after each segment.
+    ``nats`` [n] float32 is −log p; ``targets`` [n] the tokens; ``byte_counts`` [n] the bytes of text that the token
+    stands for (0: an end token); ``positions`` [n] its place in its document (0: the first); ``fresh_at`` the places
+    where the memory began anew; ``divergence`` looked at the fast weights after each segment.
     """
 
     nats: npt.NDArray[np.float32]
+    targets: IntArray
     byte_counts: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int64]
+    fresh_at: tuple[int, ...]
     seconds: float
     divergence: DivergenceWatch = field(default_factory=DivergenceWatch)
 
@@ -126,6 +131,12 @@ class PerplexityResult:
         """Bits of the text tokens over the text's bytes; end tokens stand for no text and are in neither."""
         return self._bits_per_byte(self.byte_counts > 0)
 
+    @property
+    def bits_per_byte_with_match_model(self) -> float:
+        """The same of the model's mixture with what followed the longest context read before: see `match_model`."""
+        mixed = mixed_nats(self.nats, self.targets, self.fresh_at, self.byte_counts)
+        return self._bits_per_byte(self.byte_counts > 0, mixed)
+
     def position_curve(self) -> list[PositionBucket]:
         """Bits per byte by position in the document, in buckets [0,128), [128,256), [256,512), …"""
         buckets = []
@@ -138,9 +149,9 @@ class PerplexityResult:
             start, end = end, end * 2
         return buckets
 
-    def _bits_per_byte(self, chosen: npt.NDArray[np.bool_]) -> float:
+    def _bits_per_byte(self, chosen: npt.NDArray[np.bool_], losses: npt.NDArray[np.floating] | None = None) -> float:
         byte_count = int(self.byte_counts[chosen].sum(dtype=np.int64))
-        nats = float(self.nats[chosen].sum(dtype=np.float64))
+        nats = float((self.nats if losses is None else losses)[chosen].sum(dtype=np.float64))
         return nats / math.log(2) / byte_count if byte_count else math.nan
 
 
@@ -183,12 +194,13 @@ def read_stream(
     nats = np.empty(stream.n_targets, dtype=np.float32)
     device = model_tensor(model).device
     writes = model.has_fast_weights and not settings.frozen
-    divergence, begun = DivergenceWatch(), 0
+    divergence, begun = DivergenceWatch(), [0]
     started = time.perf_counter()
     with measuring(model):
         for segment in segments(stream, settings.segment, within_documents=settings.scope == "document"):
             if state is None or (segment.start and _memory_starts_anew(settings.scope, segment)):
-                state, begun = fresh_state(model, settings.segment), segment.start
+                state = fresh_state(model, settings.segment)
+                begun += [segment.start] if segment.start else []
                 if watch is not None:
                     watch(state)
             else:
@@ -210,11 +222,13 @@ def read_stream(
                     progress(part.stop - part.start)
             if writes:
                 state = model.flush(state, inplace=True)
-                divergence.look(state, segment.start + len(segment) - begun)
+                divergence.look(state, segment.start + len(segment) - begun[-1])
     result = PerplexityResult(
         nats=nats,
+        targets=stream.tokens[1:],
         byte_counts=stream.byte_counts[1:],
         positions=stream.document_positions(),
+        fresh_at=tuple(begun),
         seconds=time.perf_counter() - started,
         divergence=divergence,
     )
@@ -226,7 +240,7 @@ def _memory_starts_anew(scope: str, segment: Segment) -> bool:
 
 
 def perplexity_rows(model: Any, text_set: TextSet, settings: PerplexitySettings, result: PerplexityResult) -> list[Row]:
-    """The result as rows: perplexity, nats per token, bits per byte, and these by position in the document.
+    """The result as rows: perplexity, nats per token, bits per byte, these by position, and with a match model.
 
     ``documents_read`` counts the documents that were begun, the last one perhaps in part, of the set's n.
     A run with losses that are not finite keeps its nan or inf and gets one more row, metric ``diverged``,
@@ -251,10 +265,12 @@ def perplexity_rows(model: Any, text_set: TextSet, settings: PerplexitySettings,
     }
     text_tokens = int((result.byte_counts > 0).sum())
     begun, there = int((result.positions == 0).sum()), len(text_set.documents)
+    mixed = result.bits_per_byte_with_match_model
     rows = [
         Row(metric="perplexity", value=result.perplexity, unit="ratio", n=result.tokens, **common),
         Row(metric="nats_per_token", value=result.nats_per_token, unit="nats", n=result.tokens, **common),
         Row(metric="bits_per_byte", value=result.bits_per_byte, unit="bits", n=text_tokens, **common),
+        Row(metric="bits_per_byte_with_match_model", value=mixed, unit="bits", n=text_tokens, **common),
         Row(metric="documents_read", value=float(begun), unit="documents", n=there, **common),
     ]
     if result.diverged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,12 @@ def bits(model: str, value: float, **fields: Any) -> list[Row]:
         Row(metric="bits_per_byte", value=value, unit="bits", **common),
         Row(metric="perplexity", value=2**value, unit="ratio", **common),
     ]
+
+
+def with_matches(model: str, value: float, matched: float, **fields: Any) -> list[Row]:
+    """What `bits` gives, and the bits of the model's mixture with a match model."""
+    rows = bits(model, value, **fields)
+    return [*rows, replace(rows[0], metric="bits_per_byte_with_match_model", value=matched)]
 
 
 def said(rows: Iterable[Row], verdict: str | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fwpkm_eval.data import Document, TextSet, hash_documents
 from fwpkm_eval.data.tokenizers import ByteTokenizer
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.tasks.perplexity import (
+    SCOPES,
     PerplexityResult,
     PerplexitySettings,
     evaluate_perplexity,
@@ -263,6 +265,7 @@ def test_rows() -> None:
         "perplexity",
         "nats_per_token",
         "bits_per_byte",
+        "bits_per_byte_with_match_model",
         "documents_read",
     ]
     assert (rows["documents_read", None].value, rows["documents_read", None].n) == (1.0, 1)
@@ -282,6 +285,19 @@ def test_rows() -> None:
     assert {(row.arm, row.write_chunk) for row in frozen} == {("frozen", "")}
 
 
+def test_a_match_model_copies_from_what_the_memory_may_hold() -> None:
+    """Two documents of the same text: the second costs next to nothing where the memory is carried to it."""
+    chooser = random.Random(0)
+    noise = "".join(chooser.choices("abcdefghijklmnop", k=2000))
+    found = {scope: measure(HonestModel(), noise, noise, scope=scope, segment=500, frozen=True) for scope in SCOPES}
+    bits = {scope: result.bits_per_byte_with_match_model for scope, result in found.items()}
+    assert bits["stream"] < 0.6 * found["stream"].bits_per_byte
+    assert min(bits["document"], bits["segment"]) > 0.9 * found["document"].bits_per_byte
+    assert found["stream"].fresh_at == (0,)
+    assert found["document"].fresh_at == (0, len(noise) + 1)
+    assert found["segment"].fresh_at == tuple(range(0, 2 * len(noise) + 2, 500))
+
+
 def test_a_model_that_diverges_gives_rows_that_say_so() -> None:
     texts = text_set(VERSE * 4)
     model = HonestModel(broken_from=150)
@@ -289,6 +305,7 @@ def test_a_model_that_diverges_gives_rows_that_say_so() -> None:
     rows = {row.metric: row for row in perplexity_rows(model, texts, PerplexitySettings(), result)}
     assert math.isnan(rows["perplexity"].value or 0)
     assert math.isnan(rows["bits_per_byte"].value or 0)
+    assert math.isnan(rows["bits_per_byte_with_match_model"].value or 0)
     assert rows["diverged"].value == pytest.approx((result.tokens - 149) / result.tokens)
     fine = evaluate_perplexity(HonestModel(), texts, PerplexitySettings(), TOKENIZER)
     assert "diverged" not in {row.metric for row in perplexity_rows(model, texts, PerplexitySettings(), fine)}

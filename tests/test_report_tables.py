@@ -6,7 +6,21 @@ import dataclasses
 import math
 import re
 
-from report_cases import FWMLP, FWPKM, PLAIN, bench_rows, bits, guess_rows, line_of, lines_of, needle, said, tables_of
+from report_cases import (
+    FWMLP,
+    FWPKM,
+    PKM,
+    PLAIN,
+    bench_rows,
+    bits,
+    guess_rows,
+    line_of,
+    lines_of,
+    needle,
+    said,
+    tables_of,
+    with_matches,
+)
 
 from fwpkm_eval.reporting.plots import build_plots
 from fwpkm_eval.reporting.sets import SetFacts
@@ -94,6 +108,20 @@ def test_perplexity_stands_beside_the_frozen_run_the_baseline_and_the_paper() ->
     note = tables["perplexity-source"].note
     assert "5,000 tokens" in note
     assert "a model of scale micro, another backbone and stand-in text" in note
+
+
+def test_what_a_memory_is_worth_beside_copying_has_columns_where_it_was_measured() -> None:
+    rows = [*with_matches(PLAIN, 2.0, 1.6), *with_matches(FWPKM, 1.7, 1.52, write_chunk="128")]
+    table = tables_of(rows)["perplexity-source"]
+    line = line_of(table, model=FWPKM)
+    assert (line["with match model"], line["against baseline with it"]) == ("1.520", "−5.0%")
+    plain = line_of(table, model=PLAIN)
+    assert (plain["with match model"], plain["against baseline with it"]) == ("1.600", "–")
+    assert "what copying is worth" in table.note
+    # A run of before had no such measure; beside one that has it, it lacks the value and keeps its place.
+    older = [*bits(PKM, 1.9), *rows]
+    assert line_of(tables_of(older)["perplexity-source"], model=PKM)["with match model"] == "–"
+    assert "with match model" not in tables_of([*bits(PLAIN, 2.0)])["perplexity-source"].columns
 
 
 def test_yarn_follows_from_model_and_length_and_keeps_nothing_apart() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from report_cases import FWPKM, PKM, PLAIN, bench_rows, bits, guess_rows, needle, realistic_rows, said
+from report_cases import FWPKM, PKM, PLAIN, bench_rows, bits, guess_rows, needle, realistic_rows, said, with_matches
 
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.highlights import highlights
@@ -212,6 +212,15 @@ def test_what_the_summary_says_about_text(ours: float, frozen: float, verdict: s
     text = said(rows, verdict)
     assert f"On source (stand-in for LC64), {FWPKM} needs {ours:.3f} bits per byte: {words}" in text
     assert f"changes by −5.6% (gdn:fwpkm@2,6,10 against gdn): {direction}" in text
+
+
+def test_the_summary_tells_what_is_left_beside_copying() -> None:
+    rows = [*with_matches(PLAIN, 2.0, 1.6), *with_matches(FWPKM, 1.7, 1.52, write_chunk="128")]
+    assert f"it needs 1.520: 5.0% less than {PLAIN} with one (1.600)." in said(rows)
+    assert "about as many as" in said(
+        [*with_matches(PLAIN, 2.0, 1.6), *with_matches(FWPKM, 1.7, 1.6, write_chunk="128")]
+    )
+    assert "match model" not in said([*bits(PLAIN, 2.0), *with_matches(FWPKM, 1.7, 1.52, write_chunk="128")])
 
 
 def test_what_was_not_measured_is_said() -> None:

@@ -58,7 +58,8 @@ def command(
     """Score every token of text sets once, writing to the fast weights while reading, and without writing.
 
     A set's documents are read in order, in segments. Attention and recurrent state are fresh in each
-    segment, the fast weights go on as far as --scope says.
+    segment, the fast weights go on as far as --scope says. "With match model" mixes in what followed the longest
+    context read before, as data compressors predict: what a memory saves there is more than copying.
     """
     from fwpkm_eval.tasks.perplexity import PerplexitySettings
 
@@ -89,6 +90,14 @@ def _jobs(source: ModelSource, text: TextSource, settings: PerplexitySettings, f
     return jobs
 
 
+SHOWN = {
+    "bits per byte": "bits_per_byte",
+    "with match model": "bits_per_byte_with_match_model",
+    "nats per token": "nats_per_token",
+    "perplexity": "perplexity",
+}
+
+
 def _show(rows: Sequence[Row]) -> None:
     from fwpkm_eval.commands.measure import names_of, print_table
 
@@ -101,11 +110,11 @@ def _show(rows: Sequence[Row]) -> None:
     for (dataset, model, arm), measured in sorted(lines.items()):
         cost = next(iter(measured.values()))
         speed = f"{(cost.tokens or 0) / cost.seconds:,.0f}" if cost.seconds else "–"
-        numbers = [_number(measured.get(metric)) for metric in ("bits_per_byte", "nats_per_token", "perplexity")]
+        numbers = [_number(measured.get(metric)) for metric in SHOWN.values()]
         documents = measured.get("documents_read")
         read = "–" if documents is None else f"{documents.value:.0f} of {documents.n}"
         table.append((dataset, model, arm or "–", *numbers, f"{cost.tokens:,}", read, speed))
-    header = ("set", "model", "arm", "bits per byte", "nats per token", "perplexity", "tokens", "documents", "tokens/s")
+    header = ("set", "model", "arm", *SHOWN, "tokens", "documents", "tokens/s")
     print_table(header, table, right=header[3:])
 
 

@@ -41,6 +41,7 @@ METRICS: Mapping[str, Sense] = {
     "perplexity": _LOWER,
     "nats_per_token": _LOWER,
     "bits_per_byte": _LOWER,
+    "bits_per_byte_with_match_model": _LOWER,
     "bits_per_byte_at_position": _LOWER,
     "bits_per_byte_change": _LOWER,
     "answer_perplexity": _LOWER,

@@ -124,12 +124,14 @@ class TextKey:
 class TextResult:
     """Perplexity of one model on one set; None where a value is not finite or was not measured.
 
-    ``documents``: how many were begun, of those that the set has.
+    ``with_match_model``: bits per byte of its mixture with a match model. ``documents``: how many were begun, of those
+    that the set has.
     """
 
     perplexity: Measurement | None = None
     nats_per_token: Measurement | None = None
     bits_per_byte: Measurement | None = None
+    with_match_model: Measurement | None = None
     documents: Measurement | None = None
     by_position: Mapping[int, Measurement] = field(default_factory=dict)
 
@@ -154,9 +156,13 @@ def niah_results(frame: pandas.DataFrame, metric: str = "exact_match") -> NiahRe
     return results
 
 
+_NAMED_OTHERWISE = {"documents_read": "documents", "bits_per_byte_with_match_model": "with_match_model"}
+"""Metrics of the perplexity task, and the fields of `TextResult` for them."""
+
+
 def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
     """The perplexity task's results, for each set, scope, model and whether it was frozen."""
-    metrics = ("perplexity", "nats_per_token", "bits_per_byte", "documents_read", "bits_per_byte_at_position")
+    metrics = ("perplexity", "nats_per_token", "bits_per_byte", "bits_per_byte_at_position", *_NAMED_OTHERWISE)
     groups: dict[tuple[TextKey, str, int | None], list[dict[str, Any]]] = defaultdict(list)
     found: dict[TextKey, dict[str, Any]] = defaultdict(lambda: {"by_position": {}})
     frame = frame[~frame["model"].isin(COMPRESSORS)]
@@ -172,7 +178,7 @@ def text_results(frame: pandas.DataFrame) -> dict[TextKey, TextResult]:
             if length is not None:
                 found[key]["by_position"][length] = pool(rows)
         else:
-            found[key]["documents" if metric == "documents_read" else metric] = pool(rows)
+            found[key][_NAMED_OTHERWISE.get(metric, metric)] = pool(rows)
     return {
         key: TextResult(**{**found[key], "by_position": dict(sorted(found[key]["by_position"].items()))})
         for key in sorted(found, key=_text_order)

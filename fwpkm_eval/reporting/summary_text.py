@@ -49,7 +49,19 @@ def _text_finding(key: TextKey, results: dict[TextKey, TextResult], sets: SetFac
     if "fwpkm" in published.memories_of(spec_of(key.model)):
         along = _gain_along(results[key], frozen_result(key, results))
     beside = _as_published(key, compared[0][0].value, sets) if base else ""
-    return Finding(verdict, f"{text}.{along}{beside}")
+    copying = _beside_copying(results[key], results[base_key], base_key.model) if base_key else ""
+    return Finding(verdict, f"{text}.{along}{beside}{copying}")
+
+
+def _beside_copying(result: TextResult, base: TextResult, base_name: str) -> str:
+    """What the memory saves where copying from the text read so far is to be had without it."""
+    ours, theirs = result.with_match_model, base.with_match_model
+    if ours is None or theirs is None:
+        return ""
+    change = _against(relative_change(ours, theirs), f"{base_name} with one", f"{theirs.value:.3f}")
+    return (
+        f" With a match model, which copies what followed the same context before, it needs {ours.value:.3f}: {change}."
+    )
 
 
 def _gain_along(written: TextResult, frozen: TextResult | None) -> str:

@@ -22,6 +22,9 @@ COLUMNS = (
     "published change",
     "comparable",
 )
+WITH_MATCHES = ("with match model", "against baseline with it")
+"""Columns after `BEFORE_MATCHES`, where that was measured."""
+BEFORE_MATCHES = "against baseline"
 _SCOPES = {
     "stream": "the memory is carried from document to document",
     "document": "the memory starts anew with each document",
@@ -41,27 +44,41 @@ def perplexity_tables(
     for dataset, scope in dict.fromkeys((key.dataset, key.scope) for key in results):
         here = {key: value for key, value in results.items() if (key.dataset, key.scope) == (dataset, scope)}
         rows = Rows()
+        matches = any(result.with_match_model for result in here.values())
+        columns = _columns(matches)
         for key in _lines(here):
-            rows.add(*_row(key, here, scale, sets))
+            rows.add(*_row(key, here, scale, sets, matches))
         floor = (floors or {}).get((dataset, scope), {})
         for name, bits in floor.items():
-            rows.add(name, MISSING, f"{bits.value:.3f}", *([MISSING] * (len(COLUMNS) - 3)))
+            rows.add(name, MISSING, f"{bits.value:.3f}", *([MISSING] * (len(columns) - 3)))
         read = [result.perplexity for result in here.values() if result.perplexity]
         tokens = max((once.n // once.seeds for once in read if once.n), default=0)  # of one reading of one model
         tables.append(
             Table(
                 name=slug("perplexity", dataset, scope if several else ""),
                 title=f"Perplexity: {sets.title(dataset)}{f', scope {scope}' if several else ''}",
-                columns=COLUMNS,
+                columns=columns,
                 rows=rows.done(),
                 note=_note(scope, tokens, here, scale, sets)
                 + wording.trainings_note(result.bits_per_byte for result in here.values())
                 + wording.rotary(key.model for key in here)
-                + _floor_note(floor),
+                + _floor_note(floor)
+                + (_MATCHES if matches else ""),
                 words=1,
             )
         )
     return tables
+
+
+_MATCHES = (
+    " With a match model: the model's probabilities mixed with what followed the longest context read before, in "
+    "shares learned while reading, as data compressors do: what copying is worth, and a memory beside it."
+)
+
+
+def _columns(matches: bool) -> tuple[str, ...]:
+    at = COLUMNS.index(BEFORE_MATCHES) + 1
+    return (*COLUMNS[:at], *WITH_MATCHES, *COLUMNS[at:]) if matches else COLUMNS
 
 
 def frozen_result(key: TextKey, results: Mapping[TextKey, TextResult]) -> TextResult | None:
@@ -103,12 +120,13 @@ def _lines(here: dict[TextKey, TextResult]) -> list[TextKey]:
     return [key for key in here if not key.frozen or key.model not in writing]
 
 
-def _row(key: TextKey, here: dict[TextKey, TextResult], scale: str, sets: SetFacts) -> list[str | Cell]:
-    bits = here[key].bits_per_byte
+def _row(key: TextKey, here: dict[TextKey, TextResult], scale: str, sets: SetFacts, matches: bool) -> list[str | Cell]:
+    bits, matched = here[key].bits_per_byte, here[key].with_match_model
     perplexity = here[key].perplexity
     frozen = None if key.frozen else frozen_of(key, here)
     base = baseline_key(key, here)
-    base_bits = here[base].bits_per_byte if base else None
+    base_bits, base_matched = (here[base].bits_per_byte, here[base].with_match_model) if base else (None, None)
+    of_matches = [_number(matched) if matched else MISSING, _change(matched, base_matched)] if matches else []
     lowest = min((r.bits_per_byte.value for r in here.values() if r.bits_per_byte), default=None)
     return [
         _name(key, here),
@@ -118,6 +136,7 @@ def _row(key: TextKey, here: dict[TextKey, TextResult], scale: str, sets: SetFac
         _change(bits, frozen),
         _change(bits, base_bits)
         + (f" ({base.model})" if base and base_bits and not _is_clear(base, key, here) else ""),
+        *of_matches,
         *_published(key, scale, sets),
     ]
 

@@ -325,10 +325,13 @@ def _needle_rows(model: Any, text_set: TextSet, settings: NiahSettings, frozen: 
     return [row for row in niah_rows(model, text_set, settings, result) if row.metric in kept and row.depth is None]
 
 
+NOT_OF_ABLATIONS = ("bits_per_byte_at_position", "bits_per_byte_with_match_model")
+
+
 def _text_rows(model: Any, text_set: TextSet, settings: PerplexitySettings, report: Report) -> list[Row]:
     from fwpkm_eval.api import tokenizer_of
     from fwpkm_eval.tasks.perplexity import evaluate_perplexity, perplexity_rows
 
     result = evaluate_perplexity(model, text_set, settings, tokenizer_of(model.config), report)
     rows = perplexity_rows(model, text_set, settings, result)
-    return [row for row in rows if row.metric != "bits_per_byte_at_position"]
+    return [row for row in rows if row.metric not in NOT_OF_ABLATIONS]

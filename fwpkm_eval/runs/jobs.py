@@ -66,12 +66,14 @@ def read_source(checkpoint: Path, device: str = "cpu", dtype: str = "float32", l
 
 def perplexity_job(model: ModelSource, text: TextSource, settings: PerplexitySettings) -> Job:
     """One reading of one set."""
+    from fwpkm_eval.tasks.match_model import MATCH_VERSION
     from fwpkm_eval.tasks.perplexity import PERPLEXITY_VERSION
 
     frozen = settings.frozen and model.has_fast_weights
     label = f"{model.name}  perplexity of {text.text_set.name}{', frozen' if frozen else ''}"
     work = tokens_of(model, text, settings.tokens)
-    return job_on_text("ppl", model, text, asdict(settings), PERPLEXITY_VERSION, label, work)
+    versions = [PERPLEXITY_VERSION, MATCH_VERSION]
+    return job_on_text("ppl", model, text, asdict(settings), versions, label, work)
 
 
 def tokens_of(model: ModelSource, text: TextSource, budget: int | None) -> int:
