@@ -57,6 +57,7 @@ TRAINED_OTHERWISE: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
 )
 """Folder, what is unusual in model or recipe, and the seeds of each model."""
 SETS = ("source", "docs", "manual")
+WITH_MATCHES = "bits_per_byte_with_match_model"
 BOOK_SETS = ("books", "lambada_openai", "fineweb_edu", "wikitext2_raw")
 BOOK_RUNS: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
     ("books", "text and needles", {BACKBONE: (0, 1), "gdn+swa:pkm@1,3": (0, 1)}),
@@ -100,8 +101,8 @@ def found(frame: pandas.DataFrame, model: str, **asked: object) -> str:
     return f"{100 * top['value']:.0f}% ({100 * top['ci_low']:.0f}–{100 * top['ci_high']:.0f})"
 
 
-def bits(frame: pandas.DataFrame, model: str, dataset: str, arm: str = "") -> str:
-    rows = frame[(frame["task"] == "ppl") & (frame["metric"] == "bits_per_byte") & (frame["arm"] == arm)]
+def bits(frame: pandas.DataFrame, model: str, dataset: str, arm: str = "", metric: str = "bits_per_byte") -> str:
+    rows = frame[(frame["task"] == "ppl") & (frame["metric"] == metric) & (frame["arm"] == arm)]
     rows = rows[(rows["model"] == model) & (rows["dataset"] == dataset)]
     return "–" if rows.empty else f"{rows['value'].item():.3f}"
 
@@ -154,6 +155,16 @@ def text() -> str:
     for name in COMPRESSORS:
         lines.append([name, *(cell for one in SETS for cell in (bits(rows_of("micro"), name, one), "–"))])
     return table(["bits per byte", *(head for name in SETS for head in (f"`{name}`", "writes off"))], lines)
+
+
+def copying() -> str:
+    """Bits per byte of each model's mixture with a match model, as it reads and with writes off."""
+    asked = [(name, arm) for name in SETS for arm in ("", FROZEN)]
+    lines = [
+        [f"`{model}`", *(bits(rows_of("micro-match"), model, name, arm, WITH_MATCHES) for name, arm in asked)]
+        for model in MODELS
+    ]
+    return table(["with match model", *(head for name in SETS for head in (f"`{name}`", "writes off"))], lines)
 
 
 def trainings() -> str:
@@ -279,6 +290,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "closed book": closed_book,
     "open book": open_book,
     "text": text,
+    "copying": copying,
     "trainings": trainings,
     "books": on_books,
     "ablated": ablated,

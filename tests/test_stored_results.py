@@ -19,6 +19,7 @@ from readme_tables import (
     FULL_WITH_MEMORY,
     FWMLP,
     LACT,
+    MODELS,
     PAGES,
     PKM,
     SETS,
@@ -26,6 +27,7 @@ from readme_tables import (
     TRAINED_OTHERWISE,
     TRAININGS,
     WITH_BOTH,
+    WITH_MATCHES,
     WITH_MEMORY,
     bits,
     block,
@@ -249,6 +251,33 @@ def test_readme_tells_what_longer_training_and_a_wider_convolution_are_worth() -
         assert f"takes {told(wide, usual, -1)} more bits than the usual one" in page
         assert f"FwPKM {told(usual_with_memory, wide)} fewer than it" in page
     assert not any(_found(rows_of(name), BACKBONE) for name in ("micro-long", "micro-conv"))
+
+
+def test_readme_tells_what_is_left_beside_a_match_model() -> None:
+    short, long = _pages()
+    frame = rows_of("micro-match")
+    mixed = {model: {name: _matched(frame, model, name) for name in SETS} for model in MODELS}
+    alone = {name: bits(frame, BACKBONE, name) for name in SETS}
+    assert alone == {name: bits(rows_of("micro"), BACKBONE, name) for name in SETS}  # the same weights, read again
+    assert all(mixed[BACKBONE][name] < float(bits(frame, WITH_MEMORY, name)) for name in SETS)
+    told = " on `source`, {} on `docs` and {} on `manual`"
+    source, docs, manual = (f"{mixed[BACKBONE][name]:.3f}" for name in SETS)
+    assert f"`gdn+swa` takes {source} bits on `source`, {docs} on `docs` and {manual} on `manual`" in short
+    (beside, full) = (
+        [f"{100 * (1 - mixed[model][name] / mixed[base][name]):.1f}" for name in SETS]
+        for model, base in ((WITH_MEMORY, BACKBONE), (FULL_WITH_MEMORY, FULL))
+    )
+    assert f"{_listed(beside)}% fewer than that, and beside full attention {_listed(full)}% fewer" in short
+    assert f"FwPKM {beside[0]}% fewer than that{told.format(*(f'{one}%' for one in beside[1:]))}" in long
+    assert f"beside full attention {_listed(full)}%." in long
+    others = [100 * (mixed[model][name] / mixed[BACKBONE][name] - 1) for model in (PKM, FWMLP, LACT) for name in SETS]
+    assert f"{-min(others):.1f}% fewer to {max(others):.1f}% more" in short
+    assert f"{-min(others):.1f}% fewer to {max(others):.1f}% more" in long
+
+
+def _matched(frame: pandas.DataFrame, model: str, dataset: str) -> float:
+    rows = frame[(frame["metric"] == WITH_MATCHES) & (frame["model"] == model) & (frame["dataset"] == dataset)]
+    return float(rows[rows["arm"] == ""]["value"].item())
 
 
 def _found(frame: pandas.DataFrame, model: str) -> float:
