@@ -68,6 +68,8 @@ BOOK_RUNS: tuple[tuple[str, str, dict[str, Sequence[int]]], ...] = (
     ("books-text-no-conv", "text alone, no query convolution", {WITH_MEMORY: (0, 1)}),
 )
 """Folder, how its models were trained, and the seeds of each in the order measured."""
+BOOKS_MATCHED = (0, 1)
+"""The seeds of both models that were read beside a match model."""
 ONE_WRITE, OFTEN = ("haystack", "one write"), ("1024", "every 1,024")
 HELD = (
     ("micro", 5, 4096, 20, ONE_WRITE),
@@ -209,6 +211,19 @@ def on_books() -> str:
     return table(heads, lines, words=2)
 
 
+def copying_on_books() -> str:
+    """A line for each training on books and text alone: bits per byte without and with a match model."""
+    lines = []
+    for model in (BACKBONE, WITH_MEMORY):
+        for seed in BOOKS_MATCHED:
+            frame = of_training(rows_of("books-match"), seed)
+            cells = [
+                bits(frame, model, name, "", what) for name in BOOK_SETS for what in ("bits_per_byte", WITH_MATCHES)
+            ]
+            lines.append([f"`{model}`", str(seed), *cells])
+    return table(["model", "seed", *(head for name in BOOK_SETS for head in (f"`{name}`", "with match model"))], lines)
+
+
 def ablated() -> str:
     """A line for each model of the ablation in full."""
     frame = rows_of("ablation-full")
@@ -293,6 +308,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "copying": copying,
     "trainings": trainings,
     "books": on_books,
+    "copying on books": copying_on_books,
     "ablated": ablated,
 }
 

@@ -14,6 +14,8 @@ import pandas
 import pytest
 from readme_tables import (
     BACKBONE,
+    BOOK_SETS,
+    BOOKS_MATCHED,
     FROZEN,
     FULL,
     FULL_WITH_MEMORY,
@@ -273,6 +275,26 @@ def test_readme_tells_what_is_left_beside_a_match_model() -> None:
     others = [100 * (mixed[model][name] / mixed[BACKBONE][name] - 1) for model in (PKM, FWMLP, LACT) for name in SETS]
     assert f"{-min(others):.1f}% fewer to {max(others):.1f}% more" in short
     assert f"{-min(others):.1f}% fewer to {max(others):.1f}% more" in long
+
+
+def test_readme_tells_what_is_left_beside_a_match_model_on_prose() -> None:
+    short, long = _pages()
+    left: dict[str, list[float]] = {name: [] for name in BOOK_SETS}
+    for seed in BOOKS_MATCHED:
+        frame = of_training(rows_of("books-match"), seed)
+        for name in BOOK_SETS:
+            ours, theirs = (_matched(frame, model, name) for model in (WITH_MEMORY, BACKBONE))
+            left[name].append(100 * (1 - ours / theirs))
+            backbone_alone, with_memory_alone = (float(bits(frame, model, name)) for model in (BACKBONE, WITH_MEMORY))
+            assert with_memory_alone < backbone_alone
+            assert (theirs < with_memory_alone) == ((name, seed) != ("books", 1))
+    books, lambada, fineweb, wikitext = ([f"{one:.1f}" for one in left[name]] for name in BOOK_SETS)
+    told = f"{_listed(books)}% on books, {_listed(fineweb)}% on Fineweb-Edu, {_listed(wikitext)}% on WikiText-2 and"
+    assert f"{told} {_listed(lambada)}% on LAMBADA" in long
+    assert "fewer bits than FwPKM without (on books in one training of two)" in long
+    books, lambada, fineweb, wikitext = ([f"{one:.0f}" for one in left[name]] for name in BOOK_SETS)
+    told = f"{_listed(books)}% of bits for another book, {_listed(fineweb)}% for Fineweb-Edu, {_listed(wikitext)}% for"
+    assert f"{told} WikiText-2 and {_listed(lambada)}% for LAMBADA" in short
 
 
 def _matched(frame: pandas.DataFrame, model: str, dataset: str) -> float:
