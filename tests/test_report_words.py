@@ -78,6 +78,13 @@ def test_the_tile_of_text_is_of_the_model_with_the_fewest_bits_and_tells_the_oth
     assert shown.detail.endswith(f"one training of each; the others: {others}")
 
 
+def test_the_tile_of_text_tells_what_is_left_beside_copying() -> None:
+    rows = [*with_matches(PLAIN, 2.0, 1.6), *with_matches(FWPKM, 1.7, 1.52, write_chunk="128")]
+    (shown,) = highlights(rows_to_frame(rows))
+    assert shown.number == "−15.0%"
+    assert shown.detail.endswith("one training of each; with a match model, which copies, 1.520 and 1.600 (−5.0%)")
+
+
 @pytest.mark.parametrize(
     ("short", "length", "said"),
     [

@@ -138,7 +138,7 @@ def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[
         text += f", the fewest of {len(changes)} models with fast weights"
     trainings = _trainings(change, bits, base)
     where = f"{sets.title(best.dataset)}, the set with the longest documents"
-    detail = f"{bits.value:.3f} and {base.value:.3f} on {where}; {trainings}"
+    detail = f"{bits.value:.3f} and {base.value:.3f} on {where}; {trainings}{_beside_copying(best, results)}"
     behind = sorted((of[1].value, of[0].value, key.model, of[3]) for key, of in changes.items() if key != best)
     others = [
         f"{model} {bits:.3f} ({wording.change(value)}{'' if base == baseline else f' against {base}'})"
@@ -147,6 +147,16 @@ def _text_highlight(results: dict[TextKey, TextResult], sets: SetFacts) -> list[
     if others:
         detail += f"; the others: {', '.join(others)}"
     return [Highlight(wording.change(change.value), text, detail)]
+
+
+def _beside_copying(key: TextKey, results: dict[TextKey, TextResult]) -> str:
+    """What the same two models take with a match model, where that was measured."""
+    base_key = baseline_key(key, results)
+    ours, theirs = results[key].with_match_model, results[base_key].with_match_model if base_key else None
+    if ours is None or theirs is None:
+        return ""
+    change = wording.change(relative_change(ours, theirs).value)
+    return f"; with a match model, which copies, {ours.value:.3f} and {theirs.value:.3f} ({change})"
 
 
 def _trainings(change: RelativeChange, bits: Measurement, base: Measurement) -> str:
