@@ -73,19 +73,33 @@ def test_torch_agrees_with_reference_at_awkward_sizes(case: Case) -> None:
 
 
 def is_steady(case: Case) -> bool:
-    """Whether inputs that differ in the 12th digit leave fast weights that agree in the 7th.
+    """Whether inputs that differ in the 12th digit leave fast weights that agree in the 8th.
 
     Where one write feeds the next through idw's slopes, up to 1e3 a write, rounding can grow past any tolerance.
+    Three directions: one alone can miss by ten times how fast a difference grows.
     """
-    inputs = case.inputs()
-    nudged = {name: None if x is None else x * (1 + 1e-12 * torch.cos(1e6 * x)) for name, x in inputs.items()}
-    found, other = (case.scan(one, backend="reference") for one in (inputs, nudged))
-    return all(relative_error(getattr(found, name), getattr(other, name)) < 1e-7 for name in ("keys", "values"))
+
+    def keys_and_values(frequency: float | None) -> list[Tensor]:
+        inputs = case.inputs()
+        if frequency is not None:
+            inputs = {
+                name: None if x is None else x * (1 + 1e-12 * torch.cos(frequency * x)) for name, x in inputs.items()
+            }
+        found = case.scan(inputs, backend="reference")
+        return [found.keys, found.values]
+
+    found = keys_and_values(None)
+    return all(
+        relative_error(one, other) < 1e-8
+        for frequency in (1e6, 1.3e6, 2e6)
+        for one, other in zip(found, keys_and_values(frequency), strict=True)
+    )
 
 
-UNSTEADY = Case(
-    2, 63, heads=4, subkeys=5, half=1, width=1, topk=1, chunk=11, lookahead=0, addressing="none", gated=False, seed=1
+WILD = Case(
+    1, 63, heads=4, subkeys=13, half=1, width=60, topk=13, chunk=11, lookahead=0, addressing="none", gated=False
 )
+UNSTEADY = [WILD, replace(WILD, batch=2, subkeys=5, width=1, topk=1, seed=1)]
 
 
 @settings(max_examples=150)
@@ -97,7 +111,7 @@ def test_torch_agrees_with_reference_at_any_size(case: Case) -> None:
 
 
 def test_nearly_all_cases_are_steady() -> None:
-    assert not is_steady(UNSTEADY)
+    assert not any(is_steady(case) for case in UNSTEADY)
     assert all(is_steady(case) for case in WRITTEN_OUT)
 
 
