@@ -179,6 +179,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device", lambda *_: contextlib.nullcontext())
     properties = SimpleNamespace(L2_cache_size=2**20, total_memory=2**30, name="stand-in")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
+    monkeypatch.setattr("fwpkm_eval.bench.stopwatch.FLUSH_BYTES", 2**22)  # it has no cache to empty
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state())
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)

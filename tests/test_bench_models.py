@@ -145,7 +145,14 @@ def test_no_garbage_is_collected_while_anything_is_timed(job: dict[str, Any], mo
     assert gc.isenabled()
 
 
-def test_a_gpus_time_is_that_of_its_events_with_its_cache_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("queued", "before_the_call"),
+    [(False, ["flush", "synchronize"]), (True, ["flush"] * stopwatch.HEAD_START)],
+)
+def test_a_gpus_time_is_that_of_its_events_with_its_cache_emptied(
+    queued: bool, before_the_call: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queued, nothing waits between the flush and the call: the GPU is busy while Python launches the kernels."""
     happened: list[str] = []
 
     class Event:
@@ -158,22 +165,24 @@ def test_a_gpus_time_is_that_of_its_events_with_its_cache_overwritten(monkeypatc
         def elapsed_time(self, end: Event) -> float:
             return 1500.0
 
-    class Flush:
-        def zero_(self) -> None:
-            happened.append("flush")
+    def read(memory: int, dim: int, out: tuple[()]) -> None:
+        assert memory * 4 == 4 * 80 * 2**20
+        assert out == ()
+        happened.append("flush")
 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "made-up GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=50 * 2**20))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=80 * 2**20))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: happened.append("synchronize"))
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: happened.append("reset"))
-    monkeypatch.setattr(torch, "empty", lambda size, **options: Flush() if size * 4 == 50 * 2**20 else None)
-    watch = stopwatch.stopwatch("cuda:0")
+    monkeypatch.setattr(torch, "zeros", lambda size, **options: size)
+    monkeypatch.setattr(torch, "sum", read)
+    watch = stopwatch.stopwatch("cuda:0", queued)
     assert watch.device_name == "made-up GPU"
     assert watch.seconds(lambda: happened.append("call")) == 1.5
-    assert happened == ["flush", "synchronize", "record", "call", "record", "synchronize"]
+    assert happened == [*before_the_call, "record", "call", "record", "synchronize"]
     watch.reset_peak()
     assert happened[-1] == "reset"
     assert (watch.held_bytes(), watch.peak_bytes()) == (3, 7)

@@ -78,8 +78,11 @@ def worst_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 def measure_pieces(
     size: OpSize, seed: int, backend: str, repeats: int, budget: float
 ) -> dict[tuple[str, str], PieceMeasurement]:
-    """Every operation of a backend, {(operation, pass): measurement}: warmed up on each chunk, then by turns."""
-    chunks, watch = chunks_of(size, seed), stopwatch(size.device)
+    """Every operation of a backend, {(operation, pass): measurement}: warmed up on each chunk, then by turns.
+
+    Some take a GPU less time than Python takes to launch them: what is held against a bandwidth is the GPU's own time.
+    """
+    chunks, watch = chunks_of(size, seed), stopwatch(size.device, queued=True)
     found = {}
     for piece in PIECES.values():
         if not has_arm(piece, backend):
@@ -109,7 +112,7 @@ def _measure(
 
 def measure_bandwidth(device: str = "cpu", repeats: int = 5) -> float:
     """Bytes per second of a large copy, read and written: the best of some."""
-    watch = stopwatch(device)
+    watch = stopwatch(device, queued=True)
     source = torch.ones(BANDWIDTH_BYTES // 4, device=device)
     target = torch.zeros_like(source)
     return 2 * BANDWIDTH_BYTES / min(watch.seconds(lambda: target.copy_(source)) for _ in range(repeats))

@@ -124,6 +124,8 @@ def _piece_table(records: Sequence[Record]) -> list[Table]:
     bandwidth = (
         f" A large copy moves {copy['value'] / 1e9:.1f} GB/s; what fits the caches can be faster." if copy else ""
     )
+    on_gpu = any(record["device"] != "cpu" for record in records)
+    clock = " Times are the GPU's own: what Python takes to launch its kernels is left out." if on_gpu else ""
     columns = ("operation", "backend", "forward", "times as fast", "share of bandwidth", "memory above inputs")
     return [
         Table(
@@ -132,7 +134,7 @@ def _piece_table(records: Sequence[Record]) -> list[Table]:
             columns=(*columns, "forward + backward", "times as fast "),
             rows=rows.done(),
             note=f"{_sizes(records)}; PKM's read: 4 heads, k 32. Share of bandwidth: the bytes that must move, over "
-            f"the time and the bandwidth of a copy in the same process.{bandwidth} {_errors(values)}",
+            f"the time and the bandwidth of a copy in the same process.{bandwidth}{clock} {_errors(values)}",
             labels=2,
         )
     ]
