@@ -25,6 +25,7 @@ GPU_MODULES = (
     "test_triton_backend",
     "test_triton_reads",
     "test_triton_scan",
+    "test_triton_windows",
     "test_bench_pieces",
     "test_goldens",
     "test_gpu",

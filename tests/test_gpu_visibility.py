@@ -45,7 +45,7 @@ def test_a_gpu_is_hidden_by_processes_that_run_tests_alone(
 
 def test_every_module_with_tests_for_a_gpu_sees_it(ours: Any) -> None:
     files = {file.stem: file.read_text(encoding="utf-8") for file in HERE.glob("test_*.py")}
-    asks = re.compile(r"^@needs_gpu|pytest\.mark\.skipif\(not torch\.cuda", re.MULTILINE)
+    asks = re.compile(r"^(@needs_gpu|DEVICE =|from .* import .*\bDEVICE\b)|pytest\.mark\.skipif\(not torch\.cuda", re.M)
     asking = {name for name, text in files.items() if asks.search(text)}
-    assert {"test_gpu", "test_graph_recorder"} <= asking
+    assert {"test_gpu", "test_graph_recorder", "test_triton_windows"} <= asking
     assert asking <= set(ours.GPU_MODULES) <= set(files)
