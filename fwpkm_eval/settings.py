@@ -18,7 +18,8 @@ def read_settings(settings: Mapping[str, Any], kind: type) -> dict[str, Any]:
     may stand for a list of one. None is left out where a field cannot be None.
 
     Raises:
-        UserError: a setting that there is not, or a number that is not whole where one is asked for.
+        UserError: a setting that there is not, a number that is not whole where one is asked for, a value that is no
+            text where text is.
     """
     types = {field.name: str(field.type) for field in fields(kind)}
     found: dict[str, Any] = {}
@@ -44,8 +45,9 @@ def _read(name: str, value: Any, wanted: str) -> Any:
         return parse_write_chunk(value) if "str" in wanted and isinstance(value, str) else _whole(name, value)
     if "float" in wanted:
         return _number(name, value)
-    if wanted == "bool" and not isinstance(value, bool):
-        raise UserError(f"{name} is {shown(str(value))}; it must be True or False")
+    kind, called = (bool, "True or False") if wanted == "bool" else (str, "text")
+    if not isinstance(value, kind):
+        raise UserError(f"{name} is {shown(str(value))}; it must be {called}")
     return value
 
 

@@ -134,6 +134,9 @@ def test_generate_recalls_what_it_memorised(note: Path, capsys: pytest.CaptureFi
     assert (facts["text"], facts["memorised_tokens"], facts["passes"]) == ("483920", len(note.read_text()), 2)
     assert facts["tokens"] == list(b"483920")
     assert facts["ended_by"] == "tokens"
+    for how, times in ((["--memorise", str(note)], 1), ([], 0)):
+        assert cli.main([*prompt, *how, "--json", "--quiet"]) == 0
+        assert json.loads(capsys.readouterr().out)["passes"] == times
     assert cli.main(prompt) == 0
     assert capsys.readouterr().out != "483920\n"
 

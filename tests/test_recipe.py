@@ -140,6 +140,39 @@ def test_a_recipe_has_the_settings_that_were_asked_for(tmp_path: Path, monkeypat
     assert asked == [replace(expected, seed=1)]
 
 
+@pytest.mark.parametrize(("length", "steps"), [(["--steps", "6600"], 6600), (["--tokens", "12M"], 6144)])
+def test_steps_of_exercises_that_are_asked_for_are_steps_of_this_training(
+    length: list[str], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beyond the recipe's own last step, too; they were taken as steps of that, and stretched with the training."""
+    asked: list[Recipe] = []
+    monkeypatch.setattr("fwpkm_eval.training.run.train_model", lambda config, recipe, *rest: asked.append(recipe))
+    command = ["train", "--model", "gdn:fwpkm", "--out", str(tmp_path / "run"), *length]
+    assert cli.main([*command, "--set", "recipe.exercise_steps=[2000,3400,5000]"]) == 0
+    assert asked == [replace(RECIPES["micro"], steps=steps, exercise_steps=(2000, 3400, 5000))]
+    assert cli.main([*command, "--set", f"recipe.exercise_steps=[20,30,{steps}]"]) == 2
+    assert f"they must leave some of the {steps} steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("sets=[1]", "sets is '1'; it must be text"),
+        ("sets=[null]", "sets is 'None'; it must be text"),
+        ("sets={}", "sets is '{}'; it must be text"),
+        ("layout=1", "layout is '1'; it must be text"),
+        ("layout=true", "layout is 'True'; it must be text"),
+        ("tokens=0", "tokens is 0; it must be at least 1"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(
+    setting: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--model", "gdn:fwpkm", "--out", str(tmp_path / "run"), "--tokens", "20K"]
+    assert cli.main([*command, "--set", f"recipe.{setting}"]) == 2
+    assert why in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [

@@ -126,13 +126,13 @@ def command(
     reader = Reader(loaded, every)
     with measuring(loaded):
         read = None if text is None else token_ids(tokenizer, text, where)
+        readings = 0 if read is None else passes or 1
         shown = token_ids(tokenizer, prompt, where)
         # The longest sequence to come says how full attention rotates (YaRN).
         memory = fresh_state(loaded, max(shown.shape[1] + tokens, 0 if read is None else read.shape[1]))
         if origin is not None:
             memory = replace(load_state(origin, loaded).fresh_sequence(), yarn=memory.yarn)
         if read is not None:
-            readings = passes or 1
             memory = reader.memorise(read, memory, readings)
             if not quiet:
                 times = "once" if readings == 1 else f"{readings} times"
@@ -157,7 +157,7 @@ def command(
             "weights_hash": loaded.weights_hash,
             "prompt": prompt,
             "memorised_tokens": 0 if read is None else read.shape[1],
-            "passes": 0 if text is None else passes,
+            "passes": readings,
             "write_chunk": str(every) if text is not None or write else "",
             "text": written.text,
             "tokens": written.ids,

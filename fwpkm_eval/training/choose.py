@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.model_settings import Setting, by_owner, check_settings
 from fwpkm_eval.reference_models.config import ModelConfig, model_config
 from fwpkm_eval.reference_models.notation import parse_model_name
+from fwpkm_eval.settings import read_settings
 from fwpkm_eval.training.recipe import Recipe, recipe_for
 
 _OF_NEEDLES = ("needle_share", "dense_share", "answer_weight")
@@ -45,8 +45,10 @@ def choose_training(
     if name := next((name for name in left_out if name in of_recipe), None):
         raise UserError(f"recipe.{name} is of what this training is to leave out (no needles, or no exercises)")
     config = model_config(model, scale, **of_model)
-    recipe = recipe_for(config, data, exercises, needles).changed(of_recipe)
-    recipe = replace(recipe, seed=seed, rows=rows or recipe.rows)
+    recipe = recipe_for(config, data, exercises, needles)
+    rows = rows or recipe.rows
     if tokens is not None:
-        steps = max(1, tokens // (recipe.rows * recipe.tokens))
-    return config, recipe.shortened(steps or recipe.steps)
+        of_row = read_settings(of_recipe, Recipe).get("tokens", recipe.tokens)
+        steps = max(1, tokens // max(1, rows * of_row))
+    # Settings come last: steps that are named in one are steps of this training, and stay.
+    return config, recipe.shortened(steps or recipe.steps).changed(of_recipe, seed=seed, rows=rows)

@@ -117,8 +117,8 @@ class Recipe:
         ends = tuple(end * steps // self.steps for end in self.exercise_steps)
         return replace(self, steps=steps, exercise_steps=ends)
 
-    def changed(self, settings: Mapping[str, Any]) -> Recipe:
-        """The same recipe with other values of some fields, by their names.
+    def changed(self, settings: Mapping[str, Any], **fields: Any) -> Recipe:
+        """The same recipe with other values of some fields, by their names; ``fields`` are not the user's.
 
         Raises:
             UserError: a field that there is not, or that `train` has an option for; a value that does not fit.
@@ -126,7 +126,7 @@ class Recipe:
         for name in settings:
             if name in OPTIONS:
                 raise UserError(f"recipe.{name} has an option of its own: {OPTIONS[name]}")
-        return replace(self, **read_settings(settings, Recipe))
+        return replace(self, **read_settings(settings, Recipe), **fields)
 
     @property
     def warm_up_note(self) -> str | None:
