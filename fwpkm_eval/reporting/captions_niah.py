@@ -23,10 +23,11 @@ def meaning(context: Context) -> str:
     return f"{name}: {words}." if words else f"{name}."
 
 
-def needles(models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
+def needles(results: NiahResults, context: Context, models: Mapping[str, Mapping[Setting, Measurement]]) -> str:
     """How many needles were hidden, and what counts as found."""
     number = min(setting.needles for found in models.values() for setting in found)
-    return f"{number} needles, one asked for, all six digits right." if number > 1 else "All six digits right."
+    right = wording.digits_right(results.digits(context))
+    return f"{number} needles, one asked for, {right}." if number > 1 else f"{wording.sentence(right)}."
 
 
 def samples(models: Mapping[str, Mapping[Setting, Measurement]]) -> str:

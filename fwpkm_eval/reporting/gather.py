@@ -18,13 +18,14 @@ ROWS = "rows.csv"
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of a run. ``from_cells`` says that ``rows.csv`` is to be written anew from them."""
+    """The rows of a run. ``from_cells`` says that ``rows.csv`` is to be written anew from them, the ``cells``."""
 
     rows: list[Row]
     manifest: Mapping[str, Any] | None
     from_cells: bool
     cells_done: int = 0
     cells_planned: int = 0
+    cells: Sequence[Mapping[str, Any]] = ()
 
 
 def gather(out: Path, payloads: Sequence[Mapping[str, Any]] | None = None) -> Results:
@@ -45,8 +46,8 @@ def gather(out: Path, payloads: Sequence[Mapping[str, Any]] | None = None) -> Re
     planned = [str(key) for key in (manifest or {}).get("cells") or []]
     done = [key for key in planned if key in there] if planned else sorted(there)
     if done:
-        rows = rows_of(there[key] for key in done)
-        return Results(in_order(rows), manifest, True, len(done), len(planned) or len(done))
+        cells = [there[key] for key in done]
+        return Results(in_order(rows_of(cells)), manifest, True, len(done), len(planned) or len(done), cells)
     if (out / ROWS).exists():
         return Results(read_rows_csv(out / ROWS), manifest, False)
     raise UserError(f"{out} holds no results: neither finished cells nor {ROWS}")

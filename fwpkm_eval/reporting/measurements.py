@@ -108,6 +108,13 @@ class NiahResults:
         """The models measured in ``context``, baselines first, without the floor unless asked for."""
         return [model for model in ordered(self.overall[context]) if floor or model != GUESS]
 
+    def digits(self, context: Context) -> int | None:
+        """Of how many digits an answer is, as the floor of exact match says; None without it."""
+        if self.metric != "exact_match":
+            return None
+        floor = min((m.value for m in self.overall[context].get(GUESS, {}).values()), default=0.0)
+        return round(-math.log10(floor)) if floor > 0 else None
+
 
 @dataclass(frozen=True)
 class TextKey:

@@ -10,6 +10,7 @@ from typing import Any
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.files import write_whole
 from fwpkm_eval.reporting.gather import ROWS, Results, gather, in_order
+from fwpkm_eval.reporting.measured_alike import check_measured_alike
 from fwpkm_eval.reporting.measurements import FLOORS
 from fwpkm_eval.reporting.trace_page import FOLDER as TRACES
 from fwpkm_eval.runs.manifest import as_mapping, check_or_create, tidy, update_manifest
@@ -41,7 +42,8 @@ def merge_runs(parts: Sequence[Part], out: Path, command: Sequence[str] = ()) ->
 
     Raises:
         UserError: a folder without results, runs of other text under one name, trainings of one model by other settings
-            under one name, ablations that were trained or asked otherwise, or an ``out`` that holds something else.
+            under one name, ablations that were trained or asked otherwise, runs that measured a task otherwise, or an
+            ``out`` that holds something else.
     """
     if len({(part.folder.resolve(), part.label) for part in parts}) < len(parts):
         raise UserError("a run is named twice")
@@ -49,6 +51,7 @@ def merge_runs(parts: Sequence[Part], out: Path, command: Sequence[str] = ()) ->
     manifests = [as_mapping(result.manifest) for result in found]
     config = {"command": "report", "of": [str(part) for part in parts], **_shared_data(parts, manifests)}
     _check_trained_alike(parts, manifests)
+    check_measured_alike([part.folder for part in parts], [result.cells for result in found])
     texts = _texts(parts, manifests)
     models = _models(parts, manifests)
     rows, other = _rows(parts, found)

@@ -67,7 +67,8 @@ def depth_plot(results: NiahResults, context: Context) -> Plot | None:
         return None
     counts = {m.n for row in drawn for fields in row.panels.values() for m in fields.values() if m.n}
     name = wording.context_name(context, list(results.overall))
-    caption = f"{captions.meaning(context)} {captions.needles(usual_settings(results, context))} "
+    asked = captions.needles(results, context, usual_settings(results, context))
+    caption = f"{captions.meaning(context)} {asked} "
     if counts:
         caption += f"Each field is the mean of {captions.span(counts)} samples with the needle in one "
         caption += f"{'tenth' if parts == PARTS[0] else 'fifth'} of the haystack: look for patterns, not at single "

@@ -87,8 +87,8 @@ def _models_plot(results: NiahResults, context: Context, colours: Mapping[str, s
         figure,
         slug("niah-models", captions.of_file(results, context)),
         f"All models, {name}: needles found after {wording.readings(passes)}",
-        f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.INTERVALS} "
-        f"{captions.BESIDE}{captions.shown_readings(passes, models)}",
+        f"{captions.meaning(context)} {captions.needles(results, context, models)} {captions.samples(models)} "
+        f"{captions.INTERVALS} {captions.BESIDE}{captions.shown_readings(passes, models)}",
     )
 
 
@@ -114,8 +114,8 @@ def _length_plot(results: NiahResults, context: Context, colours: Mapping[str, s
     else:
         return None
     caption = (
-        f"{captions.meaning(context)} {captions.needles(models)} {captions.samples(models)} {captions.INTERVALS} "
-        f"{captions.BESIDE}{captions.none_found(without)}"
+        f"{captions.meaning(context)} {captions.needles(results, context, models)} {captions.samples(models)} "
+        f"{captions.INTERVALS} {captions.BESIDE}{captions.none_found(without)}"
     )
     if too_few_to_draw(results, context):
         caption += f" Depths are not drawn: hardly one has {FEWEST} samples."
@@ -143,7 +143,7 @@ def _readings_plot(results: NiahResults, context: Context, colours: Mapping[str,
         _draw(grid, colours),
         slug("niah-readings", captions.of_file(results, context)),
         f"Needles found by readings, {name}",
-        f"{captions.meaning(context)} {captions.needles(usual)} {captions.samples(models)} "
+        f"{captions.meaning(context)} {captions.needles(results, context, usual)} {captions.samples(models)} "
         f"{captions.INTERVALS} {captions.BESIDE}{captions.left_out(left_out)}{captions.none_found(without)}",
     )
 

@@ -136,6 +136,10 @@ def published_loss_change(model: str | None, dataset: str | None) -> float | Non
     return math.log(ours.value) / math.log(base.value) - 1
 
 
+DIGITS = 6
+"""Of a needle's number, in the published harness."""
+
+
 def differences(task: str, scale: str, stand_in: bool, model: str, published_model: str) -> list[str]:
     """What keeps our number from being held against the published one, in plain words; empty if nothing does."""
     found = []

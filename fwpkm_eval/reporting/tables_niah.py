@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def _recall_table(results: NiahResults, context: Context, scale: str, sets: SetF
                 for n in passes
             ]
             stand_in = sets.is_stand_in(context.dataset)
-            *quoted, why = _published_recall(model, write_chunk, length, scale, stand_in)
+            *quoted, why = _published_recall(model, write_chunk, length, scale, stand_in, results.digits(context))
             reasons += why
             counts = _counts(line.values())
             shown = quoted if quotes else ()
@@ -70,7 +71,7 @@ def _recall_table(results: NiahResults, context: Context, scale: str, sets: SetF
         title=f"Needles found: {wording.context_name(context, contexts)}",
         columns=(*columns, "published best", "comparable") if quotes else columns,
         rows=rows.done(),
-        note=_recall_note(context, needles, sets, list(dict.fromkeys(reasons)))
+        note=_recall_note(results, context, needles, sets, list(dict.fromkeys(reasons)))
         + _trainings_note(models)
         + wording.rotary(models),
         labels=3,
@@ -94,7 +95,7 @@ def _recall_lines(
 
 
 def _published_recall(
-    model: str, write_chunk: str, length: int, scale: str, stand_in: bool
+    model: str, write_chunk: str, length: int, scale: str, stand_in: bool, digits: int | None
 ) -> tuple[str, str, list[str]]:
     """The published number, what may be compared, and why no more than that."""
     near = published.nearest_published_model(spec_of(model), "niah")
@@ -102,10 +103,12 @@ def _published_recall(
     if paper is None or write_chunk not in (HAYSTACK, ANY):
         return MISSING, MISSING, []
     reasons = published.differences("niah", scale, stand_in, spec_of(model), paper.model)
+    if digits not in (None, published.DIGITS):
+        reasons.append(f"answers of {digits} digit{'s' if digits != 1 else ''} in place of {published.DIGITS}")
     return f"{paper.text} ({paper.model})", published.comparable(reasons), reasons
 
 
-def _recall_note(context: Context, needles: int, sets: SetFacts, reasons: Sequence[str]) -> str:
+def _recall_note(results: NiahResults, context: Context, needles: int, sets: SetFacts, reasons: Sequence[str]) -> str:
     meaning = wording.PROTOCOL_MEANINGS.get(context.protocol, context.protocol)
     memory = {
         "sample": "Every sample starts from the same memory. ",
@@ -118,9 +121,9 @@ def _recall_note(context: Context, needles: int, sets: SetFacts, reasons: Sequen
         beside += f" Direction only, not value: {wording.listing(reasons)}." if reasons else ""
     return (
         f"{wording.sentence(meaning)}. {needles} needle{'s' if needles > 1 else ''} in text from "
-        f"{sets.title(context.dataset)}, one asked for; all six digits right, with the 95% Wilson interval "
-        f"in percent.{_any_needle(needles)} {memory}“{HAYSTACK}” is one write per reading, as published; “{ANY}”: it "
-        f"makes no difference to the model. {beside}"
+        f"{sets.title(context.dataset)}, one asked for; {wording.digits_right(results.digits(context))}, with the 95% "
+        f"Wilson interval in percent.{_any_needle(needles)} {memory}“{HAYSTACK}” is one write per reading, as "
+        f"published; “{ANY}”: it makes no difference to the model. {beside}"
     )
 
 
@@ -162,7 +165,8 @@ def needle_count_tables(results: NiahResults) -> list[Table]:
                 columns=("length", "model", "a write every", "readings", *titles, "samples"),
                 rows=rows.done(),
                 note="How many facts the memory holds at once: so many needles are hidden, one is asked for. "
-                "All six digits right, with the 95% Wilson interval in percent." + _trainings_note(models),
+                f"{wording.sentence(wording.digits_right(results.digits(context)))}, with the 95% Wilson interval in "
+                "percent." + _trainings_note(models),
                 labels=4,
             )
         )
@@ -211,7 +215,8 @@ def detail_tables(frame: pandas.DataFrame, exact: NiahResults) -> list[Table]:
                 columns=(*labels, *values),
                 rows=rows.done(),
                 note="Digits that are right in their place; answers that are the number of another needle, digits of "
-                "none, or not digits alone; natural logarithm of the probability of the true answer (guessing: −13.8)."
+                "none, or not digits alone; natural logarithm of the probability of the true answer"
+                + (f" (guessing: −{digits * math.log(10):.1f})." if (digits := exact.digits(context)) else ".")
                 + _trainings_note(exact.overall[context]),
                 labels=len(labels),
                 detail=True,

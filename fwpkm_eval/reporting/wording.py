@@ -9,7 +9,7 @@ from fwpkm_eval.reporting.measurements import Context, Measurement, spec_of
 from fwpkm_eval.sizes import HAYSTACK, format_size
 
 MISSING = "–"
-_SMALL_NUMBERS = ("no", "one", "two", "three", "four")
+_SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 PROTOCOL_NAMES = {
     "closed-book": "closed book",
@@ -105,6 +105,14 @@ def more_or_less(ratio: float) -> str:
 def times(ratio: float) -> str:
     """``118 times`` or ``4.2 times``."""
     return f"{ratio:.0f} times" if ratio >= 20 else f"{ratio:.2g} times"
+
+
+def digits_right(digits: int | None) -> str:
+    """What an exact match is of an answer of so many digits (None: not known)."""
+    if digits == 1:
+        return "its one digit right"
+    number = "" if digits is None else _SMALL_NUMBERS[digits] if digits < len(_SMALL_NUMBERS) else str(digits)
+    return f"all {number} digits right" if number else "all digits right"
 
 
 def readings(passes: int) -> str:
