@@ -174,6 +174,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     said: dict[str, Any] = {"is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0}
     said |= {"get_device_name": "stand-in", "get_device_capability": (9, 0), "synchronize": None, "set_device": None}
     said |= {"memory_allocated": 2**20, "max_memory_allocated": 2**20, "reset_peak_memory_stats": None}
+    said |= {"is_current_stream_capturing": False}  # optimizers ask, and torch built for CUDA asks the driver
     for name, answer in said.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr(torch.cuda, "device", lambda *_: contextlib.nullcontext())

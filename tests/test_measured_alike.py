@@ -96,7 +96,7 @@ def test_a_report_of_runs_of_more_and_less_text_is_refused(tmp_path: Path, capsy
 
 
 def test_tables_and_pictures_say_of_how_many_digits_answers_are(tmp_path: Path) -> None:
-    asked = ["niah", "--models", "gdn+swa", "--lengths", "4K", "--passes", "1", "--samples", "1", "--quiet"]
+    asked = ["niah", "--model", "gdn+swa:fwpkm", "--lengths", "4K", "--passes", "1", "--samples", "1", "--quiet"]
     assert cli.main([*asked, "--value-length", "1", "--out", str(tmp_path / "one")]) == 0
     tables = (tmp_path / "one" / "tables.md").read_text(encoding="utf-8")
     assert "its one digit right, with the 95% Wilson interval" in tables
