@@ -80,6 +80,14 @@ def test_recipes_outlive_json_and_name_exercises_only_where_there_are_some(recip
     assert ("exercise_steps" in stored) == bool(recipe.exercise_steps)
 
 
+def test_a_recipe_takes_the_sets_that_are_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FWPKM_EVAL_DATA", str(tmp_path))
+    (tmp_path / "fineweb_edu").mkdir()
+    (tmp_path / "fineweb_edu" / "train.jsonl").write_text('{"text": "hello"}\n')
+    assert recipe_for(model_config("gdn"), "hub").sets == ("fineweb_edu",)
+    assert recipe_for(model_config("gdn", "paper"), "hub").sets == ("lc64", "fineweb_edu"), "which it asks for by name"
+
+
 def test_a_shorter_training_has_shorter_exercises() -> None:
     short = RECIPES["micro"].shortened(33)
     assert (short.steps, short.exercise_steps) == (33, (5, 13, 17))

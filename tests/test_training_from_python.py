@@ -50,6 +50,23 @@ def test_it_trains_what_the_command_trains(data: str, tmp_path: Path, capsys: py
     assert not model.training
 
 
+def test_numbers_may_be_numpys_and_folders_paths(data: str, tmp_path: Path) -> None:
+    """They were kept as they came, and refused by JSON when the training was over."""
+    asked: dict[str, Any] = {"settings": SETTINGS, "needles": False, "quiet": True}
+    numbers: dict[str, Any] = {"seed": np.int64(2), "steps": np.int32(2)}
+    model = train(MODEL, tmp_path / "one", data=Path(data), **numbers, **asked)
+    assert model.weights_hash == train(MODEL, tmp_path / "two", data=data, seed=2, steps=2, **asked).weights_hash
+
+
+def test_a_training_on_text_that_has_changed_since_is_another(tmp_path: Path) -> None:
+    data = write_words(tmp_path / "data")
+    asked: dict[str, Any] = {"settings": SETTINGS, "data": data, "steps": 1, "needles": False, "quiet": True}
+    train(MODEL, tmp_path / "run", **asked)
+    write_words(tmp_path / "data", seed=1)
+    with pytest.raises(UserError, match="holds another model: data_hash"):
+        train(MODEL, tmp_path / "run", **asked, resume=True)
+
+
 def test_a_finished_training_is_loaded_and_another_is_not_written_over(data: str, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"settings": SETTINGS, "data": data, "steps": 2, "needles": False, "quiet": True}
     first = train(MODEL, tmp_path, **asked)
@@ -109,6 +126,12 @@ def test_a_killed_training_goes_on(data: str, tmp_path: Path, monkeypatch: pytes
         ({"seed": -1}, "seed is -1; it must be at least 0"),
         ({"data": "nowhere"}, "nowhere"),
         ({"device": "gpu"}, "gpu"),
+        ({"device": 3}, "device is 3; it must be text"),
+        ({"scale": 3}, "scale is 3; it must be text"),
+        ({"data": 5}, "data is 5; it must be embedded, hub or a folder"),
+        ({"data": Path("/nowhere")}, "nowhere"),
+        ({"seed": 2**70}, r"it must be below 2\*\*32"),
+        ({"settings": {"recipe.sets": 5}}, "sets is '5'; it must be text"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(changed: dict[str, Any], message: str, tmp_path: Path) -> None:

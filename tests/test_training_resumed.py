@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training_cases import ALWAYS, TINY, run, tiny_training_config, write_words
@@ -20,7 +21,7 @@ from fwpkm_eval.training.loggers import as_report, as_row, last_reports, loggers
 from fwpkm_eval.training.optimizer import learning_rate
 from fwpkm_eval.training.recipe import RECIPES, lookahead_note, recipe_for
 from fwpkm_eval.training.run import train_model
-from fwpkm_eval.training.trainer import StepReport, Trainer
+from fwpkm_eval.training.trainer import Diverged, StepReport, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,39 @@ def test_the_last_averages_are_of_all_steps_also_those_before_a_kill(data: str, 
     last = [json.loads(line) for line in (killed / "metrics.jsonl").read_text().splitlines()]
     new = [row for row in last if row["step"] > 4]
     assert rate == pytest.approx(sum(row["tokens"] for row in new) / last[-1]["seconds"]), "of this start alone"
+
+
+def test_a_step_is_written_of_before_it_can_be_saved(data: str, tmp_path: Path) -> None:
+    """Or a kill between the two leaves it out for good."""
+    trainer, seen = Trainer(tiny_training_config("gdn"), TINY, tmp_path, data), []
+    save = trainer.save
+
+    def saved() -> None:
+        seen.append(("saved", trainer.step))
+        save()
+
+    trainer.save = saved  # type: ignore[method-assign]
+    for report in trainer.run(ALWAYS, lambda report: seen.append(("written", report.step))):
+        seen.append(("told", report.step))
+    assert seen[:6] == [("written", 1), ("saved", 1), ("told", 1), ("written", 2), ("saved", 2), ("told", 2)]
+
+
+def test_a_training_of_which_every_step_was_dropped_is_no_checkpoint(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said 0.000 bits per token, and left a model that had learned nothing."""
+    weights = Trainer._train_step
+
+    def dropped(self: Trainer, *given: Any) -> StepReport:
+        report = weights(self, *given)
+        self.diverged_steps += 1
+        return replace(report, loss=math.nan, document_loss=math.nan)
+
+    monkeypatch.setattr(Trainer, "_train_step", dropped)
+    with pytest.raises(Diverged, match="not finite since step 1 "):
+        train_model(tiny_training_config("gdn"), TINY, tmp_path, data, resume=False, quiet=False)
+    assert "every step dropped" in capsys.readouterr().err
+    assert not (tmp_path / "model.json").exists()
 
 
 def test_each_step_says_its_learning_rate(data: str, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +161,7 @@ def command(
 
     from fwpkm_eval.training.choose import choose_training
     from fwpkm_eval.training.finished import is_finished
+    from fwpkm_eval.training.parallel import of_launcher
     from fwpkm_eval.training.recipe import lookahead_note
     from fwpkm_eval.training.run import Where, train_model
     from fwpkm_eval.training.trainer import Settings
@@ -182,7 +182,7 @@ def command(
     )
     bf16 = None if precision == "auto" else precision == "bfloat16"
     settings = Settings(rows_at_once, bf16, recompute, compiled, keep)
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = of_launcher("RANK", 0) == 0
     if resume and is_finished(out, config.trained_on(recipe.tokens), recipe, data):
         if first:
             said = json.dumps({"model": model, "out": str(out), "finished": True})
@@ -199,8 +199,10 @@ def command(
         click.echo(json.dumps({"model": model, "out": str(out), **result}))
         return
     answers, rate, peak = (result[key] for key in ("answer_accuracy", "tokens_per_second", "peak_memory_bytes"))
+    bits = result["document_bits"]
+    bits = math.nan if bits is None else bits  # the last steps were all dropped
     click.echo(
-        f"{out}: documents {result['document_bits']:.3f} bits per token"
+        f"{out}: documents {bits:.3f} bits per token"
         + ("" if answers is None else f", {100 * answers:.0f}% of answer digits right")
         + " (last steps of training)"
         + (f"; {rate:,.0f} tokens/s" if rate else "")

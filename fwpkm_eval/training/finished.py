@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fwpkm_eval.data import split_file
 from fwpkm_eval.data.tokenizers import tokenizer_named
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reference_models.checkpoint import DESCRIPTION, read_description
@@ -54,7 +55,7 @@ def is_finished(
         "config": config.to_dict(),
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
-        "data_hash": _data_hash(recipe.sets, config.tokenizer, data),
+        "data_hash": _data_hash(recipe.sets, config.tokenizer, data, _stamps(recipe.sets, data)),
     }
     if device is not None:
         here["computed"] = recipe_computed_on(device, recipe)
@@ -67,7 +68,13 @@ def is_finished(
     return True
 
 
+def _stamps(sets: tuple[str, ...], data: str) -> tuple[tuple[int, int], ...]:
+    """Size and time of the files: what says that a text was changed."""
+    files = filter(None, (split_file(data, name, "train") for name in sets))
+    return tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
 @functools.lru_cache(maxsize=4)
-def _data_hash(sets: tuple[str, ...], tokenizer: str, data: str) -> str:
+def _data_hash(sets: tuple[str, ...], tokenizer: str, data: str, stamps: tuple[tuple[int, int], ...]) -> str:
     """Read once for all the models of a run, for it takes seconds."""
     return training_text(Recipe(sets=sets), tokenizer_named(tokenizer), data).data_hash

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fwpkm_eval.devices import resolve_device
-from fwpkm_eval.errors import UserError, unknown
+from fwpkm_eval.errors import UserError, shown, unknown
 from fwpkm_eval.reference_models.language_model import LanguageModel
 from fwpkm_eval.reference_models.memory_layers import FwPKMLayer, PKMLayer
 from fwpkm_eval.training.objective import Objective
@@ -98,6 +98,14 @@ class Ranks:
         return next((entry for entry in problems if entry is not None), None)
 
 
+def of_launcher(name: str, otherwise: int) -> int:
+    """A whole number that torchrun puts into the environment. Raises UserError where something else stands there."""
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        raise UserError(f"the environment's {name} is {shown(text)}; torchrun sets it to a whole number: unset it")
+    return int(text or otherwise)
+
+
 @contextmanager
 def started(device: str = "cpu", mode: str = "ddp") -> Iterator[Ranks]:
     """This process's place; under torchrun (its environment variables) with the process group around it.
@@ -108,7 +116,7 @@ def started(device: str = "cpu", mode: str = "ddp") -> Iterator[Ranks]:
     """
     if mode not in get_args(Mode):
         raise unknown("kind of parallelism", mode, list(get_args(Mode)))
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = of_launcher("WORLD_SIZE", 1)
     chosen = resolve_device(device)
     if world == 1:
         if mode == "fsdp":
@@ -116,7 +124,7 @@ def started(device: str = "cpu", mode: str = "ddp") -> Iterator[Ranks]:
         yield Ranks(chosen)
         return
     if chosen.type == "cuda":
-        chosen = resolve_device(f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}")
+        chosen = resolve_device(f"cuda:{of_launcher('LOCAL_RANK', 0)}")
         torch.cuda.set_device(chosen)
     if chosen.type == "cuda":
         dist.init_process_group("nccl", device_id=chosen)

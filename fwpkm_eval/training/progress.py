@@ -50,20 +50,21 @@ class TrainingProgress:
         averages = self.averages()
         rate = self._tokens / max(report.seconds, 1e-9)
         left = (self.steps - report.step) * report.tokens / max(rate, 1e-9)
-        answers = averages["answer_accuracy"]
+        answers, bits = averages["answer_accuracy"], averages["document_bits"]
         return (
-            f"{self.name}  step {report.step}/{self.steps}  documents {averages['document_bits']:.2f} bits/token  "
+            f"{self.name}  step {report.step}/{self.steps}  "
+            + ("every step dropped  " if bits is None else f"documents {bits:.2f} bits/token  ")
             + ("" if answers is None else f"answers {100 * answers:.0f}% of digits  ")
             + f"{rate:,.0f} tokens/s  {int(left) // 60}:{int(left) % 60:02d} left"
         )
 
     def averages(self) -> dict[str, float | None]:
-        """Over the last steps: bits per token of documents, and the share of answer digits that were right (None where
-        no step asked for any)."""
+        """Over the last steps: bits per token of documents (None where every step diverged and was dropped), and the
+        share of answer digits that were right (None where no step asked for any)."""
         answered = [r.answer_accuracy for r in self.recent if not math.isnan(r.answer_accuracy)]
         bits = [r.document_loss / math.log(2) for r in self.recent if math.isfinite(r.document_loss)]
         return {
-            "document_bits": sum(bits) / max(len(bits), 1),
+            "document_bits": sum(bits) / len(bits) if bits else None,
             "answer_accuracy": sum(answered) / len(answered) if answered else None,
         }
 

@@ -229,10 +229,11 @@ def sets_there_are(wanted: tuple[str, ...], data: str) -> tuple[str, ...]:
 
     Raises UserError if it has none.
     """
-    if data == "hub":
-        return wanted
     from fwpkm_eval.data import available_sets
+    from fwpkm_eval.data.corpora.catalog import CORPORA
 
+    if data == "hub" and set(wanted) <= set(CORPORA):
+        return wanted  # who misses one is told how to prepare it
     there = tuple(info.name for info in available_sets(data) if "train" in info.splits)
     if not there:
         raise UserError(f"no set in {data!r} has a train split (a file <set>/train.jsonl or <set>/train.jsonl.gz)")

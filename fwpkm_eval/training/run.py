@@ -81,8 +81,7 @@ def train_model(
         with loggers(folder, config.name, trainer.step, where.log) as log:
             before = last_reports(folder, AVERAGED_STEPS)
             progress = TrainingProgress(config.name, recipe.steps, trainer.step, quiet, before)
-            for report in trainer.run(where.save_every):
-                log(report)
+            for report in trainer.run(where.save_every, log):
                 progress.show(report)
         return progress.close() | {"peak_memory_bytes": peak_memory()}
 

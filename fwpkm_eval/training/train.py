@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -21,11 +22,11 @@ from fwpkm_eval.training.run import Where, train_model
 
 def train(
     model: str,
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     scale: str = "micro",
     settings: Mapping[str, Any] | None = None,
-    data: str = "embedded",
+    data: str | os.PathLike[str] = "embedded",
     seed: int = 0,
     steps: int | None = None,
     exercises: bool = True,
@@ -59,9 +60,18 @@ def train(
     """
     if not isinstance(model, str):
         raise UserError(f"model is a {type(model).__name__}; it must be a name such as gdn+swa:fwpkm")
+    if not isinstance(out, str | os.PathLike):
+        raise UserError(f"out is {out!r}; it must be a folder")
     if not str(out):
         raise UserError("out is empty: name the folder that the checkpoint is to be in")
+    for name, text in (("scale", scale), ("device", device)):
+        if not isinstance(text, str):
+            raise UserError(f"{name} is {text!r}; it must be text")
+    if not isinstance(data, str | os.PathLike):
+        raise UserError(f"data is {data!r}; it must be embedded, hub or a folder")
     check_whole("seed", seed, 0)
+    if seed >= 2**32:
+        raise UserError(f"seed is {seed}; it must be below 2**32")
     check_finite("save_every", save_every)
     if save_every < 0:
         raise UserError(f"save_every is {save_every}; it must be at least 0 seconds")
@@ -75,6 +85,8 @@ def train(
     for key in settings or {}:
         if not (isinstance(key, str) and is_setting(key)):
             raise UserError(f"{shown(str(key))} is no setting; they are named as in fwpkm.topk or recipe.needle_share")
+    # NumPy's numbers are no JSON, which a checkpoint's description is.
+    seed, steps, data = int(seed), None if steps is None else int(steps), os.fspath(data)
     chosen = [(key, _plain(value)) for key, value in (settings or {}).items()]
     folder = Path(out)
     config, recipe = choose_training(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -155,8 +155,12 @@ class Trainer:
         """Named where it is not torch's: what was trained before there was another stays what it is."""
         return {} if self.delta_rule == "torch" else {"delta_rule": self.delta_rule}
 
-    def run(self, save_every_seconds: float = 60.0) -> Iterator[StepReport]:
+    def run(
+        self, save_every_seconds: float = 60.0, log: Callable[[StepReport], None] | None = None
+    ) -> Iterator[StepReport]:
         """Trains from the current step to the last; saves now and then, and at the end writes the checkpoint.
+
+        log: gets each report before its step can be saved, so that no step is saved of which nothing was written.
 
         Raises: Diverged: the loss is not finite for too long, or the weights outgrew what they are stored as.
             UserError: a save point cannot be written.
@@ -170,6 +174,8 @@ class Trainer:
             in_a_row = 0 if math.isfinite(report.loss) else in_a_row + 1
             if in_a_row >= DIVERGED_IN_A_ROW or (in_a_row and not self._weights_are_finite()):
                 self._stop(in_a_row, report)
+            if log is not None:
+                log(report)
             due = in_a_row == 0 and time.monotonic() - saved > pause
             if self._all_agree(due):
                 began = time.monotonic()
@@ -178,6 +184,8 @@ class Trainer:
                 if save_every_seconds > 0:  # a model of gigabytes on a slow disk would be saved half of the time
                     pause = max(save_every_seconds, LEAST_PAUSE * (saved - began))
             yield report
+            if step + 1 == self.recipe.steps == self.diverged_steps:
+                self._stop(in_a_row, report)  # nothing was learned
         self.finish()
 
     def _stop(self, in_a_row: int, report: StepReport) -> None:
