@@ -46,9 +46,10 @@ def create_whole(path: Path, content: Content) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links
-            with open(path, "xb") as file:
-                file.write(temporary.read_bytes())
+        except OSError:  # a file system without hard links: of two processes at once the last stays, whole
+            if path.exists():
+                return False
+            os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)

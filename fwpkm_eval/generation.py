@@ -140,7 +140,9 @@ def _drawer(sampling: Sampling) -> Callable[[torch.Tensor], torch.Tensor]:
     generator = torch.Generator().manual_seed(sampling.seed)
 
     def draw(logits: torch.Tensor) -> torch.Tensor:
-        shares = torch.softmax(logits.detach().cpu().double() / sampling.temperature, dim=-1)
+        double = logits.detach().cpu().double()
+        # Less their greatest: what is divided by a temperature near 0 grows beyond all numbers.
+        shares = torch.softmax((double - double.max()) / sampling.temperature, dim=-1)
         if not shares.isfinite().all():
             raise UserError("the model's outputs are not numbers: there is no token to draw")
         return torch.multinomial(shares, 1, generator=generator)[0].to(logits.device)

@@ -169,6 +169,19 @@ def test_data_prepare_replaces_nothing(folder: Path, tmp_path: Path, capsys: pyt
     assert other.read_bytes() == content
 
 
+def test_data_prepare_leaves_a_folder_as_it_is_that_has_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a plain file a compressed one would be a second of the same split, and the set of no use."""
+    (tmp_path / "one").mkdir()
+    file = tmp_path / "one" / "test.jsonl"
+    file.write_text('{"text": "hello"}\n')
+    for _ in range(2):
+        assert cli.main(["data", "prepare", "--data", str(tmp_path), "--out", str(tmp_path)]) == 0
+        assert f"already in {file}" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["test.jsonl"]
+
+
 def test_tables_are_aligned_without_trailing_spaces() -> None:
     assert aligned(("name", "n"), [("a", 5), ("longer", 1000)], right=("n",)) == (
         "name       n\na          5\nlonger  1000"

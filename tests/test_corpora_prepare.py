@@ -360,6 +360,7 @@ def test_the_command_shows_what_it_will_fetch_and_fetches_it(
     [
         (["--data", "hub", "--set", "lambda"], "unknown corpus 'lambda', did you mean lambada"),
         (["--data", "hub", "--set", "lambada", "--splits", "train"], "lambada has no train split here"),
+        (["--data", "hub", "--splits", ","], "--splits names no split"),
         (["--data", "hub", "--source", "x"], "--source is a copy of one corpus: say which with --set NAME"),
         (["--data", "hub", "--set", "lambada", "--tokens", "none"], "'none' is not a size"),
         (["--tokens", "4K"], "--tokens goes with --data hub alone"),

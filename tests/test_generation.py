@@ -104,6 +104,7 @@ def test_drawing_depends_on_the_seed_alone() -> None:
     assert drawn(3) == drawn(3)
     assert drawn(3) != drawn(4)
     assert drawn(3, 1e-4) == [int(step.token) for step in decode(model, logits, state, limit=30)]
+    assert drawn(3, 1e-320) == drawn(3, 1e-4)
     with pytest.raises(UserError, match="temperature is -1"):
         Sampling(-1)
     with pytest.raises(UserError, match="not numbers"):

@@ -186,6 +186,15 @@ def test_files_that_are_no_questions(tmp_path: Path, content: bytes, message: st
         load_questions(str(tmp_path), "bad")
 
 
+def test_what_a_download_left_is_no_set(folder: Path, tmp_path: Path) -> None:
+    for name in ("hotpotqa/test.jsonl.part", "foo.jsonl.bak", "a.jsonl.b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(UserError, match="no questions in"):
+        question_sets(str(tmp_path))
+
+
 def run(folder: Path, *arguments: str) -> int:
     models = f"{folder / 'fwpkm'},{folder / 'plain'}"
     return cli.main(["longbench", "--models", models, "--data", str(folder / "data"), "--quiet", *arguments])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import fwpkm_eval
+from fwpkm_eval.data.shards import CACHE, cache_folder
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.runs import manifest as module
 from fwpkm_eval.runs.manifest import (
@@ -187,6 +188,20 @@ def test_no_secrets_and_no_home_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert stored["config"] == {"data": "~/books", "out": "out", "hub_token": "REMOVED", "tokens": 8}
     assert stored["command"] == "fwpkm-eval --api-key REMOVED --password=REMOVED --data ~/books"
     assert stored["data"]["books"] == {"origin": "https://REMOVED@example.org/books", "path": "~"}
+
+
+def test_a_user_without_a_home_folder_has_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    monkeypatch.chdir(tmp_path)
+    assert tidy(str(tmp_path / "run")) == "run"
+    monkeypatch.delenv(CACHE, raising=False)
+    with pytest.raises(UserError, match=f"home directory.; set {CACHE}"):
+        cache_folder()
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    assert cache_folder() == tmp_path
 
 
 def test_only_whole_folder_names_are_shortened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

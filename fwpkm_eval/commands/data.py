@@ -184,7 +184,11 @@ def _write(text_set: TextSet, out: Path) -> str:
         json.dumps({"id": document.id, "text": document.text}, ensure_ascii=False) + "\n"
         for document in text_set.documents
     )
-    created = create_whole(path, gzip.compress(lines.encode("utf-8"), mtime=0))
+    plain = path.with_suffix("")
+    if plain.exists():  # beside it another file of the split would make the set unreadable
+        path, created = plain, False
+    else:
+        created = create_whole(path, gzip.compress(lines.encode("utf-8"), mtime=0))
     if load_set(str(out), text_set.name, text_set.split).sha256 != text_set.sha256:
         raise UserError(f"{path} holds other text than {text_set.name}/{text_set.split}: give another folder as --out")
     return f"{'written to' if created else 'already in'} {path}"

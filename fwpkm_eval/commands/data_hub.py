@@ -64,6 +64,8 @@ def prepare_corpora(
 
     folder = out or hub_folder()
     wanted = list(dict.fromkeys(part.strip() for part in (splits or "test").split(",") if part.strip()))
+    if not wanted:
+        raise UserError("--splits names no split; valid: test, train")
     chosen = names or PUBLISHED_TEXTS
     if source is not None and (len(chosen) > 1 or not names):
         raise UserError("--source is a copy of one corpus: say which with --set NAME")

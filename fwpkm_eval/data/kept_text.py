@@ -33,7 +33,7 @@ def kept_documents(
     key = hashlib.sha256(json.dumps([FORMAT, name, *decided_by]).encode()).hexdigest()[:32]
     try:
         path = cache_folder() / "embedded" / f"{name}-{key}.json"
-    except RuntimeError:  # a user without a home
+    except UserError:  # a user without a home
         return make()
     documents = _read(path)
     if documents is None:

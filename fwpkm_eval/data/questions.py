@@ -20,6 +20,7 @@ from fwpkm_eval.errors import UserError, unknown
 PUBLISHED = ("2wikimqa", "hotpotqa", "multifieldqa_en", "musique", "narrativeqa")
 """The sets of the published answer perplexities."""
 
+_ENDS = (".jsonl", ".jsonl.gz")
 _FILES = ("{}.jsonl", "{}.jsonl.gz", "{}/test.jsonl", "{}/test.jsonl.gz")
 
 
@@ -42,8 +43,8 @@ class QuestionSet(TextSet):
 def question_sets(data: str) -> list[str]:
     """The sets of questions in a folder, the published ones first. Raises UserError if there are none."""
     folder = _folder(data)
-    names = {path.name.removesuffix(".gz").removesuffix(".jsonl") for path in folder.glob("*.jsonl*")}
-    names |= {path.parent.name for path in folder.glob("*/test.jsonl*")}
+    names = {path.name.removesuffix(end) for end in _ENDS for path in folder.glob(f"*{end}") if path.is_file()}
+    names |= {path.parent.name for end in _ENDS for path in folder.glob(f"*/test{end}") if path.is_file()}
     found = [name for name in PUBLISHED if name in names] + sorted(names - set(PUBLISHED))
     if not found:
         raise UserError(f"no questions in {data!r}: it needs <set>.jsonl with context, input and answers in each line")

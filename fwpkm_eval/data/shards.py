@@ -11,6 +11,7 @@ It appears whole or not at all. A file that is shorter than the index says, or o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -39,8 +40,15 @@ Report = Callable[[str], None]
 
 
 def cache_folder() -> Path:
-    """Where tokenised text is kept: the environment's FWPKM_EVAL_CACHE, else ~/.cache/fwpkm_eval."""
-    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "fwpkm_eval")
+    """Where tokenised text is kept: the environment's FWPKM_EVAL_CACHE, else ~/.cache/fwpkm_eval.
+
+    Raises UserError where neither is known.
+    """
+    named = os.environ.get(CACHE)
+    try:
+        return Path(named).expanduser() if named else Path.home() / ".cache" / "fwpkm_eval"
+    except RuntimeError as error:  # no home folder
+        raise UserError(f"no folder for tokenised text: {error}; set {CACHE}") from error
 
 
 def tokens_of_split(data: str, name: str, split: str, tokenizer: Tokenizer, report: Report | None = None) -> TokenText:
@@ -146,8 +154,9 @@ def _make(documents: Iterable[Document], title: str, tokenizer: Tokenizer, repor
 def _sweep(root: Path) -> None:
     """Removes what killed processes left half made, a day later."""
     for left in root.glob(".*"):
-        if left.is_dir() and time.time() - left.stat().st_mtime > 86_400:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process has finished it meanwhile, and named it
+            if left.is_dir() and time.time() - left.stat().st_mtime > 86_400:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _progress(

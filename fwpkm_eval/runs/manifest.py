@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -10,7 +11,7 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,11 +200,16 @@ def tidy(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     value = _SECRET_IN_ADDRESS.sub(_REMOVED, value)
-    for folder, instead in ((Path.cwd(), "."), (Path.home(), "~")):
+    for folder, instead in ((Path.cwd(), "."), *_home()):
         for spelling in dict.fromkeys((str(folder), str(folder.resolve()))):
             if len(folder.parts) > 1:  # not the root, which every path is below
                 value = re.sub(rf"(?<![\w./~-]){re.escape(spelling)}(?![\w.-])", instead, value)
     return re.sub(r"(?<![\w./~-])\./(?=[\w.])", "", value)
+
+
+def _home() -> Iterator[tuple[Path, str]]:
+    with contextlib.suppress(RuntimeError):  # a user without one
+        yield Path.home(), "~"
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -155,6 +156,9 @@ def prepare(plan: Plan, say: Say = lambda line: None, decode: Decoder | None = N
         _fetch(plan, source, parts, say)
         facts = _finish(plan, source, parts)
     except UserError as error:
+        if plan.file.exists():  # another process has finished it meanwhile
+            shutil.rmtree(plan.parts_folder, ignore_errors=True)
+            return _already(plan)
         kept = f" ({len(parts.parts):,} parts are kept: the same command goes on)" if parts.parts else ""
         raise UserError(f"{error}{kept}") from error
     return Prepared(plan, facts)
