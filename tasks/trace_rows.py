@@ -20,7 +20,7 @@ def trace_rows(model: Any, text_set: TextSet, settings: TraceSettings, result: T
     ``top_slot_hit_rate``: the heaviest slot is a HIT. ``weighted_hit_rate``: the read weight on slots that
     are. ``weighted_answer_rate``: the read weight on slots whose strongest pair is the asked needle's own
     digit. ``consensus_accuracy``: the vote names the true digit. The digits of one sample stand and fall
-    together, so intervals are over samples, where there are several.
+    together, so intervals are over samples, where there are several that are not all alike, and within 0 and 1.
     """
     from fwpkm_eval.runs.intervals import mean_interval
     from fwpkm_eval.runs.rows import Row
@@ -51,6 +51,8 @@ def trace_rows(model: Any, text_set: TextSet, settings: TraceSettings, result: T
     for metric, measure in measures.items():
         by_sample = [measure(trace) for trace in result.traces]
         value, low, high = mean_interval([sum(values) / len(values) for values in by_sample])
+        if low is not None and high is not None:
+            low, high = (max(low, 0.0), min(high, 1.0)) if low < high else (None, None)
         number = sum(map(len, by_sample))
         rows.append(Row(metric=metric, value=value, unit="fraction", n=number, ci_low=low, ci_high=high, **common))
     return rows

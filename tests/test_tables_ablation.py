@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 import pytest
 
-from fwpkm_eval.reporting.measurements_ablation import ArmResult, Difference, difference
+from fwpkm_eval.reporting.measurements_ablation import WITHIN, ArmResult, Difference, Rates, difference, mean_of
 from fwpkm_eval.reporting.table import Table
 from fwpkm_eval.reporting.tables import build_tables
 from fwpkm_eval.reporting.tables_ablation import ablation_tables, difference_text
@@ -58,8 +58,32 @@ def test_differences_are_paired_over_the_seeds() -> None:
 
 
 def test_ways_of_asking_are_averaged_over_the_seeds_that_have_all_of_them() -> None:
-    found = {(5, "64", 1): {0: 0.25, 1: 0.9}, (5, "64", 2): {0: 0.75}, (8, "64", 1): {2: 1.0}}
-    assert ArmResult(found=found).found_of(5) == {0: 0.5}
+    rates = {(5, "64", 1): {0: 0.25, 1: 0.9}, (5, "64", 2): {0: 0.75}, (8, "64", 1): {2: 1.0}}
+    found = ArmResult(found={way: Rates(by_seed) for way, by_seed in rates.items()}).found_of(5)
+    assert found == {0: 0.5}
+    assert found.haystacks is None
+
+
+def test_where_all_seeds_are_alike_the_interval_is_over_all_haystacks() -> None:
+    """Rates of few haystacks tie: an interval without width would call one haystack of twelve a finding."""
+
+    def rates(*values: float) -> Rates:
+        found = Rates(enumerate(values))
+        found.haystacks = 12
+        return found
+
+    one_less, all_of_them, none = rates(*[11 / 12] * 3), rates(1, 1, 1), rates(0, 0, 0)
+    little, much = (difference(arm, all_of_them, as_rate=True) for arm in (one_less, none))
+    assert little is not None
+    assert much is not None
+    assert (little.verdict, much.verdict) == (WITHIN, "worse")
+    assert (little.low, little.high) == pytest.approx((-0.2183, 0.0275), abs=1e-4)  # Newcombe's, 33 and 36 of 36
+    assert mean_of(none, as_rate=True) == pytest.approx((0.0, 0.0, 0.0964), abs=1e-4)  # Wilson's, 0 of 36
+    assert mean_of(all_of_them, as_rate=True) == pytest.approx((1.0, 0.9036, 1.0), abs=1e-4)
+    assert mean_of(rates(0.5), as_rate=True) == (0.5, None, None)
+    unlike = difference(rates(0.5, 0.75, 0.5), all_of_them, as_rate=True)
+    assert unlike is not None
+    assert unlike.high == pytest.approx(-0.0581, abs=1e-4), "Student's t"
 
 
 def test_words_say_which_way_is_better() -> None:

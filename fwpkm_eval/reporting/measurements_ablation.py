@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING
 from fwpkm_eval.ablations import ARMS, REFERENCE, SCORES
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.wording import MISSING
-from fwpkm_eval.runs.intervals import mean_interval
+from fwpkm_eval.runs.intervals import mean_interval, rate_difference_interval, wilson_interval
 
 if TYPE_CHECKING:
     import pandas
 
 WORSE, BETTER, WITHIN, NEITHER = "worse", "better", "within the seeds' spread", "neither finds any"
 BySeed = Mapping[int, float]
+
+
+class Rates(dict[int, float]):
+    """Rates by seed, each of so many ``haystacks`` (None: not known)."""
+
+    haystacks: int | None = None
+
+
 Way = tuple[int, str, int]
 """One way of asking for needles: (needles, write chunk, passes)."""
 
@@ -29,17 +37,21 @@ class ArmResult:
     end of training; ``dropped``: steps of training that were dropped as they diverged.
     """
 
-    found: dict[Way, dict[int, float]] = field(default_factory=dict)
+    found: dict[Way, Rates] = field(default_factory=dict)
     bits: dict[int, float] = field(default_factory=dict)
     learned: dict[int, float] = field(default_factory=dict)
     dropped: dict[int, float] = field(default_factory=dict)
     diverged: dict[int, int] = field(default_factory=dict)
 
-    def found_of(self, needles: int) -> dict[int, float]:
+    def found_of(self, needles: int) -> Rates:
         """Exact match by seed, the mean of all ways in which this number of needles was asked for."""
         ways = [by_seed for way, by_seed in self.found.items() if way[0] == needles]
         seeds = set.intersection(*(set(by_seed) for by_seed in ways)) if ways else set()
-        return {seed: math.fsum(by_seed[seed] for by_seed in ways) / len(ways) for seed in sorted(seeds)}
+        rates = Rates({seed: math.fsum(by_seed[seed] for by_seed in ways) / len(ways) for seed in sorted(seeds)})
+        # All ways ask of the same haystacks: together they are no more of them.
+        counts = [by_seed.haystacks for by_seed in ways]
+        rates.haystacks = None if None in counts else min(filter(None, counts), default=None)
+        return rates
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,8 @@ Values = Mapping[tuple[str, str], BySeed]
 
 def ablation_results(frame: pandas.DataFrame) -> Results:
     """The rows of task ``ablation``, by arm and scoring, in the order in which the arms are listed."""
+    from pandas import isna
+
     rows = frame[frame["task"] == "ablation"]
     results: Results = {}
     for row in rows.to_dict("records"):
@@ -87,7 +101,10 @@ def ablation_results(frame: pandas.DataFrame) -> Results:
             continue
         if row["metric"] == "exact_match":
             way = (int(row["needles"]), str(row["write_chunk"]), int(row["passes"]))
-            result.found.setdefault(way, {})[seed] = value
+            rates = result.found.setdefault(way, Rates())
+            rates[seed] = value
+            if not isna(row["n"]):
+                rates.haystacks = min(int(row["n"]), rates.haystacks or int(row["n"]))
         of_arm = {
             "bits_per_byte": result.bits,
             "train_answer_accuracy": result.learned,
@@ -109,17 +126,35 @@ def difference(arm: BySeed, reference: BySeed, *, as_rate: bool) -> Difference |
     """The paired difference over the seeds that both have; None if there are none.
 
     Of rates more is better, and no interval goes beyond what a difference of two can be, -1 and 1. It may go beyond
-    what the mean of these seeds' references leaves room for: another seed has another reference. Of other values less
-    is better.
+    what the mean of these seeds' references leaves room for: another seed has another reference. Where all seeds differ
+    alike, which rates of few haystacks often do, it is Newcombe's over all haystacks. Of other values less is better.
     """
     by_seed = {seed: arm[seed] - reference[seed] for seed in sorted(set(arm) & set(reference))}
     if not by_seed:
         return None
     mean, low, high = mean_interval(list(by_seed.values()))
+    if as_rate and _is_alike(low, high) and isinstance(arm, Rates) and arm.haystacks:
+        rate, other = (math.fsum(of[seed] for seed in by_seed) / len(by_seed) for of in (arm, reference))
+        low, high = rate_difference_interval(rate, other, arm.haystacks * len(by_seed))
     if as_rate:
         low, high = possible(low, high, -1.0, 1.0)
     neither = as_rate and not any(values[seed] for values in (arm, reference) for seed in by_seed)
     return Difference(mean, low, high, not as_rate, by_seed, neither)
+
+
+def mean_of(by_seed: BySeed, *, as_rate: bool) -> tuple[float, float | None, float | None]:
+    """Mean and 95% interval over the seeds (None with one). Rates stay within 0 and 1, and where all seeds have the
+    same, it is Wilson's over all haystacks."""
+    mean, low, high = mean_interval(list(by_seed.values()))
+    if as_rate and _is_alike(low, high) and isinstance(by_seed, Rates) and by_seed.haystacks:
+        tries = by_seed.haystacks * len(by_seed)
+        low, high = wilson_interval(min(mean * tries, tries), tries)
+    return (mean, *possible(low, high, 0.0, 1.0)) if as_rate else (mean, low, high)
+
+
+def _is_alike(low: float | None, high: float | None) -> bool:
+    """Whether several values, of which this is the interval, were one and the same but for rounding."""
+    return low is not None and high is not None and high - low < 1e-9
 
 
 def possible(low: float | None, high: float | None, least: float, most: float) -> tuple[float | None, float | None]:

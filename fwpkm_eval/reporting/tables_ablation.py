@@ -24,13 +24,12 @@ from fwpkm_eval.reporting.measurements_ablation import (
     difference,
     found_values,
     haystack_size,
+    mean_of,
     needle_counts,
-    possible,
     text_read,
 )
 from fwpkm_eval.reporting.table import Rows, Table, slug
 from fwpkm_eval.reporting.wording import MISSING
-from fwpkm_eval.runs.intervals import mean_interval
 
 if TYPE_CHECKING:
     import pandas
@@ -88,7 +87,8 @@ def _comparison(name: str, title: str, values: Values, results: Results, note: s
             if seeds > 1:
                 entries.append(against.verdict if against else MISSING)
         rows.add(*entries)
-    cut = ", cut off where no rate, and no difference of two, can be" if as_rate else ""
+    cut = ", cut off where no rate, and no difference of two, can be; over all haystacks where seeds are alike"
+    cut = cut if as_rate else ""
     kinds = ("", ": difference", ": verdict")[: 3 if seeds > 1 else 2]
     several = (
         f"Mean and 95% interval over {seeds} seeds (Student's t{cut}); differences to the reference are paired over "
@@ -206,9 +206,7 @@ def _value(by_seed: BySeed, result: ArmResult | None, as_rate: bool) -> str:
     """``85% (79–91)`` or ``2.993 (2.972–3.014)``, and which seeds diverged."""
     parts = []
     if by_seed:
-        mean, low, high = mean_interval(list(by_seed.values()))
-        if as_rate:
-            low, high = possible(low, high, 0.0, 1.0)
+        mean, low, high = mean_of(by_seed, as_rate=as_rate)
         shown = wording.percent(mean) if as_rate else f"{mean:.3f}"
         if low is not None and high is not None:
             shown += f" ({low * 100:.0f}–{high * 100:.0f})" if as_rate else f" ({low:.3f}–{high:.3f})"
