@@ -275,6 +275,11 @@ def test_models_of_two_kinds_are_held_against_each_other(tmp_path: Path, capsys:
     assert "equal: 0, different: 2, in A alone: 0, in B alone: 2" in told
     assert "better by 10.00%" in told
     assert "other scales" not in told
+    # The memory left as it is, which `ppl` measures, too, is a reading of its own.
+    frozen = change(memory, write_chunk="", arm="frozen", value=2.1)
+    write_rows_csv([memory, frozen, *needles], tmp_path / "b" / "rows.csv")
+    assert cli.main(command) == 0
+    assert "equal: 0, different: 2, in A alone: 0, in B alone: 2" in capsys.readouterr().out
     # Of several ways of writing a text nobody can say which is meant.
     write_rows_csv([memory, change(memory, write_chunk="512")], tmp_path / "b" / "rows.csv")
     assert cli.main(command) == 0

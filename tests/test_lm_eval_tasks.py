@@ -494,6 +494,14 @@ def test_what_a_model_of_lm_evals_needs_is_named_with_the_command(
         (["--model", "gdn+swa:fwpkm", "--tasks", ","], "no task is named"),
         (["--model", "gdn+swa:fwpkm", "--tasks", "fwpkm_niah", "--task-args", "length"], "is not NAME=VALUE"),
         (["--model", "hff", "--model-args", "a=b", "--tasks", "fwpkm_niah"], "did you mean hf?"),
+        (
+            ["--model", "dummy", "--model-args", "", "--tasks", "fwpkm_niah", "--passes", "2"],
+            "--passes is for models of ours; what lm-eval's take goes into --model-args",
+        ),
+        (
+            ["--model", "dummy", "--model-args", "", "--tasks", "fwpkm_niah", "--dtype", "bfloat16"],
+            "goes into --model-args, as in dtype=bfloat16",
+        ),
         (["--model", "gdn+swa:fwpkm", "--tasks", "fwpkm_niah", "--memory", "off", "--passes", "2"], "forbids it"),
         (["--model", "gdn+swa:fwpmk", "--tasks", "fwpkm_niah"], "did you mean fwpkm?"),
     ],

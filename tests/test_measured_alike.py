@@ -17,8 +17,8 @@ PPL: dict[str, Any] = {"tokens": 4096, "segment": 1024, "scope": "stream", "froz
 NIAH: dict[str, Any] = {"lengths": [512], "samples": 3, "depths": None, "key_length": 4, "value_length": 6}
 
 
-def cell(task: str, settings: dict[str, Any], text: str = "docs") -> dict[str, Any]:
-    return {"settings": {"task": settings, "data": {"name": text}}, "rows": [{"task": task}]}
+def cell(task: str, settings: dict[str, Any], text: str = "docs", read: int | None = None) -> dict[str, Any]:
+    return {"settings": {"task": settings, "data": {"name": text}}, "rows": [{"task": task, "tokens": read}]}
 
 
 def check(*cells: dict[str, Any]) -> None:
@@ -30,6 +30,16 @@ def check(*cells: dict[str, Any]) -> None:
     [
         (cell("ppl", PPL), cell("ppl", PPL | {"tokens": 8192}), "ppl on docs alike (tokens is 4096 and 8192)"),
         (cell("ppl", PPL), cell("ppl", PPL | {"segment": 512}), "(segment is 1024 and 512)"),
+        (
+            cell("ppl", PPL | {"tokens": 9000}, read=40),
+            cell("ppl", PPL | {"tokens": 30}, read=30),
+            "(tokens is 9000 and 30)",
+        ),
+        (
+            cell("continual", {"write_chunk": 64, "domains": []}),
+            cell("continual", {"write_chunk": None, "domains": []}),
+            "(write_chunk is 64 and as usual)",
+        ),
         (cell("gates", PPL), cell("gates", PPL | {"tokens": None}), "(tokens is 4096 and as usual)"),
         (cell("niah", NIAH), cell("niah", NIAH | {"value_length": 1}), "(value_length is 6 and 1)"),
         (cell("niah", NIAH), cell("niah", NIAH | {"depths": [0.5, 1.0]}), "(depths is as usual and 0.5, 1.0)"),
@@ -40,7 +50,7 @@ def check(*cells: dict[str, Any]) -> None:
             "continual on its domains alike (domains is source, docs and docs, source)",
         ),
     ],
-    ids=["tokens", "segment", "gates", "digits", "depths", "questions", "domains"],
+    ids=["tokens", "segment", "text-at-its-end", "continual", "gates", "digits", "depths", "questions", "domains"],
 )
 def test_other_settings_of_a_task_on_a_text_are_refused(one: Any, other: Any, told: str) -> None:
     with pytest.raises(UserError) as refused:
@@ -55,17 +65,43 @@ def test_other_settings_of_a_task_on_a_text_are_refused(one: Any, other: Any, to
         (cell("ppl", PPL), cell("ppl", PPL | {"tokens": 8192}, "source")),
         (cell("ppl", PPL), cell("gates", PPL | {"tokens": 8192})),
         (cell("ppl", PPL), cell("ppl", PPL | {"scope": "document", "frozen": True, "seed": 3, "block": 512})),
+        (cell("ppl", PPL | {"write_chunk": None}), cell("ppl", PPL | {"write_chunk": 128})),
+        (cell("ppl", PPL | {"tokens": 9000}, read=40), cell("ppl", PPL | {"tokens": 8000}, read=40)),
         (cell("ppl", PPL), cell("ppl", {"tokens": 4096, "tokenizer": "bytes"})),
         (cell("niah", NIAH), cell("niah", NIAH | {"lengths": [4096], "samples": 50})),
         (cell("trace", {"length": 512}), cell("trace", {"length": 4096})),
         (cell("ppl", PPL), {"settings": {"task": "ablation", "tokens": 1}, "rows": [{"task": "ablation"}]}),
         (cell("ppl", PPL), {"rows": []}),
     ],
-    ids=["text", "task", "told", "compressors", "lengths", "traces", "ablation", "without-rows"],
+    ids=[
+        "text",
+        "task",
+        "told",
+        "write-chunk",
+        "text-at-its-end",
+        "compressors",
+        "lengths",
+        "traces",
+        "ablation",
+        "without-rows",
+    ],
 )
 def test_what_rows_tell_and_other_tasks_and_texts_may_differ(one: Any, other: Any) -> None:
     check(one, other)
     check(other, one)
+
+
+def test_other_arguments_of_lm_evals_tasks_are_refused() -> None:
+    def config(**arguments: Any) -> dict[str, Any]:
+        return {"command": "lm-eval", "task_arguments": {"data": "embedded", **arguments}}
+
+    def check_configs(one: dict[str, Any], other: dict[str, Any]) -> None:
+        check_measured_alike([Path("run0"), Path("run1")], [[], []], [one, other])
+
+    check_configs(config(length="4K", needles=5), config(length="8K", samples=3))
+    check_configs(config(value_length=3), {"command": "ppl"})
+    with pytest.raises(UserError, match=r"lm-eval's tasks alike .arguments is data=embedded and .*value_length=3"):
+        check_configs(config(), config(value_length=3))
 
 
 def test_every_setting_that_rows_tell_is_one_of_a_task() -> None:

@@ -66,7 +66,9 @@ def test_ablations_that_were_not_trained_and_asked_alike_are_refused(
     for seed, own in enumerate((config, {**config, **changed})):
         folder = tmp_path / str(seed)
         check_or_create(folder, own, command=["x"], seeds=[seed], data={}, weights={})
-        write_rows_csv([replace(needle(FWPKM, 3), task="ablation", arm="no-gate", seed=seed)], folder / "rows.csv")
+        write_rows_csv(
+            [replace(needle(FWPKM, 3), task="ablation", arm="no-gate", score="idw", seed=seed)], folder / "rows.csv"
+        )
         parts.append(Part(folder, "x" if seed else ""))
     if told:
         with pytest.raises(UserError, match=f"did not train and ask their models alike \\({told}\\)"):

@@ -122,6 +122,9 @@ def test_how_far_attention_reaches_is_told_of_models_that_learned_to_answer() ->
         "and 20% at 32K." in texts
     )
     assert not any("learn" in text for text in texts if not text.startswith("base, without"))
+    # Who names any of five needles is right once in five times.
+    lucky = [needle("base", 4, **{**where, "length": 512}), *(row for row in rows if row.model != "base")]
+    assert not any("did learn" in f.text for f in summarise(rows_to_frame(lucky))["Does the memory hold facts?"])
     far = [row for row in rows if row.length != 512]
     assert not any("did learn" in f.text for f in summarise(rows_to_frame(far))["Does the memory hold facts?"])
 

@@ -175,9 +175,21 @@ def _subjects(
     from fwpkm_eval.harness.subjects import other_subject, our_subject
 
     if model_args is not None:
+        _refuse_what_is_ours()
         return [other_subject(model, model_args, batch_size, given.device)]
     found = sources.find_sources(sources.names_or_folders(model), scale, given)
     return [our_subject(source, reading, quiet=given.quiet) for source in found]
+
+
+def _refuse_what_is_ours() -> None:
+    """Options that say how our models are loaded and read, of which lm-eval's know nothing."""
+    context = click.get_current_context(silent=True)
+    ours = {"memory": "--memory", "passes": "--passes", "write_chunk": "--write-chunk", "memorise": "--memorise"}
+    ours |= {"segment": "--segment", "scale": "--scale", "dtype": "--dtype"}
+    for name, option in ours.items():
+        if context is not None and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            hint = ", as in dtype=bfloat16" if name == "dtype" else ""
+            raise UserError(f"{option} is for models of ours; what lm-eval's take goes into --model-args{hint}")
 
 
 def _run(

@@ -9,7 +9,7 @@ from typing import Any
 from fwpkm_eval.errors import UserError, unknown
 from fwpkm_eval.reporting.compare import READING
 from fwpkm_eval.reporting.measurements import label_of, spec_of
-from fwpkm_eval.runs.rows import Row
+from fwpkm_eval.runs.rows import FROZEN, Row
 
 
 def chosen_pairs(before: Sequence[Row], after: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -56,9 +56,9 @@ def aligned(before: Sequence[Row], after: Sequence[Row], names: Mapping[str, str
     for model in {other for name, other in names.items() if spec_of(name) != spec_of(other)}:
         of_score: dict[str, Any] = {"score": ""}
         of_write: dict[str, Any] = {"write_chunk": ""}
-        for left_out, tasks in ((of_score, None), (of_write, READING)):
+        for left_out, counts in ((of_score, lambda row: True), (of_write, _is_written)):
             (name,) = left_out
-            own = [[row.model == model and (tasks is None or row.task in tasks) for row in rows] for rows in runs]
+            own = [[row.model == model and counts(row) for row in rows] for rows in runs]
             values = [
                 {getattr(row, name) for row, is_own in zip(rows, which, strict=True) if is_own}
                 for rows, which in zip(runs, own, strict=True)
@@ -69,6 +69,11 @@ def aligned(before: Sequence[Row], after: Sequence[Row], names: Mapping[str, str
                     for rows, which in zip(runs, own, strict=True)
                 ]
     return runs[0], runs[1]
+
+
+def _is_written(row: Row) -> bool:
+    """Of a text that was read and, by models that write, written."""
+    return row.task in READING and FROZEN not in row.arm.split("+")
 
 
 def renamed_in_manifest(manifest: Mapping[str, Any] | None, names: Mapping[str, str]) -> Mapping[str, Any] | None:

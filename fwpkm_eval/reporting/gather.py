@@ -9,6 +9,7 @@ from typing import Any
 
 from fwpkm_eval.errors import UserError
 from fwpkm_eval.reporting.measurements import chunk_order, model_order
+from fwpkm_eval.reporting.needed_fields import check_rows
 from fwpkm_eval.runs.cells import CellStore, rows_of
 from fwpkm_eval.runs.manifest import load_manifest
 from fwpkm_eval.runs.rows import Row, read_rows_csv
@@ -49,7 +50,9 @@ def gather(out: Path, payloads: Sequence[Mapping[str, Any]] | None = None) -> Re
         cells = [there[key] for key in done]
         return Results(in_order(rows_of(cells)), manifest, True, len(done), len(planned) or len(done), cells)
     if (out / ROWS).exists():
-        return Results(read_rows_csv(out / ROWS), manifest, False)
+        rows = read_rows_csv(out / ROWS)
+        check_rows(out / ROWS, rows)
+        return Results(rows, manifest, False)
     raise UserError(f"{out} holds no results: neither finished cells nor {ROWS}")
 
 

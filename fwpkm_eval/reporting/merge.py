@@ -51,7 +51,8 @@ def merge_runs(parts: Sequence[Part], out: Path, command: Sequence[str] = ()) ->
     manifests = [as_mapping(result.manifest) for result in found]
     config = {"command": "report", "of": [str(part) for part in parts], **_shared_data(parts, manifests)}
     _check_trained_alike(parts, manifests)
-    check_measured_alike([part.folder for part in parts], [result.cells for result in found])
+    configs = [as_mapping(manifest.get("config")) for manifest in manifests]
+    check_measured_alike([part.folder for part in parts], [result.cells for result in found], configs)
     texts = _texts(parts, manifests)
     models = _models(parts, manifests)
     rows, other = _rows(parts, found)

@@ -146,7 +146,11 @@ def control_findings(results: NiahResults) -> list[Finding]:
     shortest = min(setting.length for found in models.values() for setting in found)
     rates = {model: best_at(found, shortest) for model, found in models.items()}
     none = [model for model, rate in rates.items() if rate is not None and rate.value == 0]
-    able = [model for model, rate in rates.items() if rate is not None and rate.value > 0 and not writes(model)]
+    # Who names any needle's number, whichever was asked for, has not learned to answer.
+    needles = next(setting.needles for found in models.values() for setting in found)
+    floor = min((m.value for m in results.overall[context].get(GUESS, {}).values()), default=0.0)
+    chance = 1 / needles if needles > 1 else floor
+    able = [m for m, rate in rates.items() if rate is not None and above_chance(rate, chance) and not writes(m)]
     reach = [_reach_finding(model, models[model]) for model in able if shortest <= CONTROL_LENGTH]
     if not none:
         return reach

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.table import Rows, Table
 from fwpkm_eval.reporting.tables_speed import absent
+from fwpkm_eval.reporting.training_seeds import trainings_apart
 from fwpkm_eval.reporting.wording import MISSING
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ PREFIX = "lm-eval:"
 
 def harness_tables(frame: pandas.DataFrame) -> list[Table]:
     """One table of all rows of tasks ``lm-eval:…``; none without such rows."""
-    found = frame[frame["task"].str.startswith(PREFIX)]
+    found = trainings_apart(frame[frame["task"].str.startswith(PREFIX)])
     if found.empty:
         return []
     readers: dict[str, None] = {}
@@ -27,7 +28,7 @@ def harness_tables(frame: pandas.DataFrame) -> list[Table]:
         reader = _reader(record)
         readers[reader] = None
         length = wording.size(int(record["length"])) if not absent(record["length"]) else ""
-        line = (str(record["task"]).removeprefix(PREFIX), length, str(record["metric"]), str(record["n"]))
+        line = (_task(record, found), length, str(record["metric"]), str(record["n"]))
         lines.setdefault(line, {})[reader] = _value(record)
     rows = Rows()
     for line, values in lines.items():
@@ -43,6 +44,16 @@ def harness_tables(frame: pandas.DataFrame) -> list[Table]:
             labels=4,
         )
     ]
+
+
+def _task(record: Mapping[Any, Any], found: pandas.DataFrame) -> str:
+    """The task, and where it was asked with several numbers of needles, with how many."""
+    name = str(record["task"]).removeprefix(PREFIX)
+    counts = found[found["task"] == record["task"]]["needles"].dropna().unique()
+    if len(counts) < 2 or absent(record["needles"]):
+        return name
+    count = int(record["needles"])
+    return f"{name}, {count} needle{'' if count == 1 else 's'}"
 
 
 def _reader(record: Mapping[Any, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fwpkm_eval.reporting import wording
 from fwpkm_eval.reporting.measurements import chunk_order, model_order, writes
 from fwpkm_eval.reporting.table import Rows, Table, slug
+from fwpkm_eval.reporting.training_seeds import trainings_apart
 from fwpkm_eval.reporting.wording import MISSING
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Line = tuple[str, str, str]
 
 def longbench_tables(frame: pandas.DataFrame) -> list[Table]:
     """For each set one table: models and ways of reading down, numbers of readings across."""
-    rows = frame[(frame["task"] == "longbench") & (frame["metric"] == "answer_perplexity")]
+    rows = trainings_apart(frame[(frame["task"] == "longbench") & (frame["metric"] == "answer_perplexity")])
     return [_table(str(name), of_set) for name, of_set in rows.groupby("dataset", sort=True)]
 
 

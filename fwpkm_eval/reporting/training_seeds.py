@@ -6,11 +6,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fwpkm_eval.runs.manifest import as_mapping
+from fwpkm_eval.runs.rows import VARIANT_SEPARATOR
 
 if TYPE_CHECKING:
     import pandas
 
 COLUMN = "training_seed"
+
+
+def trainings_apart(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows in which models that several weights have in common are called by their weights, too: for tables that
+    hold one value of a model, not a mean of trainings."""
+    weights = frame[frame["weights_hash"] != ""].groupby("model")["weights_hash"].nunique()
+    several = frame["model"].isin(weights[weights > 1].index) & frame["weights_hash"].ne("")
+    if not several.any():
+        return frame
+    return frame.assign(
+        model=frame["model"].where(~several, frame["model"] + VARIANT_SEPARATOR + frame["weights_hash"].str[:8])
+    )
 
 
 def with_training_seeds(frame: pandas.DataFrame, manifest: Mapping[str, Any] | None) -> pandas.DataFrame:

@@ -28,7 +28,7 @@ def percent(fraction: float) -> str:
     value = fraction * 100
     if fraction in (0.0, 1.0):
         return f"{value:.0f}%"
-    if value < 1:
+    if 0 < value < 1:
         return f"{value:.{math.ceil(-math.log10(value))}f}%"
     return f"{min(value, 99.9):.1f}%" if 99 < value < 100 else f"{value:.0f}%"
 
