@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fwpkm_eval.generation_text import generate, memorise
     from fwpkm_eval.training.train import train
 
-__version__ = "0.9.10"
+__version__ = "0.9.11"
 __all__ = ["__version__", "evaluate", "generate", "load_model", "load_state", "memorise", "save_state", "train"]
 
 _MODULES = {
