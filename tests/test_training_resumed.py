@@ -114,8 +114,10 @@ def test_going_on_with_what_is_finished_is_no_mistake(
 ) -> None:
     """A script that starts it again and again until it is done ends, too."""
     folder = finished(tmp_path / "one", data, seed=1)
+    (folder / "resume" / "step-00000001").mkdir(parents=True)  # killed before it was cleared away
     command = ["train", "--model", "gdn", "--data", data, "--out", str(folder), "--resume"]
     assert cli.main([*command, "--seed", "1"]) == 0
+    assert not (folder / "resume").exists()
     assert capsys.readouterr().out == f"{folder} holds this training, finished\n"
     assert cli.main([*command, "--seed", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"model": "gdn", "out": str(folder), "finished": True}

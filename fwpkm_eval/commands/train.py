@@ -164,6 +164,7 @@ def command(
     from fwpkm_eval.training.parallel import of_launcher
     from fwpkm_eval.training.recipe import lookahead_note
     from fwpkm_eval.training.run import Where, train_model
+    from fwpkm_eval.training.savepoints import remove_save_points
     from fwpkm_eval.training.trainer import Settings
 
     if threads is not None:
@@ -185,6 +186,7 @@ def command(
     first = of_launcher("RANK", 0) == 0
     if resume and is_finished(out, config.trained_on(recipe.tokens), recipe, data):
         if first:
+            remove_save_points(out)  # of a training that was killed between its last two steps
             said = json.dumps({"model": model, "out": str(out), "finished": True})
             click.echo(said if as_json else f"{out} holds this training, finished")
         return
